@@ -1,0 +1,140 @@
+"""The four slots, as Protocols that nobody must inherit, and the `Context` that a method works in.
+
+A factory is any callable that returns such an object. Its keyword arguments with defaults are the method's
+configuration: they are read from the signature, checked, shown by `cellfeat plugins info NAME` and set by
+`--set align.epochs=50`. An argument named `context` is not configuration: whoever asks for it is handed the
+`Context` of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from cellfeat.types import Cells, Features
+
+API_VERSION = 1
+
+SLOTS = ("backbone", "segmenter", "align", "classifier")
+
+
+class Progress(Protocol):
+    """What `Context.progress` yields."""
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more of `total` are done."""
+
+
+class Reporter(Protocol):
+    """How a method talks to the person in front of the screen; the core provides it."""
+
+    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a fit, a transform or an encode needs from outside.
+
+    device, dtype: where and in which precision to compute. generator: a seeded CPU `torch.Generator`.
+    scratch: a folder for checkpoints, the same one when the same run is started again after a kill.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    generator: torch.Generator
+    scratch: Path
+    reporter: Reporter = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        """The generator's seed, for libraries that want a number."""
+        return self.generator.initial_seed() % 2**32
+
+    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]:
+        """`with context.progress(epochs, "cae") as bar: bar.advance()`; a Rich bar on a terminal, nothing in a pipe."""
+        return self.reporter.progress(total, text)
+
+    def note(self, text: str) -> None:
+        """Tell the user one thing about this run (a fallback taken, a default that matters); said once."""
+        self.reporter.note(text)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Images to features.
+
+    Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
+    weights were trained on; None when unknown); and on the factory `named_weights: dict[str, NamedWeights]`,
+    what `cellfeat weights list` shows.
+    """
+
+    image_size: int  # S: the core decodes images and resizes them to (S, S) in its workers
+    interpolation: str  # "bilinear", "bicubic", "area" or "nearest"
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """(B, 3, S, S) uint8 RGB -> Features; normalising belongs to the weights, so the backbone does it."""
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Images to masks; replaces the mask of a backbone. Optional `detect(image (3, H, W) uint8) -> (K, 4)` boxes
+    (x1, y1, x2, y2) in pixels, for whole smears."""
+
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) uint8 RGB -> (B, S, S) bool, True on the cell."""
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """Features of several laboratories to features that agree. Target rows of `fit` have hidden labels (-1).
+
+    Optional:
+    - `prepare(context)`, called once before any long work: find weights, refuse what cannot be done;
+    - `weights_saw`, once fitted, as for a backbone;
+    - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;
+    - `sample_weight(cells) -> (N,)` weights for the classifier's fit on the source rows;
+    - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift.
+    """
+
+    reads: tuple[str, ...]  # columns it needs; decides what is extracted and stored
+    writes: str  # "pooled": transform gives (N, D) float32; "image": (N, 3, S, S) uint8, before the backbone
+    uses_target: bool  # fit is also shown target rows, labels hidden, where the protocol allows
+    uses_labels: bool  # False: no label is ever shown to fit
+
+    def fit(self, cells: Cells, context: Context) -> Self: ...
+
+    def transform(self, cells: Cells, context: Context) -> np.ndarray:
+        """One row per cell, in order. A domain that it cannot place: raise `UnseenDomainError`."""
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted state into an existing, empty folder; never a pickle."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self: ...
+
+
+class Classifier(Protocol):
+    """Any scikit-learn classifier. Labels arrive as 0..K-1, features as (N, D) float32."""
+
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> Any: ...
+
+    def predict(self, features: np.ndarray) -> np.ndarray: ...
+
+
+Factory = Callable[..., Any]
+
+MEMBERS = {  # what an object of each slot must have
+    "backbone": ("image_size", "interpolation", "encode"),
+    "segmenter": ("segment",),
+    "align": ("reads", "writes", "uses_target", "uses_labels", "fit", "transform", "save", "load"),
+    "classifier": ("fit", "predict"),
+}

@@ -1,0 +1,96 @@
+"""What every fit shares: device and precision, seeded randomness, learning-rate schedules, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellfeat.artifacts import atomic_file
+from cellfeat.errors import CellfeatError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA, then Apple's MPS, then CPU), `cpu`, `cuda`, `cuda:N` or `mps`, refused when it is not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise CellfeatError(f"no device named {name!r}. Possible: auto, cpu, cuda, cuda:N, mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise CellfeatError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "auto takes the best that there is"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise CellfeatError(
+            "device 'mps' was asked for, but this machine has no Apple GPU that torch can use; "
+            "auto takes the best that there is"
+        )
+    return torch.device(name)
+
+
+def choose_dtype(precision: str = "fp32") -> torch.dtype:
+    """`fp32`, `bf16` or `fp16`."""
+    import torch
+
+    if precision not in PRECISIONS:
+        raise CellfeatError(f"no precision named {precision!r}. Possible: {', '.join(PRECISIONS)}")
+    return getattr(torch, PRECISIONS[precision])
+
+
+@contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Mixed precision in `dtype` on `device`; float32 leaves everything as it is."""
+    import torch
+
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block (building a network, dropout) with torch's global generators seeded, then put them back."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor on the base learning rate at 0-based `step`: linear over `warmup`, then half a cosine to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+class Checkpoint:
+    """The newest state of one training run in `Context.scratch`, replaced atomically.
+
+    The state is a dictionary of tensors, numbers, strings and state dictionaries; it is read back `weights_only`.
+    """
+
+    def __init__(self, scratch: Path, name: str = "checkpoint") -> None:
+        self.path = Path(scratch) / f"{name}.pt"
+
+    def save(self, **state: Any) -> None:
+        import torch
+
+        with atomic_file(self.path) as partial:
+            torch.save(state, partial)
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None on a first start."""
+        import torch
+
+        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.is_file() else None

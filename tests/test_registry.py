@@ -1,0 +1,330 @@
+"""Plugins by entry point: what loads, what is refused and how that is said."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+
+from cellfeat import registry
+from cellfeat.errors import CellfeatError
+from cellfeat.registry import Offer
+
+GOOD = """
+from cellfeat import hookimpl
+
+class Method:
+    reads, writes, uses_target, uses_labels = ("pooled",), "pooled", False, False
+
+    def __init__(self, epochs: int = 3):
+        "Does nothing, well."
+        self.epochs = epochs
+
+    def fit(self, cells, context): return self
+    def transform(self, cells, context): return cells.pooled
+    def save(self, folder): pass
+    @classmethod
+    def load(cls, folder): return cls()
+
+@hookimpl
+def cellfeat_align():
+    return {NAMES}
+"""
+
+BROKEN = {
+    "import-error": (
+        "import there_is_no_such_module",
+        "ModuleNotFoundError: No module named 'there_is_no_such_module'",
+    ),
+    "syntax-error": ("def (", "SyntaxError: invalid syntax"),
+    "exits": ("import sys; sys.exit('needs a licence')", "SystemExit: needs a licence"),
+    "asserts": ("assert False, 'no GPU'", "AssertionError: no GPU"),
+    "list": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): return ['cae']",
+        "cellfeat_align must return {name: factory}, got ['cae']",
+    ),
+    "no-factory": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): return {'x': 'Class'}",
+        "cellfeat_align must return {name: factory}, got {'x': 'Class'}",
+    ),
+    "misspelt": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_aling(): return {}",
+        "PluginValidationError: unknown hook 'cellfeat_aling'",
+    ),
+    "arguments": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(context): return {}",
+        "hookimpl definition: cellfeat_align(context) Argument(s) {'context'} are declared",
+    ),
+    "hook-fails": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): return 1 / 0",
+        "ZeroDivisionError: division by zero",
+    ),
+    "unmarked": (
+        "def cellfeat_align(): return {'x': dict}",
+        "it offers nothing: no function in it is marked @hookimpl, or none returns a factory",
+    ),
+    "nothing": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): pass",
+        "it offers nothing: no function in it is marked @hookimpl, or none returns a factory",
+    ),
+    "future": ("CELLFEAT_API_VERSION = 99", "it is written for plugin API 99, this cellfeat has 1"),
+    "bad-name": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): return {'a,b': lambda: None}",
+        "align 'a,b' cannot be asked for; a name has letters, digits, - and _",
+    ),
+    "takes-name": (
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align(): return {'x': lambda name='y': None}",
+        "align 'x' has a parameter `name`, which in a recipe names the method itself",
+    ),
+}
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install distributions of one module each; gives the registry of exactly these."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = []
+
+    def put(**sources: str) -> registry.Registry:
+        for number, (name, source) in enumerate(sources.items()):
+            module = f"installed_{number}_{tmp_path.name.replace('-', '_')}"
+            modules.append(module)
+            (tmp_path / f"{module}.py").write_text(source)
+            info = tmp_path / f"{name}-1.{number}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{number}\n")
+            (info / "entry_points.txt").write_text(f"[cellfeat]\n{name}-plugin = {module}\n[other]\nx = nowhere\n")
+        found = [point for item in distributions(path=[str(tmp_path)]) for point in item.entry_points]
+        return registry.load(point for point in found if point.group == "cellfeat")
+
+    yield put
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def good(*names: str) -> str:
+    return GOOD.replace("NAMES", ", ".join(f"{name!r}: Method" for name in names))
+
+
+def test_an_installed_plugin_is_found_with_its_distribution_and_version(install):
+    found = install(zed=good("cae", "coral"))
+    assert found.broken == []
+    assert found.names("align") == ["cae", "coral"]
+    assert found.names("backbone") == []
+    offer = found.find("align", "cae")
+    assert (offer.plugin, offer.distribution, offer.version) == ("zed-plugin", "zed", "1.0")
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_listed_with_its_reason_and_stops_no_other(install, kind):
+    source, reason = BROKEN[kind]
+    found = install(aaa=good("first"), bad=source, zzz=good("last"))
+    assert found.names("align") == ["first", "last"]
+    [broken] = found.broken
+    assert (broken.plugin, broken.distribution) == ("bad-plugin", "bad")
+    assert reason in broken.reason
+    assert "\n" not in broken.reason
+
+
+def test_an_interruption_is_not_taken_for_a_broken_plugin(install):
+    with pytest.raises(KeyboardInterrupt):
+        install(bad="raise KeyboardInterrupt")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_broken_plugins(install):
+    found = install(a=good("cae", "coral"), bad="import there_is_no_such_module")
+    with pytest.raises(CellfeatError) as error:
+        found.find("align", "cea")
+    assert str(error.value) == (
+        "no align named 'cea'. Did you mean 'cae'? Available: cae, coral. Not loaded: bad-plugin "
+        "(`cellfeat plugins list` says why)"
+    )
+    with pytest.raises(CellfeatError, match="no backbone named 'cae'"):
+        found.find("backbone", "cae")
+
+
+def test_one_name_of_two_distributions_is_an_error_only_when_it_is_asked_for(install):
+    found = install(one=good("cae", "mine"), two=good("cae"))
+    assert found.broken == []
+    assert found.find("align", "mine").distribution == "one"
+    with pytest.raises(CellfeatError, match="2 plugins offer align 'cae'; say which one: one:cae, two:cae"):
+        found.find("align", "cae")
+    assert found.find("align", "two:cae").distribution == "two"
+    assert found.find("align", "one:cae").distribution == "one"
+    with pytest.raises(CellfeatError, match=r"no align named 'three:cae'.*Available: one:cae, one:mine, two:cae"):
+        found.find("align", "three:cae")
+
+
+def test_the_shipped_plugins_load_by_the_same_route():
+    found = registry.load()
+    assert [broken for broken in found.broken if broken.distribution == "cellfeat"] == []
+    assert {"lora-sam"} <= set(found.names("backbone")) & set(found.names("segmenter"))
+    assert {"cae", "none"} <= set(found.names("align"))
+    assert {"svm-linear", "rf", "lr", "ann", "xgboost"} <= set(found.names("classifier"))
+    assert registry.installed() is registry.installed()
+
+
+def offer(factory: Any, slot: str = "classifier") -> Offer:
+    return Offer(slot, "toy", factory, "plugin", "dist", "1")
+
+
+class Toy:
+    """A toy.
+
+    With a longer story.
+    """
+
+    def __init__(
+        self,
+        epochs: int = 3,
+        rate: float = 0.1,
+        mode: Literal["a", "b"] = "a",
+        width: int | None = None,
+        sizes: tuple[int, ...] = (1,),
+        fast: bool = False,
+        share: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5,
+        other: Nowhere = 1,  # noqa: F821 - as if imported for type checkers only
+        untyped="x",
+    ) -> None:
+        self.params = {name: value for name, value in locals().items() if name != "self"}
+
+    def fit(self, features, labels):
+        return self
+
+    def predict(self, features):
+        return features
+
+
+DEFAULTS = Toy().params
+
+
+def test_defaults_complete_the_parameters():
+    assert offer(Toy).resolve({}) == {name: value for name, value in DEFAULTS.items() if name != "__class__"}
+    assert offer(Toy).resolve({"epochs": 5})["epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("epochs", "7", 7),
+        ("rate", "1e-4", 1e-4),  # YAML 1.1 reads this as text
+        ("rate", 1, 1.0),
+        ("width", None, None),
+        ("width", 4, 4),
+        ("sizes", [3, 2], (3, 2)),
+        ("fast", True, True),
+        ("mode", "b", "b"),
+        ("other", {"any": "thing"}, {"any": "thing"}),
+        ("untyped", True, True),
+    ],
+)
+def test_values_are_taken_as_the_annotated_type(key, given, expected):
+    value = offer(Toy).resolve({key: given})[key]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "must"),
+    [
+        ("epochs", "many", "is 'many', but must be int (Input should be a valid integer"),
+        ("epochs", 1.5, "is 1.5, but must be int"),
+        ("epochs", True, "is True, but must be int"),
+        ("epochs", None, "is None, but must be int"),
+        ("width", False, "is False, but must be int | None"),
+        ("rate", True, "is True, but must be float"),
+        ("mode", "c", "is 'c', but must be Literal['a', 'b'] (Input should be 'a' or 'b')"),
+        ("sizes", [1, "x"], "is [1, 'x'], but must be tuple[int, ...]"),
+        ("share", 2, "is 2, but must be float (Input should be less than or equal to 1)"),
+    ],
+)
+def test_a_wrong_type_is_one_clear_line(key, given, must):
+    with pytest.raises(CellfeatError) as error:
+        offer(Toy).resolve({key: given})
+    assert str(error.value).startswith(f"classifier 'toy': {key} {must}")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_parameter_is_refused_with_the_choices():
+    with pytest.raises(CellfeatError) as error:
+        offer(Toy).resolve({"epoch": 3})
+    assert str(error.value) == (
+        "no parameter of classifier 'toy' named 'epoch'. Did you mean 'epochs'? Available: "
+        "epochs, fast, mode, other, rate, share, sizes, untyped, width"
+    )
+
+
+def test_a_required_parameter_is_asked_for():
+    def factory(path: str, depth: int = 1): ...
+
+    with pytest.raises(CellfeatError) as error:
+        offer(factory, "backbone").resolve({"depth": 2})
+    assert str(error.value) == "backbone 'toy' needs path (str): --set backbone.path=…"
+
+
+def test_the_context_goes_only_to_those_who_ask(context):
+    handed = []
+
+    def asks(*, depth: int = 1, context: Nowhere):  # noqa: F821 - as if imported for type checkers only
+        handed.append((depth, context))
+        return Toy()
+
+    assert "context" not in offer(asks).parameters().model_fields
+    offer(asks).create({"depth": 2}, context)
+    assert handed == [(2, context)]
+    offer(Toy).create({}, context)  # would fail on an argument that it does not know
+    with pytest.raises(CellfeatError, match="no parameter of classifier 'toy' named 'context'"):
+        offer(asks).resolve({"context": 1})
+
+
+def test_one_unresolvable_annotation_does_not_free_the_others():
+    def factory(depth: int = 1, *, context: Nowhere): ...  # noqa: F821 - as if imported for type checkers only
+
+    with pytest.raises(CellfeatError, match="depth is 'deep', but must be int"):
+        offer(factory).resolve({"depth": "deep"})
+
+
+@pytest.mark.parametrize("factory", [functools.partial(Toy, epochs=9), type("Call", (), {"__call__": Toy})().__call__])
+def test_any_callable_is_a_factory(factory, context):
+    made = offer(factory).create({"rate": 0.5}, context)
+    assert made.params["rate"] == 0.5
+    with pytest.raises(CellfeatError, match="rate is 'x', but must be float"):
+        offer(factory).resolve({"rate": "x"})
+
+
+def test_a_product_that_misses_members_is_refused_with_the_list(context):
+    class Half:
+        image_size = 224
+
+    with pytest.raises(CellfeatError) as error:
+        offer(Half, "backbone").create({}, context)
+    assert str(error.value) == (
+        "backbone 'toy' of dist gave a Half without interpolation, encode; a backbone needs image_size, "
+        "interpolation, encode. Tell the plugin's author"
+    )
+
+
+def test_the_summary_is_the_first_line_of_the_documentation():
+    assert offer(Toy).summary == "A toy."
+    assert offer(lambda: None).summary == ""
+
+
+def test_every_shipped_factory_has_readable_parameters_and_a_summary():
+    for item in registry.installed().offers:
+        assert item.summary, f"{item.slot} {item.name} has no documentation"
+        fields = item.parameters().model_fields
+        for key, field in fields.items():
+            assert field.annotation is not Any, f"{item.slot} {item.name}: {key} has no type that can be checked"
+        if not any(field.is_required() for field in fields.values()):
+            assert item.resolve({}).keys() == fields.keys()
+
+
+def test_entry_points_are_read_from_this_environment_by_default(install, monkeypatch, tmp_path):
+    install(extra=good("only-here"))
+    assert Path(sys.path[0]) == tmp_path
+    assert "only-here" in registry.load().names("align")
