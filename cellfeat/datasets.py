@@ -1,0 +1,273 @@
+"""Data sets: which images there are, of which laboratory and class. Always in the order of their ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat.decode import IMAGE_SUFFIXES, ImageError
+from cellfeat.errors import CellfeatError
+from cellfeat.labels import Vocabulary, load_vocabulary
+from cellfeat.manifest import Row, chosen_domains, read_rows, row_problems
+from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip, write_skipped
+from cellfeat.types import UNLABELED
+
+__all__ = ["Dataset", "Skipped", "check_images", "read_manifest", "unlabelled_images", "write_skipped"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N images in the order of their ids; nothing of them is read yet, apart from what `check_images` keeps.
+
+    id, domain, group: (N,) str; path: N files; label: (N,) int64 into `classes`, -1 = unknown. mask_path: N files,
+    None where a row has no mask, or None when no row has one. dropped_by_domain: domain -> label -> number of rows
+    that the vocabulary has no class for. skipped: bad rows and files that were left out. From `check_images`:
+    image_digest and mask_digest, (N,) str, SHA-256 of the files ("" without a mask), and size, (N, 2) int64, width
+    and height in px.
+    """
+
+    id: np.ndarray
+    path: tuple[Path, ...]
+    domain: np.ndarray
+    label: np.ndarray
+    classes: tuple[str, ...]
+    group: np.ndarray
+    source: str
+    mask_path: tuple[Path | None, ...] | None = None
+    dropped_by_domain: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    remarks: tuple[str, ...] = ()
+    recorded_digest: np.ndarray | None = None  # the manifest's sha256 column, "" where it says nothing
+    image_digest: np.ndarray | None = None
+    mask_digest: np.ndarray | None = None
+    size: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the domains, sorted."""
+        return tuple(np.unique(self.domain).tolist())
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """label -> number of rows, of all domains, that the vocabulary has no class for."""
+        total = sum(map(Counter, self.dropped_by_domain.values()), Counter())
+        return dict(sorted(total.items()))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over classes, ids, labels, domains and groups, and over images and masks once they were checked."""
+        known = [column for column in (self.image_digest, self.mask_digest) if column is not None]
+        columns = [column.tolist() for column in (self.id, self.label, self.domain, self.group, *known)]
+        return hashlib.sha256(json.dumps([self.classes, columns]).encode()).hexdigest()
+
+    def notes(self) -> list[str]:
+        """What a user should be told about these data before any number."""
+        return [*self.remarks, *([f"{len(self.skipped)} bad rows or files are left out"] if self.skipped else [])]
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Dataset:
+        """The given rows (indices, or a boolean mask), in the order of their ids."""
+        index = np.sort(np.arange(len(self))[np.asarray(rows)])
+        changes: dict[str, Any] = {"path": tuple(self.path[i] for i in index)}
+        if self.mask_path is not None:
+            changes["mask_path"] = tuple(self.mask_path[i] for i in index)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                changes[name] = value[index]
+        return replace(self, **changes)
+
+
+def read_manifest(
+    manifest: Path | str,
+    vocabulary: Vocabulary | str | Path | None = None,
+    domains: Iterable[str] | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
+    """A data set from a CSV `id,path,label,domain` (optional: mask_path, group, sha256; others are ignored).
+
+    An empty label is a cell to be classified: -1.
+
+    Paths are relative to the CSV's folder. vocabulary: a `Vocabulary`, its name or a YAML file; None takes the labels
+    as they are. domains: only these. Without a group every cell is its own.
+
+    Raises: CellfeatError for the first bad row with its line number, unless `skip_bad`, which leaves such rows out
+    (`Dataset.skipped`); a file that is no manifest at all is always an error.
+    """
+    vocabulary = None if vocabulary is None else load_vocabulary(vocabulary)
+    rows = chosen_domains(read_rows(manifest), domains)
+    problems = row_problems(rows)
+    sound = [row for row in rows if row.line not in problems]
+    placed = {row.line: _place(row, vocabulary, problems) for row in sound}
+    skipped = [
+        Skipped(row["id"], str(row.path), f"{manifest}: line {row.line}: {problems[row.line]}")
+        for row in rows
+        if row.line in problems
+    ]
+    refuse_or_skip(skipped, skip_bad, "rows")
+    without = [row for row in sound if placed[row.line] is None and row.line not in problems]
+    kept = sorted((row for row in rows if placed.get(row.line) is not None), key=lambda row: row["id"])
+    if not kept:
+        labels = ", ".join(sorted({row["label"] for row in without}))
+        found = f"only labels without a class: {labels}" if labels else skipped[0].reason.removeprefix(f"{manifest}: ")
+        raise CellfeatError(f"{manifest}: no row is left of {len(rows)}; {found}")
+    names = [str(placed[row.line]) for row in kept]
+    classes = vocabulary.classes if vocabulary else tuple(sorted(set(names) - {""}))
+    data = _from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
+    data = replace(data, dropped_by_domain=_count(without), skipped=tuple(skipped))
+    return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped))
+
+
+def _count(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """{domain: {label: number of rows}}."""
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row["domain"], Counter())[row["label"]] += 1
+    return {domain: dict(labels) for domain, labels in sorted(counts.items())}
+
+
+def _place(row: Row, vocabulary: Vocabulary | None, problems: dict[int, str]) -> str | None:
+    """The row's class, "" for a row without a label, None for a label that the vocabulary drops."""
+    if vocabulary is None or not row["label"]:
+        return row["label"]
+    try:
+        return vocabulary.place(row["label"])
+    except CellfeatError as error:
+        problems[row.line] = str(error)
+        return None
+
+
+def _from_rows(rows: Sequence[Row], labels: Sequence[int], classes: tuple[str, ...], source: str) -> Dataset:
+    masks = tuple(row.mask_path for row in rows)
+    recorded = np.array([row["sha256"].lower() for row in rows], dtype=str)
+    return Dataset(
+        id=np.array([row["id"] for row in rows], dtype=str),
+        path=tuple(row.path for row in rows),
+        domain=np.array([row["domain"] for row in rows], dtype=str),
+        label=np.array(labels, dtype=np.int64),
+        classes=classes,
+        group=np.array([row["group"] or row["id"] for row in rows], dtype=str),
+        source=source,
+        mask_path=masks if any(masks) else None,
+        recorded_digest=recorded if any(recorded) else None,
+    )
+
+
+def _remarks(
+    vocabulary: Vocabulary | None, rows: Sequence[Row], names: list[str], dropped: Mapping[str, int]
+) -> tuple[str, ...]:
+    remarks = []
+    if "" in names:
+        remarks.append(f"{names.count(''):,} cells have no label: they are neither trained on nor scored")
+    if vocabulary is None:
+        return tuple(remarks)
+    plain = Counter(
+        f"{row['label']} as {name}"
+        for row, name in zip(rows, names, strict=True)
+        if name and name.startswith(f"{row['label'].strip().casefold()}_")
+    )
+    if plain:
+        counted = "; ".join(f"{text} ({count:,} cells)" for text, count in sorted(plain.items()))
+        remarks.append(f"{vocabulary.name} counts {counted}")
+    if dropped:
+        what = ", ".join(f"{label} {count:,}" for label, count in sorted(dropped.items()))
+        remarks.append(
+            f"{sum(dropped.values()):,} cells whose label has no class in {vocabulary.name} are dropped ({what}): "
+            "the evaluation is closed-set"
+        )
+    return tuple(remarks)
+
+
+def check_images(
+    dataset: Dataset, skip_bad: bool = False, progress: ProgressBar | None = None, workers: int | None = None
+) -> Dataset:
+    """Decode every image and mask once, in threads, and keep digests and sizes.
+
+    Raises: CellfeatError with the first bad file and the number of others, unless `skip_bad`, which leaves them out.
+    A file is bad when it cannot be decoded, when its mask has another size, or when it is not the one whose sha256
+    the manifest holds.
+    """
+    images = examine_all(dataset.path, progress, "checking images", workers=workers)
+    masks: list[ImageFacts | ImageError | None] = [None] * len(dataset)
+    if dataset.mask_path is not None:
+        rows = [row for row, path in enumerate(dataset.mask_path) if path is not None]
+        paths = [path for path in dataset.mask_path if path is not None]
+        for row, fact in zip(rows, examine_all(paths, progress, "checking masks", True, workers), strict=True):
+            masks[row] = fact
+    reasons = {row: reason for row in range(len(dataset)) if (reason := _fault(dataset, row, images[row], masks[row]))}
+    skipped = [Skipped(str(dataset.id[row]), str(dataset.path[row]), reason) for row, reason in reasons.items()]
+    refuse_or_skip(skipped, skip_bad, "files")
+    good = [row for row in range(len(dataset)) if row not in reasons]
+    if not good:
+        raise CellfeatError(f"{dataset.source}: no good image left of {len(dataset)}. The first: {skipped[0].reason}")
+    facts: list[Any] = [images[row] for row in good]
+    checked = dataset.select(good)
+    digests = [getattr(masks[row], "sha256", "") for row in good]
+    return replace(
+        checked,
+        skipped=(*dataset.skipped, *skipped),
+        image_digest=np.array([fact.sha256 for fact in facts], dtype=str),
+        mask_digest=None if dataset.mask_path is None else np.array(digests, dtype=str),
+        size=np.array([(fact.width, fact.height) for fact in facts], dtype=np.int64),
+    )
+
+
+def _fault(
+    dataset: Dataset, row: int, image: ImageFacts | ImageError, mask: ImageFacts | ImageError | None
+) -> str | None:
+    if isinstance(image, ImageError):
+        return str(image)
+    if isinstance(mask, ImageError):
+        return str(mask)
+    recorded = "" if dataset.recorded_digest is None else dataset.recorded_digest[row]
+    if recorded and recorded != image.sha256:
+        return (
+            f"{dataset.path[row]}: not the file that the manifest was made for (sha256 {image.sha256[:12]}…, not "
+            f"{recorded[:12]}…); restore it or index again"
+        )
+    if mask is not None and mask[1:] != image[1:]:
+        return (
+            f"{dataset.path[row]}: {image.width} x {image.height} pixels, but its mask has {mask.width} x "
+            f"{mask.height}; image and mask must have the same size"
+        )
+    return None
+
+
+def unlabelled_images(sources: Path | str | Iterable[Path | str], domain: str = "new") -> Dataset:
+    """Image files, and folders of them at any depth, as one domain without labels.
+
+    An id is the path below the folder that was named, or the file's name; where two agree, the whole path.
+
+    Raises: CellfeatError for what does not exist and for a folder without images.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    named: list[tuple[str, Path]] = []
+    for path in map(Path, sources):
+        found = find_images(path) if path.is_dir() else [path]
+        if not path.exists():
+            raise CellfeatError(f"{path}: no such file or folder")
+        if not found:
+            raise CellfeatError(f"{path}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        named += [(one.relative_to(path).as_posix() if path.is_dir() else path.name, one) for one in found]
+    if not named:
+        raise CellfeatError("no images were named; name image files or folders of them")
+    clashes = {name for name, count in Counter(name for name, _ in named).items() if count > 1}
+    unique = {path.as_posix() if name in clashes else name: path for name, path in named}
+    ids = sorted(unique)
+    return Dataset(
+        id=np.array(ids, dtype=str),
+        path=tuple(unique[name] for name in ids),
+        domain=np.full(len(ids), domain),
+        label=np.full(len(ids), UNLABELED, dtype=np.int64),
+        classes=(),
+        group=np.array(ids, dtype=str),
+        source=", ".join(map(str, sources)),
+    )

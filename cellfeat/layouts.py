@@ -1,0 +1,183 @@
+"""Published folder layouts, and a folder per class, to the rows of a manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cellfeat.decode import IMAGE_SUFFIXES, ImageError
+from cellfeat.errors import CellfeatError, unknown
+from cellfeat.labels import ACEVEDO20, MATEK19
+from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip
+
+
+class Found(NamedTuple):
+    """One image of a layout. label: canonical, or None when it is dropped, then `reason` says why."""
+
+    path: Path
+    name: str  # becomes the id, behind the domain
+    label: str | None
+    reason: str = ""
+    extra: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """What `index_dataset` made of a folder.
+
+    rows: columns of a manifest, in the order of ids; found: images seen; dropped: reason -> count; bad: files that
+    cannot be read; duplicates: ids of byte-identical images, in groups; remarks: what else the user should know.
+    """
+
+    rows: list[dict[str, str | Path]]
+    found: int
+    dropped: dict[str, int]
+    bad: tuple[Skipped, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> int:
+        return len(self.rows)
+
+
+def index_dataset(
+    kind: str,
+    directory: Path | str,
+    domain: str,
+    skip_bad: bool = False,
+    progress: ProgressBar | None = None,
+    workers: int | None = None,
+) -> IndexResult:
+    """List the images of a layout (see `KINDS`) and decode every one that is accepted once.
+
+    Raises: CellfeatError for an unknown kind, a folder without images of that layout, an empty domain, and, unless
+    `skip_bad`, for files that cannot be read.
+    """
+    if kind not in KINDS:
+        raise CellfeatError(unknown("kind of data set", kind, KINDS))
+    if not domain.strip():
+        raise CellfeatError("the domain is empty; name the laboratory or data set: --domain NAME")
+    directory = Path(directory)
+    images = find_images(directory)
+    if not images:
+        raise CellfeatError(f"{directory}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+    found, remarks = KINDS[kind](directory, images)
+    kept = [item for item in found if item.label is not None]
+    dropped = Counter(item.reason for item in found if item.label is None)
+    if not kept:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        raise CellfeatError(f"{directory}: none of {len(found)} images fits the layout {kind} ({reasons})")
+    ids = _ids(kept, domain.strip(), directory)
+    facts = examine_all([item.path for item in kept], progress, workers=workers)
+    rows, bad = [], []
+    for item, key, fact in zip(kept, ids, facts, strict=True):
+        if isinstance(fact, ImageError):
+            bad.append(Skipped(key, str(item.path), str(fact)))
+        else:
+            rows.append(_manifest_row(item, key, domain.strip(), fact))
+    refuse_or_skip(bad, skip_bad, "files")
+    rows.sort(key=lambda row: str(row["id"]))
+    return IndexResult(rows, len(found), dict(sorted(dropped.items())), tuple(bad), _duplicates(rows), tuple(remarks))
+
+
+def _manifest_row(item: Found, key: str, domain: str, fact: ImageFacts) -> dict[str, str | Path]:
+    size = {"width": str(fact.width), "height": str(fact.height), "sha256": fact.sha256}
+    return {"id": key, "path": item.path, "label": str(item.label), "domain": domain, **item.extra, **size}
+
+
+def _ids(items: Iterable[Found], domain: str, directory: Path) -> list[str]:
+    """domain_name, or domain_path where two files have one name."""
+    items = list(items)
+    often = Counter(item.name for item in items)
+    paths = [item.path.relative_to(directory).as_posix() for item in items]
+    return [f"{domain}_{item.name if often[item.name] == 1 else path}" for item, path in zip(items, paths, strict=True)]
+
+
+def _duplicates(rows: Iterable[Mapping[str, str | Path]]) -> tuple[tuple[str, ...], ...]:
+    same: dict[str, list[str]] = {}
+    for row in rows:
+        same.setdefault(str(row["sha256"]), []).append(str(row["id"]))
+    return tuple(tuple(ids) for ids in same.values() if len(ids) > 1)
+
+
+def _class_folders(directory: Path, images: Iterable[Path]) -> tuple[list[Found], list[str]]:
+    """DIR/<class>/…/<name>: the label is the name of the folder directly below DIR, as it is written."""
+    found = []
+    for path in images:
+        parts = path.relative_to(directory).parts
+        if len(parts) == 1:
+            found.append(Found(path, path.stem, None, "in no class folder"))
+        else:
+            found.append(Found(path, "_".join((*parts[:-1], path.stem)), parts[0]))
+    return found, []
+
+
+def _acevedo20(directory: Path, images: Iterable[Path]) -> tuple[list[Found], list[str]]:
+    """PBC_dataset_normal_DIB/<folder>/<PREFIX>_<n>.jpg: the prefix is the class, the folder is coarser."""
+    found = [_coded(path, ACEVEDO20, path.stem.partition("_")[0]) for path in images]
+    return found, _dropped_codes(found)
+
+
+def _matek19(directory: Path, images: Iterable[Path]) -> tuple[list[Found], list[str]]:
+    """<CODE>/<CODE>_<n>.tiff: the code in the file's name is the class, as in DoRL.
+
+    A few images were labelled again, twice, by an expert; `annotations.dat` has these labels, which become the
+    columns reannotation_1 and reannotation_2 and change nothing else.
+    """
+    annotations = _annotations(directory)
+    listed = bool(annotations)
+    found, disagree = [], 0
+    for path in images:
+        item = _coded(path, MATEK19, path.stem.partition("_")[0])
+        if listed:
+            label, first, second = annotations.pop(path.stem, ("", "", ""))
+            disagree += bool(label) and label != item.extra.get("source_label", label)
+            item = item._replace(extra={**item.extra, "reannotation_1": first, "reannotation_2": second})
+        found.append(item)
+    remarks = _dropped_codes(found)
+    if disagree:
+        remarks.append(f"{disagree} images have another code in annotations.dat than in their name; the name counts")
+    if annotations:
+        remarks.append(f"{len(annotations)} images named in annotations.dat are not in the folder")
+    return found, remarks
+
+
+def _coded(path: Path, codes: Mapping[str, str | None], code: str) -> Found:
+    code = code.upper()
+    if code not in codes:
+        return Found(path, path.stem, None, "unrecognised name")
+    return Found(path, path.stem, codes[code], code, {"source_label": code})
+
+
+def _dropped_codes(found: Iterable[Found]) -> list[str]:
+    codes = sorted({item.reason for item in found if item.label is None and "source_label" in item.extra})
+    return [f"dropped, as in the published studies: {', '.join(codes)}"] if codes else []
+
+
+def _annotations(directory: Path) -> dict[str, tuple[str, str, str]]:
+    """{stem of the image: (code, first and second re-annotation, "" where there is none)} of `annotations.dat`."""
+    path = next((one for one in sorted(directory.rglob("annotations.dat"))), directory.parent / "annotations.dat")
+    if not path.is_file():
+        return {}
+    table: dict[str, tuple[str, str, str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CellfeatError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if fields and len(fields) != 4:
+            raise CellfeatError(f"{path}: line {number} is not 'path code re-annotation re-annotation': {line[:80]!r}")
+        if fields:
+            name, *codes = fields
+            first, *rest = ("" if code == "nan" else code for code in codes)
+            table[Path(name).stem] = (first, rest[0], rest[1])
+    return table
+
+
+Lister = Callable[[Path, Iterable[Path]], tuple[list[Found], list[str]]]
+KINDS: dict[str, Lister] = {"folders": _class_folders, "acevedo20": _acevedo20, "matek19": _matek19}
