@@ -1,0 +1,62 @@
+"""Attention of SAM's image encoder with separate query, key and value layers, its relative positions in one product."""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SplitQkv(nn.Module):
+    """Query, key and value projections as three layers that stand in for SAM's fused one; (..., C) -> (..., 3C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat((self.q(tokens), self.k(tokens), self.v(tokens)), dim=-1)
+
+    def fused(self) -> nn.Linear:
+        """The same projection as one layer, quicker where nothing is adapted any more."""
+        parts = (self.q, self.k, self.v)
+        width = self.q.in_features
+        layer = nn.Linear(width, 3 * width, device="meta")
+        layer.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]), requires_grad=False)
+        layer.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]), requires_grad=False)
+        return layer
+
+
+class SplitAttention(Attention):
+    """SAM's attention with decomposed relative positions; the same numbers by other steps.
+
+    The position terms q·Rh[row] and q·Rw[column] are appended to q as extra channels and selected by one-hot rows and
+    columns appended to k. One matrix product then gives what SAM adds up in tensors of tokens x tokens.
+    """
+
+    def __init__(self, width: int, heads: int, grid: tuple[int, int]) -> None:
+        super().__init__(width, heads, use_rel_pos=True, input_size=grid)
+        self.qkv = SplitQkv(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        batch, height, width, channels = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, height * width, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        grid_q = q.unflatten(2, (height, width))
+        rows = get_rel_pos(height, height, self.rel_pos_h).to(q)
+        columns = get_rel_pos(width, width, self.rel_pos_w).to(q)
+        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid_q, rows).flatten(2, 3)
+        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid_q, columns).flatten(2, 3)
+        place = _one_hot_places(height, width, q).expand(batch, self.num_heads, -1, -1)
+        weights = torch.cat((q * self.scale, by_row, by_column), -1) @ torch.cat((k, place), -1).transpose(-2, -1)
+        attended = weights.softmax(dim=-1) @ v
+        return self.proj(attended.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+def _one_hot_places(height: int, width: int, like: Tensor) -> Tensor:
+    """(h * w, h + w): row and column of every token, one-hot."""
+    rows = torch.arange(height, device=like.device).repeat_interleave(width)
+    columns = torch.arange(width, device=like.device).repeat(height)
+    return torch.cat((functional.one_hot(rows, height), functional.one_hot(columns, width)), dim=1).to(like.dtype)

@@ -1,0 +1,62 @@
+"""`cellfeat lora-sam`: fine-tune to images with masks, and pre-train a small network from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Adapt LoRA-SAM to your images, or pre-train a small one.", no_args_is_help=True)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Seed = Annotated[int, typer.Option(help="Of every random number")]
+
+
+@app.command()
+def finetune(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV; with mask_path for --masks-from truth")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapter, which must not exist")],
+    weights: Annotated[str, typer.Option(help="A name from `cellfeat weights list`, or a file")] = "cell-tiny",
+    masks_from: Annotated[str, typer.Option(help="truth, or the segmenter that makes them: otsu, cell-tiny")] = "truth",
+    domain: Annotated[list[str] | None, typer.Option(help="Only this laboratory; repeat for several")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 150,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up")] = 1e-4,
+    image_size: Annotated[int, typer.Option(help="Side of the network's frame, a multiple of 16")] = 224,
+    seed: Seed = 1234,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out")] = False,
+) -> None:
+    """Adapt weights to images with masks: LoRA in the encoder, the whole decoder, as published for DoRL.
+
+    Use the result with: cellfeat run --set backbone.weights=WEIGHTS --set backbone.adapter=FOLDER
+    """
+    from cellfeat import Workplace, make_adapter
+
+    section = {"masks": masks_from, "domains": domain or [], "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    backbone = {"name": "lora-sam", "weights": weights, "image_size": image_size}
+    make_adapter(output, data, backbone, section, seed, Workplace.on_terminal(device, precision, skip_bad))
+    typer.echo(f"{output}: adapter of {weights}")
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings, such as benchmarks/cell-tiny.yaml")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the weights; interim ones are put there too")
+    ],
+    device: Device = "auto",
+) -> None:
+    """Train a small network from scratch on synthetic cells, as `cell-tiny` was."""
+    from dataclasses import asdict
+
+    from cellfeat import Workplace
+    from cellfeat_lora_sam.pretrain import pretrain as run
+    from cellfeat_lora_sam.pretrain import read_config
+
+    settings = read_config(config)
+    context = Workplace.on_terminal(device, settings.precision).context(settings.seed, "pretrain", asdict(settings))
+    found = run(settings, output, context)
+    typer.echo(f"{output}: mean IoU {found['iou']:.3f} on synthetic cells that were held out")

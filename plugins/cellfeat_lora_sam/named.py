@@ -1,0 +1,73 @@
+"""The weights that `lora-sam` knows by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cellfeat import NamedWeights
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_MICRO_SAM = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
+_META_CARD = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+# No image of these sets was trained on, but the program that draws the cells was written with them in view.
+SYNTHETIC_SAW = ("synthetic cells, drawn by a program whose author looked at acevedo20, tecom and bccd",)
+_LM_SAW = ("SA-1B", "light-microscopy images of micro-sam's generalist: see its model card")
+
+_ALL = (
+    NamedWeights(
+        name="cell-tiny",
+        digest="sha256:24d6d89af1343bebb44c17086211f6366fe9de442325559ec37f901da2d84162",
+        path=Path(__file__).parent / "weights" / "cell-tiny.safetensors",
+        size_mb=9.0,
+        licence="Apache-2.0",
+        card="benchmarks/cell-tiny.yaml",
+        saw=SYNTHETIC_SAW,
+    ),
+    NamedWeights(
+        name="vit_b",
+        digest="sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        urls=(f"{_META}sam_vit_b_01ec64.pth",),
+        size_mb=375,
+        licence="Apache-2.0",
+        card=_META_CARD,
+        saw=("SA-1B",),
+    ),
+    NamedWeights(
+        name="vit_l",
+        digest="sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        urls=(f"{_META}sam_vit_l_0b3195.pth",),
+        size_mb=1250,
+        licence="Apache-2.0",
+        card=_META_CARD,
+        saw=("SA-1B",),
+    ),
+    NamedWeights(
+        name="vit_h",
+        digest="sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        urls=(f"{_META}sam_vit_h_4b8939.pth",),
+        size_mb=2560,
+        licence="Apache-2.0",
+        card=_META_CARD,
+        saw=("SA-1B",),
+    ),
+    NamedWeights(
+        name="vit_b_lm",
+        digest="xxh128:fe9252a29f3f4ea53c15a06de471e186",
+        urls=(f"{_MICRO_SAM}diplomatic-bug/1.2/files/vit_b.pt",),
+        size_mb=375,
+        licence="see its model card",
+        card="https://bioimage.io/#/artifacts/diplomatic-bug",
+        saw=_LM_SAW,
+    ),
+    NamedWeights(
+        name="vit_l_lm",
+        digest="xxh128:017f20677997d628426dec80a8018f9d",
+        urls=(f"{_MICRO_SAM}idealistic-rat/1.2/files/vit_l.pt",),
+        size_mb=1250,
+        licence="see its model card",
+        card="https://bioimage.io/#/artifacts/idealistic-rat",
+        saw=_LM_SAW,
+    ),
+)
+
+NAMED_WEIGHTS: dict[str, NamedWeights] = {weights.name: weights for weights in _ALL}

@@ -1,0 +1,67 @@
+"""The commands `cellfeat lora-sam finetune` and `pretrain`, from a shell's point of view."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cellfeat_lora_sam import LoraSam
+from cellfeat_lora_sam.checkpoints import read_weights
+from cellfeat_lora_sam.commands import app
+from PIL import Image
+from typer.testing import CliRunner
+
+from cellfeat import CellfeatError, synthetic
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(4):
+        cell = synthetic.draw_cell("monocyte", "lab-a", rng, size=48)
+        Image.fromarray(cell.image).save(tmp_path / f"{index}.png")
+        Image.fromarray(cell.mask).save(tmp_path / f"{index}-mask.png")
+        rows.append([f"cell-{index}", f"{index}.png", "monocyte", "here", f"{index}-mask.png"])
+    with (tmp_path / "cells.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "path", "label", "domain", "mask_path"], *rows])
+    return tmp_path / "cells.csv"
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("masks", ["truth", "cell-tiny"])
+def test_finetune_makes_an_adapter_that_the_backbone_takes(manifest, tmp_path, masks):
+    folder = tmp_path / "adapter"
+    quick = ("--epochs", 1, "--batch-size", 2, "--image-size", 64, "--device", "cpu")
+    output = run("finetune", manifest, "-o", folder, "--masks-from", masks, *quick)
+    assert str(folder) in output
+    about = json.loads((folder / "adapter.json").read_text())
+    assert about["images"] == 4
+    assert about["settings"]["epochs"] == 1
+    assert about["saw"] == [f"{masks} masks of here"]
+    assert LoraSam(adapter=str(folder), image_size=64).weights_saw[-1] == f"{masks} masks of here"
+    with pytest.raises(CellfeatError, match="exists and is never overwritten"):
+        run("finetune", manifest, "-o", folder, *quick)
+
+
+def test_pretrain_writes_weights_that_the_backbone_takes(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("steps: 1\nbatch_size: 1\nimage_size: 32\ndrawn_size: 48\nheld_out: 1\nwarmup: 1\n")
+    path = tmp_path / "own.safetensors"
+    output = run("pretrain", config, "-o", path, "--device", "cpu")
+    assert "on synthetic cells that were held out" in output
+    assert read_weights(path).meta["steps"] == 1
+    assert LoraSam(weights=str(path), image_size=32).weights_saw == LoraSam.named_weights["cell-tiny"].saw

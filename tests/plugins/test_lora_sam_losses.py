@@ -1,0 +1,39 @@
+"""The loss of LoRA-SAM at values that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cellfeat_lora_sam.losses import dice_loss, low_resolution, segmentation_loss
+
+
+def test_an_undecided_network():
+    """Softmax 1/2 everywhere, a quarter of the pixels on the cell."""
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    target[0, :2, :2] = 1
+    terms = segmentation_loss(torch.zeros(1, 2, 4, 4), target)
+    background, cell = 1 - 2 * 6 / (4 + 12), 1 - 2 * 2 / (4 + 4)
+    assert terms.cross_entropy.item() == pytest.approx(math.log(2))
+    assert terms.dice.item() == pytest.approx((background + cell) / 2, rel=1e-5)
+    assert terms.loss.item() == pytest.approx(0.2 * terms.cross_entropy.item() + 0.8 * terms.dice.item())
+
+
+def test_dice_is_summed_over_the_batch_not_averaged_over_images():
+    logits = torch.zeros(2, 2, 4, 4)
+    target = torch.zeros(2, 4, 4, dtype=torch.long)
+    target[0] = 1  # one image all cell, one all background
+    assert dice_loss(logits, target).item() == pytest.approx(1 - 2 * 8 / (8 + 16), rel=1e-5)
+
+
+def test_a_perfect_answer_costs_nothing():
+    target = torch.randint(0, 2, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    logits = torch.stack([1 - 2 * target, 2 * target - 1], dim=1) * 30.0
+    assert segmentation_loss(logits, target).loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_low_resolution_takes_every_fourth_pixel():
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[0, 4, 4] = True
+    assert low_resolution(mask).tolist() == [[[False, False], [False, True]]]
