@@ -1,0 +1,17 @@
+"""What costs nothing: backbone `colour` (histograms) and segmenter `otsu`, the floors that every table should show."""
+
+from __future__ import annotations
+
+from cellfeat import hookimpl
+from cellfeat_classical.colour import Colour
+from cellfeat_classical.otsu import Otsu
+
+
+@hookimpl
+def cellfeat_backbone() -> dict:
+    return {"colour": Colour}
+
+
+@hookimpl
+def cellfeat_segmenter() -> dict:
+    return {"otsu": Otsu}

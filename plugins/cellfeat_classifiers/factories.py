@@ -1,0 +1,146 @@
+"""Factories of the published classifiers; every parameter that is not named here is the library's default.
+
+Parameters: the notebooks of DoRL (Li et al., Pattern Recognition 170:112000, 2025) and BC-SAM (Li et al., ISBI 2024),
+which fixed the random state to 1234 and standardised the features for all but the two tree ensembles. Departure: the
+random forest uses all cores instead of the 64 of the authors' machine, which changes no prediction.
+
+`seed`: the random state; None takes the run's, whose default is the published 1234.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from cellfeat import CellfeatError, Context
+
+PUBLISHED_SEED = 1234
+
+
+def rf(
+    n_estimators: int = 200, max_depth: int | None = 16, seed: int | None = None, context: Context | None = None
+) -> Any:
+    """Random forest on the raw features; `max_depth` None grows every tree to pure leaves."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    _at_least(1, n_estimators=n_estimators, max_depth=max_depth)
+    return RandomForestClassifier(
+        n_estimators=n_estimators, max_depth=max_depth, n_jobs=-1, random_state=_seed(seed, context)
+    )
+
+
+def svm_linear(C: float = 1.0, seed: int | None = None, context: Context | None = None) -> Any:
+    """Support vector machine with a linear kernel, one against one, on standardised features (DoRL's best row)."""
+    return _svm(kernel="linear", C=C, seed=_seed(seed, context))
+
+
+def svm_poly(
+    C: float = 1.0,
+    degree: int = 3,
+    gamma: Literal["scale", "auto"] | float = "scale",
+    seed: int | None = None,
+    context: Context | None = None,
+) -> Any:
+    """Support vector machine with a polynomial kernel on standardised features."""
+    _at_least(1, degree=degree)
+    return _svm(kernel="poly", C=C, degree=degree, gamma=gamma, seed=_seed(seed, context))
+
+
+def svm_rbf(
+    C: float = 1.0,
+    gamma: Literal["scale", "auto"] | float = "scale",
+    seed: int | None = None,
+    context: Context | None = None,
+) -> Any:
+    """Support vector machine with a Gaussian kernel on standardised features (BC-SAM only)."""
+    return _svm(kernel="rbf", C=C, gamma=gamma, seed=_seed(seed, context))
+
+
+def lr(C: float = 1.0, max_iter: int = 500, seed: int | None = None, context: Context | None = None) -> Any:
+    """Multinomial logistic regression (L-BFGS) on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+
+    _positive(C=C)
+    _at_least(1, max_iter=max_iter)
+    return _scaled(LogisticRegression(C=C, max_iter=max_iter, random_state=_seed(seed, context)))
+
+
+def ann(
+    hidden: tuple[int, ...] = (100,),
+    max_iter: int = 1000,
+    early_stopping: bool = True,
+    seed: int | None = None,
+    context: Context | None = None,
+) -> Any:
+    """Multi-layer perceptron (ReLU, Adam) on standardised features; `early_stopping` holds out a tenth of the rows."""
+    from sklearn.neural_network import MLPClassifier
+
+    _at_least(1, max_iter=max_iter, **{f"hidden[{i}]": size for i, size in enumerate(hidden)})
+    return _scaled(
+        MLPClassifier(
+            hidden_layer_sizes=hidden,
+            max_iter=max_iter,
+            early_stopping=early_stopping,
+            random_state=_seed(seed, context),
+        )
+    )
+
+
+def xgboost(
+    n_estimators: int = 100,
+    max_depth: int = 6,
+    learning_rate: float = 0.3,
+    seed: int | None = None,
+    context: Context | None = None,
+) -> Any:
+    """Gradient-boosted trees (histogram method) on the raw features; on the GPU when the run is on CUDA."""
+    from xgboost import XGBClassifier
+
+    _at_least(1, n_estimators=n_estimators, max_depth=max_depth)
+    _positive(learning_rate=learning_rate)
+    return XGBClassifier(
+        n_estimators=n_estimators,
+        max_depth=max_depth,
+        learning_rate=learning_rate,
+        random_state=_seed(seed, context),
+        tree_method="hist",
+        device=_xgboost_device(context),
+    )
+
+
+def _seed(seed: int | None, context: Context | None) -> int:
+    return seed if seed is not None else context.seed if context is not None else PUBLISHED_SEED
+
+
+def _svm(*, kernel: str, C: float, seed: int, gamma: str | float = "scale", degree: int = 3) -> Any:
+    from sklearn.svm import SVC
+
+    _positive(C=C)
+    if not isinstance(gamma, str):
+        _positive(gamma=gamma)
+    return _scaled(SVC(kernel=kernel, C=C, gamma=gamma, degree=degree, random_state=seed))
+
+
+def _scaled(estimator: Any) -> Any:
+    """Standardise with the mean and deviation of the rows that the classifier is fitted on: the source's."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), estimator)
+
+
+def _xgboost_device(context: Context | None) -> str:
+    """XGBoost knows CUDA and the CPU; Apple's GPU is served by the CPU."""
+    return str(context.device) if context is not None and context.device.type == "cuda" else "cpu"
+
+
+# scikit-learn refuses such values too, but only in fit: after the features have been computed.
+def _at_least(minimum: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < minimum:
+            raise CellfeatError(f"{name}={value} is not possible: give at least {minimum}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise CellfeatError(f"{name}={value} is not possible: give a number above 0")

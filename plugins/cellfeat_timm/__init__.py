@@ -1,0 +1,17 @@
+"""Backbones `resnext50` and `timm` (any model that timm knows), and `source-only`, the end-to-end baseline."""
+
+from __future__ import annotations
+
+from cellfeat import hookimpl
+from cellfeat_timm.backbone import resnext50, timm
+from cellfeat_timm.source_only import SourceOnly
+
+
+@hookimpl
+def cellfeat_backbone() -> dict:
+    return {"resnext50": resnext50, "timm": timm}
+
+
+@hookimpl
+def cellfeat_align() -> dict:
+    return {"source-only": SourceOnly}

@@ -1,0 +1,63 @@
+"""Every shipped plugin keeps the contract of its slot, checked by the same functions that third parties use."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from cellfeat.registry import installed
+from cellfeat.testing import check_align, check_backbone, check_classifier, check_segmenter
+
+SMALL = {  # parameters that keep a check short; a method without an entry is checked as it is
+    "cae": {"epochs": 1, "batch_size": 12, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8},
+    "source-only": {"model": "test_resnet", "weights": "random", "image_size": 32, "epochs": 1, "batch_size": 6},
+    "resnext50": {"weights": "random"},
+    "timm": {"model": "test_vit", "weights": "random"},
+    "rf": {"n_estimators": 20},
+    "xgboost": {"n_estimators": 10},
+}
+
+
+def offers(slot: str) -> list:
+    return [pytest.param(offer, id=offer.name) for offer in installed().offers if offer.slot == slot]
+
+
+def test_every_shipped_plugin_loads():
+    assert not installed().broken
+    names = {slot: set(installed().names(slot)) for slot in ("backbone", "segmenter", "align", "classifier")}
+    assert names == {
+        "backbone": {"lora-sam", "resnext50", "timm", "colour"},
+        "segmenter": {"lora-sam", "otsu"},
+        "align": {"none", "per-domain-z", "mean-centre", "coral", "cae", "source-only"},
+        "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost"},
+    }
+
+
+@pytest.mark.parametrize("offer", offers("align"))
+def test_aligners(offer, tmp_path):
+    check_align(partial(offer.factory, **SMALL.get(offer.name, {})), tmp_path)
+
+
+@pytest.mark.parametrize("offer", offers("backbone"))
+def test_backbones(offer):
+    check_backbone(partial(offer.factory, **SMALL.get(offer.name, {})))
+
+
+@pytest.mark.parametrize("offer", offers("segmenter"))
+def test_segmenters(offer):
+    check_segmenter(offer.factory)
+
+
+@pytest.mark.parametrize("offer", offers("classifier"))
+def test_classifiers(offer):
+    check_classifier(partial(offer.factory, **SMALL.get(offer.name, {})))
+
+
+@pytest.mark.parametrize("slot", ["backbone", "segmenter", "align", "classifier"])
+def test_every_factory_explains_itself_and_its_parameters(slot):
+    for offer in installed().offers:
+        if offer.slot == slot:
+            assert len(offer.summary) > 20, offer.name
+            for name, field in offer.parameters().model_fields.items():
+                assert field.annotation is not None, (offer.name, name)
