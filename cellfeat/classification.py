@@ -1,0 +1,148 @@
+"""A classifier's labels and probabilities: classes encoded 0..K-1 per fit, scores calibrated on held-out rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat.artifacts import load_estimator, save_estimator
+from cellfeat.errors import CellfeatError
+
+CALIBRATION_FOLDS = 3
+TEMPERATURES = (1e-3, 1e3)
+
+
+@dataclass
+class ClassifierHead:
+    """A fitted scikit-learn classifier that speaks in the data set's classes.
+
+    classes: (K,) int64, the data set's class of each of the estimator's 0..K-1. temperature: divides the scores before
+    the softmax when the estimator has no probabilities of its own.
+    """
+
+    estimator: Any
+    classes: np.ndarray
+    temperature: float = 1.0
+
+    @classmethod
+    def fit(
+        cls,
+        make: Callable[[], Any],
+        features: np.ndarray,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        weight: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> ClassifierHead:
+        """Fit on (N, D) float32 features and (N,) labels >= 0; `make` gives a fresh estimator."""
+        classes, encoded = np.unique(labels, return_inverse=True)
+        estimator = _fit(make(), features, encoded, weight)
+        head = cls(estimator, classes)
+        if not hasattr(estimator, "predict_proba"):
+            head.temperature = calibrate(make, features, encoded, groups, weight, seed)
+        return head
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,) int64 classes of the data set."""
+        return self.classes[np.asarray(self.estimator.predict(features), np.int64)]
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, K) float64 over `classes`; its largest entry is always the predicted class."""
+        if hasattr(self.estimator, "predict_proba"):
+            proba = np.asarray(self.estimator.predict_proba(features), float)
+        else:
+            proba = _softmax(_scores(self.estimator, features, len(self.classes)) / self.temperature)
+        return _agreeing(proba, np.asarray(self.estimator.predict(features), np.int64))
+
+    def save(self, folder: Path) -> None:
+        save_estimator(
+            {"estimator": self.estimator, "classes": self.classes, "temperature": float(self.temperature)},
+            folder / "classifier.skops",
+        )
+
+    @classmethod
+    def load(cls, folder: Path, trust: tuple[str, ...] = ()) -> ClassifierHead:
+        """trust: prefixes of the types' names of a classifier that is not scikit-learn's, see `load_estimator`."""
+        return cls(**load_estimator(folder / "classifier.skops", trust))
+
+
+def _fit(estimator: Any, features: np.ndarray, labels: np.ndarray, weight: np.ndarray | None) -> Any:
+    if weight is None:
+        return estimator.fit(features, labels)
+    last = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
+    if "sample_weight" not in inspect.signature(last[1].fit).parameters:
+        raise CellfeatError(
+            f"the align method weights the source cells, but {type(last[1]).__name__} takes no sample weights; "
+            "use another classifier (svm-linear, lr, rf and xgboost take them)"
+        )
+    return estimator.fit(features, labels, **{f"{last[0]}__sample_weight" if last[0] else "sample_weight": weight})
+
+
+def _scores(estimator: Any, features: np.ndarray, n_classes: int) -> np.ndarray:
+    """(N, K) decision scores; a two-class estimator gives one column, made two. Without scores the answer scores 1."""
+    if not hasattr(estimator, "decision_function"):
+        return np.eye(n_classes)[np.asarray(estimator.predict(features), np.int64)]
+    scores = np.asarray(estimator.decision_function(features), float)
+    return np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    exponential = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return exponential / exponential.sum(axis=1, keepdims=True)
+
+
+def _agreeing(proba: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Swap the largest probability onto the predicted class where the two differ (SVC decides ties by votes), and
+    lift it by the smallest step where they are equal."""
+    rows = np.arange(len(proba))
+    best = proba.argmax(axis=1)
+    proba = proba.copy()
+    proba[rows, best], proba[rows, predicted] = proba[rows, predicted], proba[rows, best]
+    tied = proba.argmax(axis=1) != predicted
+    proba[rows[tied], predicted[tied]] = np.nextafter(proba[rows[tied], predicted[tied]], 1.0)
+    return proba
+
+
+def calibrate(
+    make: Callable[[], Any],
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    weight: np.ndarray | None,
+    seed: int,
+) -> float:
+    """Temperature (Guo et al., ICML 2017, eq. 9) that minimises the log loss of held-out rows' softmax(score / T).
+
+    The held-out scores come from folds of the training rows, which no group crosses; a single positive factor
+    cannot change which class is largest. Too few rows of a class, or of groups, to hold any out: 1.
+    """
+    from scipy.optimize import minimize_scalar
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    n_classes, n_groups = int(labels.max()) + 1, len(np.unique(groups))
+    if min(np.bincount(labels).min(), n_groups) < CALIBRATION_FOLDS:
+        return 1.0
+    grouped = n_groups < len(groups)
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold  # the first is slow on many groups
+    splitter = kind(CALIBRATION_FOLDS, shuffle=True, random_state=seed)
+    held_scores, held_labels = [], []
+    for train, test in splitter.split(features, labels, groups if grouped else None):
+        if len(np.unique(labels[train])) < n_classes:  # a class whose groups all fell into this fold
+            continue
+        fitted = _fit(make(), features[train], labels[train], None if weight is None else weight[train])
+        held_scores.append(_scores(fitted, features[test], n_classes))
+        held_labels.append(labels[test])
+    if not held_scores:
+        return 1.0
+    scores, truth = np.concatenate(held_scores), np.concatenate(held_labels)
+
+    def log_loss(log_temperature: float) -> float:
+        proba = _softmax(scores / np.exp(log_temperature))
+        return -float(np.log(np.maximum(proba[np.arange(len(truth)), truth], 1e-12)).mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded").x))

@@ -1,0 +1,224 @@
+"""The command line: `cellfeat`. Options become a recipe; everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cellfeat.commands import data, plugins, weights
+from cellfeat.errors import CellfeatError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Extract features of single cells and classify them across laboratories.\n\n"
+    "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
+    "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(weights.app, name="weights")
+
+
+def _go_offline(offline: bool) -> bool:
+    if offline:
+        os.environ["CELLFEAT_OFFLINE"] = "1"
+    return offline
+
+
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV (see `cellfeat data index`); default: the demo")]
+Labels = Annotated[str | None, typer.Option(help="five-class, dorl-13 or a YAML map; default: the manifest's labels")]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="Backbone [default: lora-sam]")]
+SegmenterName = Annotated[str | None, typer.Option("--segmenter", help="Replaces the backbone's own mask")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in align.epochs=50")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and rows out and list them in skipped.csv")]
+Offline = Annotated[
+    bool, typer.Option("--offline", callback=_go_offline, help="Download nothing, as CELLFEAT_OFFLINE=1 does")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/<time>-<method>]")]
+Source = Annotated[str | None, typer.Option(help="Which source's pipeline, where the run has several")]
+Refit = Annotated[bool, typer.Option("--refit", help="Fit again with the new images among those adapted to")]
+
+
+@app.command()
+def run(
+    data: Data = None,
+    labels: Labels = None,
+    backbone: BackboneName = None,
+    segmenter: SegmenterName = None,
+    align: Annotated[str | None, typer.Option(help="One method or a chain: per-domain-z,coral")] = None,
+    clf: Annotated[
+        str | None, typer.Option("--clf", help="Classifier [default: the method's own head, or svm-linear]")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name or YAML file; the other options change it")
+    ] = None,
+    sets: Sets = None,
+    source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
+    adapt: Annotated[
+        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout [default: test]")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds inside the source [default: 5]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 1234]")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    skip_bad: SkipBad = False,
+    offline: Offline = False,
+    out: Out = None,
+) -> None:
+    """Fit on each source laboratory, test on every other, and save the pipelines.
+
+    With nothing given: LoRA-SAM, the cross-domain autoencoder and a linear SVM on the built-in demo set.
+    """
+    from cellfeat import compose
+    from cellfeat.console import console, say
+    from cellfeat.report import result_table
+    from cellfeat.run import default_out
+    from cellfeat.run import run as run_recipe
+    from cellfeat.workplace import Workplace
+
+    work = Workplace.on_terminal(device, precision, skip_bad)
+    protocol = {"source": source, "target": target, "adapt": adapt, "folds": folds, "seeds": seed and [seed]}
+    composed = compose.recipe(
+        recipe=recipe,
+        data=data,
+        labels=labels,
+        backbone=backbone,
+        segmenter=segmenter,
+        align=align,
+        classifier=clf,
+        protocol=protocol,
+        sets=sets or [],
+        work=work,
+    )
+    folder, records = run_recipe(composed, out or default_out(composed), work)
+    console.print(result_table(records))
+    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES -o predictions.csv")
+
+
+@app.command()
+def extract(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="features.parquet or features.h5ad")],
+    labels: Labels = None,
+    backbone: BackboneName = None,
+    segmenter: SegmenterName = None,
+    sets: Sets = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    skip_bad: SkipBad = False,
+    offline: Offline = False,
+) -> None:
+    """Pooled features of every cell, before any alignment, with their provenance."""
+    from cellfeat import compose, use
+    from cellfeat.console import say
+    from cellfeat.workplace import Workplace
+
+    work = Workplace.on_terminal(device, precision, skip_bad)
+    composed = compose.recipe(
+        data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [], work=work
+    )
+    count, width = use.extract(composed, out, work)
+    say(f"{out}: {count:,} cells × {width} features")
+
+
+@app.command()
+def transform(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="features.parquet or features.h5ad")],
+    source: Source = None,
+    refit: Refit = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    skip_bad: SkipBad = False,
+    offline: Offline = False,
+) -> None:
+    """Aligned features of the cells of a manifest, by a finished run's pipeline."""
+    from cellfeat import use
+    from cellfeat.console import say
+    from cellfeat.workplace import Workplace
+
+    work = Workplace.on_terminal(device, precision, skip_bad)
+    count, width = use.transform(run, data, out, source, refit, work)
+    say(f"{out}: {count:,} cells × {width} features")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, folders of them, or a manifest")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write")] = Path("predictions.csv"),
+    domain: Annotated[str, typer.Option(help="Name of the laboratory that the images come from")] = "new",
+    source: Source = None,
+    refit: Refit = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    skip_bad: SkipBad = False,
+    offline: Offline = False,
+) -> None:
+    """Labels and probabilities of new images, which are one new domain."""
+    from cellfeat import use
+    from cellfeat.console import console, say
+    from cellfeat.workplace import Workplace
+
+    work = Workplace.on_terminal(device, precision, skip_bad)
+    table, count = use.predict(run, images, out, domain, source, refit, work)
+    console.print(table)
+    say(f"{out}: {count:,} images")
+
+
+def add_plugin_commands(arguments: list[str]) -> None:
+    """Offer the commands of plugins; only the one that is asked for is imported, so that help stays quick."""
+    for point in sorted(entry_points(group="cellfeat.commands"), key=lambda point: point.name):
+        app.registered_groups[:] = [group for group in app.registered_groups if group.name != point.name]
+        if arguments[:1] == [point.name]:
+            try:
+                app.add_typer(point.load(), name=point.name)
+            except Exception as error:
+                owner = point.dist.name if point.dist else "an unknown distribution"
+                raise CellfeatError(f"command {point.name!r} of {owner} did not load: {error}") from error
+        else:
+            stub = typer.Typer(help=f"Commands of the plugin {point.name}.")
+            stub.callback(invoke_without_command=True)(lambda: None)
+            app.add_typer(stub, name=point.name)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit status 2, an interruption says how to go on and is 130."""
+    from cellfeat.console import messages
+
+    try:
+        add_plugin_commands(sys.argv[1:])
+        app()
+    except CellfeatError as error:
+        messages.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            messages.print(
+                "\nInterrupted. Encoded images and training checkpoints are kept: the same command goes on from them.",
+                soft_wrap=True,
+            )
+        raise
+
+
+def _escaped(error: CellfeatError) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

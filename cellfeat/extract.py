@@ -1,0 +1,185 @@
+"""Images to encoded cells: decode and resize in threads, encode in batches of one shape, write as it goes, resume."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellfeat import images
+from cellfeat.datasets import Dataset
+from cellfeat.errors import CellfeatError
+from cellfeat.slots import Backbone, Context, Segmenter
+from cellfeat.store import COLUMNS, Store
+from cellfeat.types import Cells, Column, Features
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 16
+BATCHES_AHEAD = 2
+ROWS_PER_VERSION = 256  # what a kill can cost: at most so many rows are encoded again
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A backbone, perhaps with a segmenter of its own, and the store of what they encoded."""
+
+    backbone: Backbone
+    segmenter: Segmenter | None
+    description: Mapping[str, Any]  # of this way of encoding; the store's identity
+    root: Path  # of all stores
+    context: Context
+
+    def encode(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
+        """The data set's cells with the wanted columns, encoding only images that the store does not hold yet."""
+        _check(columns)
+        if dataset.image_digest is None:
+            raise ValueError("the data set's images were not checked yet, see datasets.check_images")
+        digests = dataset.image_digest.tolist()
+        path_of = dict(zip(digests, dataset.path, strict=True))
+        store = Store(self.root, self.description)
+        missing = store.missing(columns, digests)
+        if missing:
+            size, interpolation = self.backbone.image_size, self.backbone.interpolation
+            batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
+            self._fill(store, missing, batches, columns)
+        return Cells(
+            id=dataset.id,
+            domain=dataset.domain,
+            label=dataset.label,
+            group=dataset.group,
+            is_target=np.zeros(len(dataset), dtype=bool),
+            columns={name: store.column(name, digests) for name in columns},
+        )
+
+    def encode_images(self, image: Column, columns: Sequence[str], folder: Path) -> dict[str, Column]:
+        """The columns of (N, 3, S, S) uint8 images that exist in no file, kept in a store inside `folder`."""
+        _check(columns)
+        rows = np.arange(image.shape[0])
+        chunks = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        digests = [hashlib.sha256(one.tobytes()).hexdigest() for chunk in chunks for one in image.read(chunk)]
+        row_of = dict(zip(digests, rows, strict=True))
+        store = Store(folder, self.description)
+        missing = store.missing(columns, digests)
+        wanted = np.array([row_of[digest] for digest in missing], dtype=int)
+        batches = (image.read(wanted[start : start + BATCH]) for start in range(0, len(wanted), BATCH))
+        self._fill(store, missing, batches, columns)
+        return {name: store.column(name, digests) for name in columns}
+
+    def _fill(
+        self, store: Store, digests: Sequence[str], batches: Iterable[np.ndarray], columns: Sequence[str]
+    ) -> None:
+        """Encode batches of at most `BATCH` images and append them, a version every few batches."""
+        waiting: list[dict[str, np.ndarray]] = []
+        done = empty = 0
+        with self.context.progress(len(digests), "encoding images") as bar:
+            for batch in batches:
+                waiting.append(encode_batch(batch, self.backbone, self.segmenter, columns, self.context))
+                done += len(batch)
+                empty += int(waiting[-1].pop("empty").sum())
+                bar.advance(len(batch))
+                rows = sum(len(item[columns[0]]) for item in waiting)
+                if rows >= ROWS_PER_VERSION or done == len(digests):
+                    values = {name: np.concatenate([item[name] for item in waiting]) for name in columns}
+                    store.append(digests[done - rows : done], values)
+                    waiting.clear()
+        if empty:
+            self.context.note(f"{empty} of {done} images have an empty mask: there the whole image is the cell")
+
+
+def _check(columns: Sequence[str]) -> None:
+    wrong = sorted(set(columns) - set(COLUMNS))
+    if wrong:
+        raise CellfeatError(f"there is no column {', '.join(wrong)} to read; a method may read {', '.join(COLUMNS)}")
+
+
+def _decoded(paths: Sequence[Any], size: int, interpolation: str) -> Iterator[np.ndarray]:
+    """(B, 3, S, S) uint8 RGB batches in order, decoded a few batches ahead in threads."""
+
+    def load(path: Any) -> np.ndarray:
+        return images.resize(images.read_rgb(path), size, interpolation).transpose(2, 0, 1)
+
+    ahead: deque[list[Future]] = deque()
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        try:
+            for start in range(0, len(paths), BATCH):
+                ahead.append([pool.submit(load, path) for path in paths[start : start + BATCH]])
+                if len(ahead) > BATCHES_AHEAD:
+                    yield np.stack([future.result() for future in ahead.popleft()])
+            while ahead:
+                yield np.stack([future.result() for future in ahead.popleft()])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def encode_batch(
+    batch: np.ndarray,
+    backbone: Backbone,
+    segmenter: Segmenter | None,
+    columns: Sequence[str],
+    context: Context,
+) -> dict[str, np.ndarray]:
+    """The columns of (B, 3, S, S) uint8 RGB images, plus `empty` (B,) bool: cells whose mask has no pixel.
+
+    The forward pass always has `BATCH` images: a short batch is padded with its last image, so that a cell's features
+    do not depend on how many came with it.
+    """
+    import torch
+
+    count = len(batch)
+    if set(columns) == {"image"}:  # an end-to-end method needs no backbone
+        return {"image": batch, "empty": np.zeros(count, dtype=bool)}
+    padded = np.concatenate([batch, np.repeat(batch[-1:], BATCH - count, axis=0)]) if count < BATCH else batch
+    tensor = torch.from_numpy(padded)
+    with torch.inference_mode():
+        features = backbone.encode(tensor)
+        mask = features.mask if segmenter is None else segmenter.segment(tensor)
+        values = _columns(tensor, features, mask, segmenter is not None, columns, context)
+    empty = torch.zeros(len(padded), dtype=torch.bool) if mask is None else ~mask.flatten(1).any(1)
+    return {name: value[:count] for name, value in values.items()} | {"empty": empty.cpu().numpy()[:count]}
+
+
+def _columns(
+    tensor: torch.Tensor,
+    features: Features,
+    mask: torch.Tensor | None,
+    segmented: bool,
+    columns: Sequence[str],
+    context: Context,
+) -> dict[str, np.ndarray]:
+    is_map = features.embedding.dim() == 4
+    if mask is None and is_map and {"pooled", "crop", "mask"} & set(columns):
+        context.note("the backbone gives no mask and no --segmenter is named: the whole image is taken as the cell")
+    values: dict[str, np.ndarray] = {}
+    for name in columns:
+        if name == "image":
+            values[name] = tensor.numpy()
+        elif name == "map":
+            if not is_map:
+                raise CellfeatError("the align method reads a token map, but this backbone gives one vector per image")
+            values[name] = features.embedding.float().cpu().numpy()
+        elif name == "pooled":
+            values[name] = _pooled(features, mask, is_map, segmented).float().cpu().numpy()
+        elif name == "mask":
+            whole = np.ones((len(tensor), *tensor.shape[-2:]), dtype=bool)
+            values[name] = whole if mask is None else mask.bool().cpu().numpy()
+        elif name == "crop":
+            values[name] = images.masked_crops(tensor.numpy(), None if mask is None else mask.bool().cpu().numpy())
+    return values
+
+
+def _pooled(features: Features, mask: torch.Tensor | None, is_map: bool, segmented: bool) -> torch.Tensor:
+    """The backbone's own pooling, unless a separate segmenter says better where the cell is."""
+    if not is_map:
+        return features.embedding if features.pooled is None else features.pooled
+    if features.pooled is not None and not segmented:
+        return features.pooled
+    return images.masked_mean(features.embedding, mask)

@@ -1,0 +1,113 @@
+"""Results as files: one JSON line per source, target and seed; every prediction in a Parquet table beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat import metrics
+from cellfeat.artifacts import atomic_file
+from cellfeat.errors import CellfeatError
+from cellfeat.evaluate import Result, score
+from cellfeat.types import Cells
+
+SCHEMA = 1
+
+
+def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records of one result: the source by its held-out folds, then each target. `about` stands in all."""
+    records = []
+    for target, scored in score(result, cells, len(classes)).items():
+        inside = target == result.split.name
+        rows = result.split.rows if inside else result.split.targets[target]
+        counts = np.bincount(cells.label[rows], minlength=len(classes))
+        records.append(
+            _json(
+                {
+                    "schema": SCHEMA,
+                    "source": result.split.name,
+                    "target": target,
+                    "held_out_folds": inside,
+                    "seed": result.seed,
+                    "adapt": result.adapt,
+                    "adapted_to": result.adapted_to,
+                    "weights_saw": result.weights_saw,
+                    "cells": len(rows),
+                    "class_counts": {classes[i]: int(n) for i, n in enumerate(counts) if n},
+                    "left_out": {classes[i]: n for i, n in result.split.left_out.items()},
+                    "scores": scored.record(),
+                    "scored_classes": [classes[i] for i in scored.classes],
+                    "majority": metrics.majority(cells.label[rows], len(classes)),
+                    "classes": list(classes),
+                    "confusion": scored.confusion,
+                    "seconds": round(result.seconds, 3),
+                    **about,
+                }
+            )
+        )
+    return records
+
+
+def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add JSON lines to a file, written whole and synced."""
+    import os
+
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _json(value: Any) -> Any:
+    """What JSON can hold: NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; a line that is none is refused by its number."""
+    records = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CellfeatError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise CellfeatError(f"{path}, line {number}: no record of schema {SCHEMA}")
+        records.append(record)
+    return records
+
+
+def write_predictions(path: Path, results: Iterable[Result], cells: Cells, classes: tuple[str, ...]) -> None:
+    """Parquet, a row per seed, source, target, fold and cell: id, label, predicted, and a probability per class."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = np.array(classes)
+    tables = []
+    for result in results:
+        for target, predictions in {result.split.name: result.inside, **result.targets}.items():
+            for one in predictions:
+                columns = {
+                    "seed": np.full(len(one.rows), result.seed),
+                    "source": np.full(len(one.rows), result.split.name),
+                    "target": np.full(len(one.rows), target),
+                    "fold": np.full(len(one.rows), one.fold),
+                    "id": cells.id[one.rows],
+                    "label": names[cells.label[one.rows]],
+                    "predicted": names[one.classes],
+                }
+                proba = {f"p_{name}": one.proba[:, i].astype(np.float32) for i, name in enumerate(classes)}
+                tables.append(pa.table({key: pa.array(values) for key, values in {**columns, **proba}.items()}))
+    if tables:
+        with atomic_file(path) as partial:
+            pq.write_table(pa.concat_tables(tables), partial, compression="zstd")

@@ -1,0 +1,174 @@
+"""`cellfeat run` as a function: a recipe in, a run folder out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from cellfeat import datasets, provenance, records
+from cellfeat.errors import CellfeatError
+from cellfeat.evaluate import Evaluator, Result, check_enough
+from cellfeat.extract import Encoder
+from cellfeat.finetune import adapter_for
+from cellfeat.pipeline import Pipeline, columns_read, resolve
+from cellfeat.recipe import DEMO, Part, Recipe
+from cellfeat.slots import Context
+from cellfeat.workplace import Workplace, load_dataset, make_encoder
+
+
+def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str, Any]]]:
+    """Encode, fit, evaluate, refit and save; gives the run folder and its records.
+
+    The folder appears under its final name when everything in it is whole.
+    """
+    if out.exists():
+        raise CellfeatError(f"{out} exists and a run folder is never overwritten; name another with --out")
+    recipe = _with_absolute_paths(resolve(recipe, work.registry))
+    seed = recipe.protocol.seeds[0]
+    context = work.context(seed, "run")
+    dataset = load_dataset(recipe.dataset, work)
+    Pipeline.build(recipe, work.registry, dataset.classes, context).prepare(context)  # misfits show before long work
+    recipe = finetuned(recipe, dataset, work)
+    encoder = make_encoder(recipe, work, context)
+    prototype = Pipeline.build(recipe, work.registry, dataset.classes, context, encoder)
+    cells = encoder.encode(dataset, columns_read(prototype.aligners))
+    check_enough(cells, recipe.protocol.folds)
+    evaluator = Evaluator(
+        recipe, work.registry, cells, dataset.classes, context, encoder, f"{dataset.digest}|{encoder.description}"
+    )
+    with _run_folder(out) as folder:
+        (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
+        datasets.write_skipped(folder / "skipped.csv", dataset.skipped)
+        about = _about(recipe, dataset, encoder, prototype, context, work)
+        written = _evaluate(evaluator, folder, about, recipe, cells, dataset)
+    evaluator.clear_scratch()
+    return out, written
+
+
+def _evaluate(
+    evaluator: Evaluator, folder: Path, about: dict[str, Any], recipe: Recipe, cells: Any, dataset: datasets.Dataset
+) -> list[dict[str, Any]]:
+    written: list[dict[str, Any]] = []
+    results: list[Result] = []
+    note = evaluator.context.note
+    for seed in recipe.protocol.seeds:
+        for split in evaluator.splits(seed):
+            for label, count in split.left_out.items():
+                name = dataset.classes[label]
+                note(f"source {split.name}: class {name} is left out, as its cells ({count}) are fewer than the folds")
+            results.append(evaluator.run(split, seed))
+            new = records.of(results[-1], cells, dataset.classes, about)
+            records.append(folder / "records.jsonl", new)
+            written += new
+            if seed == recipe.protocol.seeds[0]:
+                pipeline = evaluator.refit(split, seed)
+                pipeline.facts = {
+                    "dataset": about["dataset"],
+                    "weights_sha256": about["backbone"]["weights_sha256"],
+                    "source": list(split.source),
+                    "seed": seed,
+                }
+                pipeline.save(folder / "pipelines" / split.name)
+    records.write_predictions(folder / "predictions.parquet", results, cells, dataset.classes)
+    return written
+
+
+def _about(
+    recipe: Recipe,
+    dataset: datasets.Dataset,
+    encoder: Encoder,
+    pipeline: Pipeline,
+    context: Context,
+    work: Workplace,
+) -> dict[str, Any]:
+    """What every record of this run says of itself."""
+    parts = [("backbone", recipe.backbone), ("segmenter", recipe.segmenter), ("classifier", recipe.classifier)]
+    plugins = {}
+    for slot, part in parts + [("align", part) for part in recipe.align]:
+        if part is not None:
+            offer = work.registry.find(slot, part.name)
+            plugins[f"{slot}:{part.name}"] = f"{offer.distribution} {offer.version}"
+    return {
+        "recipe": recipe.as_dict(),
+        "recipe_digest": recipe.digest,
+        "dataset": {
+            "manifest": recipe.dataset.manifest,
+            "digest": dataset.digest,
+            "cells": len(dataset),
+            "skipped": len(dataset.skipped),
+            "dropped": dataset.dropped,
+        },
+        "backbone": {
+            "name": recipe.backbone.name,
+            "weights_sha256": encoder.description["weights_sha256"],
+            "used": pipeline.uses_backbone,
+        },
+        "uses_target": pipeline.uses_target,
+        "uses_labels": pipeline.uses_labels,
+        "plugins": plugins,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(context.device),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """So that a run's pipelines find their data and label map from any working folder."""
+    section, paths = recipe.dataset, {}
+    if section.manifest != DEMO:
+        paths["manifest"] = str(Path(section.manifest).resolve())
+    if section.labels is not None and Path(section.labels).is_file():
+        paths["labels"] = str(Path(section.labels).resolve())
+    return recipe.model_copy(update={"dataset": section.model_copy(update=paths)})
+
+
+def finetuned(recipe: Recipe, dataset: datasets.Dataset, work: Workplace) -> Recipe:
+    """The recipe with its backbone fine-tuned on masks first, if it asks for that; the adapter is cached."""
+    if recipe.finetune is None:
+        return recipe
+    adapter = adapter_for(recipe, dataset, work)
+    backbone = Part.of(recipe.backbone.name, {**recipe.backbone.params, "adapter": str(adapter)})
+    return recipe.model_copy(update={"backbone": backbone})
+
+
+@contextmanager
+def _run_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes its final name when the run ends well; what an interrupted run wrote stays beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial-{uuid4().hex[:8]}")
+    partial.mkdir()
+    try:
+        yield partial
+    except BaseException:
+        if not (partial / "records.jsonl").is_file():  # nothing in it that took any time
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(out)
+
+
+def default_out(recipe: Recipe) -> Path:
+    """runs/<date>-<backbone>-<align>-<classifier>, with a number when that is taken."""
+    parts = [recipe.backbone.name, *(part.name for part in recipe.align)]
+    parts += [recipe.classifier.name] if recipe.classifier else []
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{'-'.join(parts)}".replace(":", "-").replace("/", "-")
+    folder = Path("runs") / name
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / f"{name}-{number}"
+        number += 1
+    return folder
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """{source: pipeline folder} of a finished run, or of a single pipeline's folder."""
+    if (folder / "pipeline.json").is_file():
+        return {folder.name: folder}
+    if not (folder / "pipelines").is_dir():
+        raise CellfeatError(f"{folder} is no run folder: it has no pipelines/ (was the run interrupted?)")
+    return {path.name: path for path in sorted((folder / "pipelines").iterdir()) if (path / "pipeline.json").is_file()}

@@ -1,0 +1,121 @@
+"""Which rows train, test and adapt. Splits depend on ids and seeds alone, and never divide a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellfeat.errors import CellfeatError, unknown
+from cellfeat.types import Cells
+
+PROTOCOLS = ("cross-domain", "leave-one-domain-out")
+ADAPT = ("none", "test", "heldout")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows to train on and held-out rows of the same source domains; (n,) int64 indices into the cells."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """One source setting: its folds, every target domain whole, and the classes that the source can teach."""
+
+    source: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    targets: dict[str, np.ndarray]
+    left_out: dict[int, int]  # class -> cells, for classes with fewer cells than folds in the source
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.source)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All source rows that can be trained on."""
+        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+
+
+def splits(
+    protocol: str, cells: Cells, *, folds: int, seed: int, sources: Sequence[str] = (), targets: Sequence[str] = ()
+) -> Iterator[Split]:
+    """The splits of a protocol, in the order of the domains' names.
+
+    `cross-domain` (DoRL, section 4): k folds inside each source domain; each fold's model is tested on the held-out
+    fold and on the whole of each other domain. `leave-one-domain-out`: all domains but one are the source.
+    `sources` and `targets` restrict the domains; empty means all.
+    """
+    domains = sorted(set(cells.domain.tolist()))
+    for name in (*sources, *targets):
+        if name not in domains:
+            raise CellfeatError(unknown("domain", name, domains))
+    if protocol not in PROTOCOLS:
+        raise CellfeatError(unknown("protocol", protocol, PROTOCOLS))
+    from_ = [name for name in domains if name in (sources or domains)]
+    to = [name for name in domains if name in (targets or domains)]
+    settings: list[tuple[tuple[str, ...], list[str]]]
+    if protocol == "cross-domain":
+        settings = [((name,), [d for d in to if d != name]) for name in from_]
+    else:
+        settings = [(tuple(d for d in from_ if d != name), [name]) for name in to]
+    for source, others in settings:
+        if source:
+            yield _split(cells, source, others, folds, seed)
+
+
+def _split(cells: Cells, source: tuple[str, ...], targets: list[str], folds: int, seed: int) -> Split:
+    rows = _in_order(cells, np.flatnonzero(np.isin(cells.domain, source) & (cells.label >= 0)))
+    counts = np.bincount(cells.label[rows]) if len(rows) else np.zeros(0, int)
+    left_out = {int(c): int(n) for c, n in enumerate(counts) if 0 < n < folds}
+    rows = rows[~np.isin(cells.label[rows], list(left_out))]
+    if len(np.unique(cells.label[rows])) < 2:
+        raise CellfeatError(
+            f"source {'+'.join(source)} has fewer than 2 classes with at least {folds} labelled cells; "
+            "use fewer folds (--folds) or name the sources that have more (--source)"
+        )
+    return Split(
+        source,
+        tuple(k_fold(cells, rows, folds, seed)),
+        {name: np.flatnonzero((cells.domain == name) & (cells.label >= 0)) for name in targets},
+        left_out,
+    )
+
+
+def _in_order(cells: Cells, rows: np.ndarray) -> np.ndarray:
+    """The rows ordered by id, so that no split depends on where a cell stands."""
+    return rows[np.argsort(cells.id[rows], kind="stable")]
+
+
+def k_fold(cells: Cells, rows: np.ndarray, folds: int, seed: int) -> Iterator[Fold]:
+    """Stratified folds of `rows`: scikit-learn's StratifiedKFold(shuffle=True, random_state=seed), as published,
+    or StratifiedGroupKFold where a group has more than one row."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    groups = cells.group[rows]
+    grouped = len(np.unique(groups)) < len(rows)
+    if grouped and len(np.unique(groups)) < folds:
+        raise CellfeatError(f"{len(np.unique(groups))} groups cannot be divided into {folds} folds; use --folds")
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    for train, test in splitter.split(np.zeros(len(rows)), cells.label[rows], groups if grouped else None):
+        yield Fold(rows[train], rows[test])
+
+
+def halves(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of `rows` for `adapt: heldout`: alternate groups in the order of their first ids, so that no group
+    is divided, no label is looked at, and both halves stretch over the whole data set."""
+    rows = _in_order(cells, rows)
+    _, first, members = np.unique(cells.group[rows], return_index=True, return_inverse=True)
+    if len(first) < 2:
+        raise CellfeatError(
+            f"domain {', '.join(np.unique(cells.domain[rows]))} has {len(first)} group of cells, which cannot be "
+            "halved: --adapt heldout needs two; use --adapt test or none"
+        )
+    place = np.argsort(np.argsort(first))  # of each group among all, by its first id
+    second = place[members] % 2 == 1
+    return np.sort(rows[~second]), np.sort(rows[second])

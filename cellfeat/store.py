@@ -1,0 +1,175 @@
+"""Encoded cells on disk: one Lance data set per column, rows addressed by the digest of the image's bytes.
+
+A store belongs to one way of encoding (backbone, parameters, weights, segmenter, batch shape, threads); what differs
+in any of these lies in another store. Rows are appended in atomic versions, so a killed run leaves whole rows, and
+the next one goes on from the digests that are present.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat.artifacts import atomic_file
+from cellfeat.errors import CellfeatError
+from cellfeat.types import Column
+
+COLUMNS = ("image", "mask", "map", "pooled", "crop")
+LAYOUT = 1  # of these files; another layout is another store
+
+
+def cache_folder() -> Path:
+    """Where stores, weights, checkpoints and the demo set live: CELLFEAT_CACHE, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("CELLFEAT_CACHE") or platformdirs.user_cache_dir("cellfeat"))
+
+
+def fingerprint(description: Mapping[str, Any]) -> str:
+    """sha256 of a JSON description, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _LanceColumn:
+    """Rows of one Lance data set, unpacked as they are read."""
+
+    dataset: Any
+    rows: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        index = self.rows[np.asarray(rows)]
+        if not len(index):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        # Lance reads sorted, distinct rows fastest; the wanted order is put back afterwards.
+        distinct, order = np.unique(index, return_inverse=True)
+        table = self.dataset.take(distinct.tolist(), columns=["value"])
+        flat = table.column("value").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return _unpack(flat.reshape(len(distinct), -1), self.shape[1:], self.dtype)[order]
+
+
+class Store:
+    """The columns encoded in one way. `description` says which way, in JSON values."""
+
+    def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
+        self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
+        self.folder = Path(root) / fingerprint(self.description)[:20]
+        self._known: dict[str, tuple[int, dict[str, int]]] = {}  # column -> rows counted, {digest: row}
+        self._describe()
+
+    def _describe(self) -> None:
+        path = self.folder / "store.json"
+        if not path.is_file():
+            with atomic_file(path) as partial:
+                partial.write_text(json.dumps(self.description, indent=1, sort_keys=True))
+        found = json.loads(path.read_text())
+        for key in sorted({*found, *self.description}):
+            if found.get(key) != self.description.get(key):
+                raise CellfeatError(
+                    f"the store {self.folder} was written with {key}={found.get(key)!r}, this run needs "
+                    f"{self.description.get(key)!r}; move the folder away"
+                )
+
+    def _open(self, column: str) -> Any | None:
+        import lance
+
+        path = self.folder / f"{column}.lance"
+        # A creation that was killed before its first version leaves a folder without a manifest.
+        return lance.dataset(str(path)) if any((path / "_versions").glob("*.manifest")) else None
+
+    def rows(self, column: str) -> dict[str, int]:
+        """{digest: row} of what a column holds."""
+        return self._rows_of(column, self._open(column))
+
+    def _rows_of(self, column: str, dataset: Any | None) -> dict[str, int]:
+        if dataset is None:
+            return {}
+        count, known = self._known.get(column, (0, {}))
+        if count != dataset.count_rows():
+            digests = dataset.to_table(columns=["digest"]).column("digest").to_pylist()
+            # Two runs may have encoded the same image; the first row stands.
+            known = {digest: row for row, digest in reversed(list(enumerate(digests)))}
+            self._known[column] = (len(digests), known)
+        return known
+
+    def missing(self, columns: Sequence[str], digests: Sequence[str]) -> list[str]:
+        """The distinct digests that lack at least one of the columns, in the order given."""
+        have = [self.rows(column) for column in columns]
+        return [digest for digest in dict.fromkeys(digests) if not all(digest in rows for rows in have)]
+
+    def append(self, digests: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+        """Add rows to columns as one atomic version each; a digest that a column has already is left as it is."""
+        for column, array in values.items():
+            dataset = self._open(column)
+            have = self._rows_of(column, dataset)
+            new: dict[str, int] = {}
+            for i, digest in enumerate(digests):
+                if digest not in have:
+                    new.setdefault(digest, i)
+            if new:
+                self._write(column, dataset, list(new), array[list(new.values())])
+                count = 0 if dataset is None else dataset.count_rows()
+                have.update({digest: count + i for i, digest in enumerate(new)})
+                # Rows that another run added meanwhile make the count differ, and then all are read again.
+                self._known[column] = (count + len(new), have)
+
+    def _write(self, column: str, dataset: Any | None, digests: list[str], array: np.ndarray) -> None:
+        import lance
+        import pyarrow as pa
+
+        packed = _pack(array)
+        shape = {"shape": json.dumps(array.shape[1:]), "dtype": array.dtype.name}
+        held = shape if dataset is None else _metadata(dataset)
+        if held != shape:
+            raise CellfeatError(
+                f"the store {self.folder} holds {column} as {held['dtype']} {held['shape']}, but was given "
+                f"{shape['dtype']} {shape['shape']}; move the folder away"
+            )
+        kind = pa.list_(pa.from_numpy_dtype(packed.dtype), packed.shape[1])
+        value = pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), type=kind)
+        schema = pa.schema([pa.field("digest", pa.string()), pa.field("value", kind)], metadata=shape)
+        table = pa.table([pa.array(digests), value], schema=schema)
+        path = str(self.folder / f"{column}.lance")
+        try:
+            lance.write_dataset(table, path, mode="create" if dataset is None else "append")
+        except OSError:
+            if dataset is not None or self._open(column) is None:
+                raise
+            lance.write_dataset(table, path, mode="append")  # another run created it just now
+
+    def column(self, name: str, digests: Sequence[str]) -> Column:
+        """The rows of these digests, lazily; all of them must be there."""
+        dataset = self._open(name)
+        rows = self._rows_of(name, dataset)
+        absent = {digest for digest in digests if digest not in rows}
+        if dataset is None or absent:
+            raise CellfeatError(f"the store {self.folder} lacks {name} of {len(absent)} images; encode them first")
+        metadata = _metadata(dataset)
+        shape = tuple(json.loads(metadata["shape"]))
+        index = np.array([rows[digest] for digest in digests], dtype=np.int64)
+        return _LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
+
+
+def _metadata(dataset: Any) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in dataset.schema.metadata.items()}
+
+
+def _pack(array: np.ndarray) -> np.ndarray:
+    """(n, ...) -> (n, width): masks as bits, everything else as it is."""
+    flat = array.reshape(len(array), -1)
+    return np.packbits(flat, axis=1) if array.dtype == np.bool_ else np.ascontiguousarray(flat)
+
+
+def _unpack(flat: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if dtype == np.bool_:
+        flat = np.unpackbits(flat, axis=1, count=int(np.prod(shape))).astype(bool)
+    return flat.reshape(len(flat), *shape)

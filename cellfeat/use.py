@@ -1,0 +1,188 @@
+"""Using methods on data: features of a manifest, and a finished run's pipelines on new cells."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellfeat import datasets, provenance
+from cellfeat.artifacts import atomic_file
+from cellfeat.errors import CellfeatError, unknown
+from cellfeat.manifest import refuse_existing
+from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
+from cellfeat.recipe import DatasetSection, Recipe, parse
+from cellfeat.run import read_run
+from cellfeat.types import UNLABELED, Cells
+from cellfeat.workplace import Workplace, load_dataset, make_encoder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMATS = (".parquet", ".h5ad")
+
+
+def extract(recipe: Recipe, out: Path, work: Workplace) -> tuple[int, int]:
+    """Write the pooled features of a recipe's data set; gives (cells, features)."""
+    _check_out(out, FORMATS)
+    recipe = resolve(recipe, work.registry)
+    context = work.context(recipe.protocol.seeds[0], "extract")
+    encoder = make_encoder(recipe, work, context)
+    dataset = load_dataset(recipe.dataset, work)
+    cells = encoder.encode(dataset, ("pooled",))
+    about = {
+        "backbone": recipe.backbone.model_dump(),
+        "segmenter": recipe.segmenter and recipe.segmenter.model_dump(),
+        "weights_sha256": encoder.description["weights_sha256"],
+        "weights_saw": getattr(encoder.backbone, "weights_saw", None),
+    }
+    return _finish(out, cells, dataset, cells.pooled, about)
+
+
+def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, work: Workplace) -> tuple[int, int]:
+    """Write the aligned features of a manifest's cells; gives (cells, features). Labels are passed through unseen."""
+    _check_out(out, FORMATS)
+    folder = pipeline_folder(run, source)
+    section = parse(read_about(folder)["recipe"]).dataset
+    dataset = load_dataset(DatasetSection(manifest=data, labels=section.labels), work)
+    pipeline, cells, context = _placed(folder, dataset, refit, work)
+    vectors = pipeline.features(cells, context)
+    about = {"run": str(run), "pipeline": folder.name, "recipe": pipeline.recipe.as_dict(), "refit": refit}
+    return _finish(out, cells, dataset, vectors, about)
+
+
+def predict(
+    run: Path, images: Sequence[Path], out: Path, domain: str, source: str | None, refit: bool, work: Workplace
+) -> tuple[Table, int]:
+    """Write a CSV with a label and the probabilities of every image; gives a summary table and the count."""
+    _check_out(out, (".csv",))
+    folder = pipeline_folder(run, source)
+    dataset = _images(images, domain, work)
+    pipeline, cells, context = _placed(folder, dataset, refit, work)
+    chosen, proba = pipeline.predict(cells, context)
+    with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "path", "label", "probability", *(f"p_{name}" for name in pipeline.classes)])
+        for row, path in enumerate(dataset.path):
+            values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *proba[row])]
+            writer.writerow([_plain(cells.id[row]), _plain(str(path)), pipeline.classes[chosen[row]], *values])
+    if dataset.skipped:
+        datasets.write_skipped(out.with_name(f"{out.stem}-skipped.csv"), dataset.skipped)
+    return _counts(pipeline.classes, chosen, proba), len(dataset)
+
+
+def pipeline_folder(run: Path, source: str | None) -> Path:
+    """The folder of one source's pipeline in a run."""
+    pipelines = read_run(run)
+    if source is None and len(pipelines) == 1:
+        return next(iter(pipelines.values()))
+    if source is None:
+        raise CellfeatError(f"{run} has a pipeline per source: {', '.join(pipelines)}; choose one with --source")
+    if source not in pipelines:
+        raise CellfeatError(unknown("source of this run", source, pipelines))
+    return pipelines[source]
+
+
+def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Dataset:
+    if len(images) == 1 and images[0].suffix.lower() == ".csv":
+        found = datasets.read_manifest(images[0], skip_bad=work.skip_bad)
+        found = replace(found, domain=np.full(len(found), domain), label=np.full(len(found), UNLABELED))
+    else:
+        found = datasets.unlabelled_images(images, domain)
+    return datasets.check_images(found, work.skip_bad, work.reporter.progress)
+
+
+def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:
+    """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
+    about = read_about(folder)
+    recipe = parse(about["recipe"], f"the recipe in {folder}")
+    context = work.context(about["facts"]["seed"], "use")
+    encoder = make_encoder(recipe, work, context)
+    was, now = about["facts"]["weights_sha256"], encoder.description["weights_sha256"]
+    if was != now:
+        raise CellfeatError(
+            f"{folder} was fitted on features of weights with sha256 {was}, but {recipe.backbone.name} now has weights "
+            f"with {now}; put the old weights back or run again"
+        )
+    pipeline = Pipeline.load(folder, work.registry, context, encoder)
+    columns = columns_read(pipeline.aligners)
+    if not refit:
+        return pipeline, encoder.encode(dataset, columns), context
+    original = load_dataset(recipe.dataset, work)
+    if original.digest != about["facts"]["dataset"]["digest"]:
+        raise CellfeatError(
+            f"{recipe.dataset.manifest} has changed since {folder} was made: run again instead of --refit"
+        )
+    kept = np.isin(original.domain, about["facts"]["source"]) & np.isin(original.label, pipeline.fitted_classes)
+    source, target = encoder.encode(original.select(kept), columns), encoder.encode(dataset, columns)
+    both = source.joined(target.hide_labels())
+    new = np.arange(len(source), len(both))
+    fresh = Pipeline.build(recipe, work.registry, pipeline.classes, context, encoder)
+    vectors = fresh.fit_align(both.with_target(new), context)
+    fresh.fit_classifier(work.registry, source, vectors[: len(source)], context)
+    return fresh, target, context
+
+
+def _check_out(out: Path, endings: Sequence[str]) -> None:
+    if out.suffix.lower() not in endings:
+        raise CellfeatError(f"--out {out}: the name must end in {' or '.join(endings)}")
+    refuse_existing(out)
+
+
+def _finish(
+    out: Path, cells: Cells, dataset: datasets.Dataset, vectors: np.ndarray, about: Mapping[str, Any]
+) -> tuple[int, int]:
+    labels = ["" if label == UNLABELED else dataset.classes[label] for label in cells.label]
+    about = {**about, "dataset": dataset.digest, "versions": provenance.versions()}
+    rows = {"id": cells.id, "domain": cells.domain, "label": np.array(labels, dtype=str), "group": cells.group}
+    with atomic_file(out) as partial:
+        (_write_anndata if out.suffix.lower() == ".h5ad" else _write_parquet)(partial, rows, vectors, about)
+    if dataset.skipped:
+        datasets.write_skipped(out.with_name(f"{out.stem}-skipped.csv"), dataset.skipped)
+    return vectors.shape
+
+
+def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
+    """A column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {**rows, **{f"f{i}": vectors[:, i] for i in range(vectors.shape[1])}}
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(table.replace_schema_metadata({"cellfeat": json.dumps(about)}), path, compression="zstd")
+
+
+def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
+    """X = features, obs = id, domain, label and group, uns["cellfeat"] = provenance as JSON."""
+    try:
+        import anndata
+        import pandas as pd
+    except ImportError:
+        raise CellfeatError('.h5ad needs anndata: pip install "cellfeat[anndata]" (.parquet needs nothing)') from None
+    obs = pd.DataFrame({name: values for name, values in rows.items() if name != "id"}, index=rows["id"].astype(object))
+    names = pd.DataFrame(index=[f"f{i}" for i in range(vectors.shape[1])])
+    anndata.AnnData(X=vectors, obs=obs, var=names, uns={"cellfeat": json.dumps(about)}).write_h5ad(path)
+
+
+def _plain(text: str) -> str:
+    """A file name that a spreadsheet would take for a formula is kept text by a leading apostrophe."""
+    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+def _counts(classes: Sequence[str], chosen: np.ndarray, proba: np.ndarray) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Predicted classes", title_justify="left")
+    for heading in ("class", "images", "share", "median probability"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for index, name in enumerate(classes):
+        rows = chosen == index
+        if rows.any():
+            middle = np.median(proba[rows, index])
+            table.add_row(name, f"{rows.sum():,}", f"{100 * rows.mean():.1f} %", f"{middle:.2f}")
+    return table

@@ -1,0 +1,90 @@
+"""Where a command works: plugins, device, cache, the person who looks on; and its data and encoder from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellfeat import datasets
+from cellfeat.extract import BATCH, Encoder
+from cellfeat.recipe import DEMO, DatasetSection, Recipe
+from cellfeat.registry import Registry
+from cellfeat.slots import Context, Reporter
+from cellfeat.store import cache_folder, fingerprint
+from cellfeat.training import choose_device, choose_dtype
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how to compute, apart from what: nothing here changes a result beyond rounding."""
+
+    registry: Registry
+    reporter: Reporter
+    device: str = "auto"
+    precision: str = "fp32"
+    skip_bad: bool = False
+
+    @classmethod
+    def on_terminal(cls, device: str = "auto", precision: str = "fp32", skip_bad: bool = False) -> Workplace:
+        """The installed plugins, and a person in front of the screen: what a command works in."""
+        from cellfeat.console import TerminalReporter
+        from cellfeat.registry import installed
+
+        return cls(installed(), TerminalReporter(), device, precision, skip_bad)
+
+    def context(self, seed: int, purpose: str, settings: Any = None) -> Context:
+        """A context whose scratch folder lives in the cache, named after `purpose` and (JSON) `settings`."""
+        import torch
+
+        name = purpose if settings is None else f"{purpose}-{fingerprint({'settings': settings})[:20]}"
+        scratch = cache_folder() / "scratch" / name
+        scratch.mkdir(parents=True, exist_ok=True)
+        return Context(
+            device=choose_device(self.device),
+            dtype=choose_dtype(self.precision),
+            generator=torch.Generator().manual_seed(seed),
+            scratch=scratch,
+            reporter=self.reporter,
+        )
+
+
+def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
+    """The recipe's data set with every image decoded once: bad ones are an error now, or skipped when asked for."""
+    if section.manifest == DEMO:
+        from cellfeat.demo import demo_manifest
+
+        manifest = demo_manifest(cache_folder() / "demo", work.reporter.progress)
+        work.reporter.note("no data named (--data): the built-in demo set of three synthetic laboratories is used")
+    else:
+        manifest = Path(section.manifest)
+    dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
+    for text in dataset.notes():
+        work.reporter.note(text)
+    return datasets.check_images(dataset, skip_bad=work.skip_bad, progress=work.reporter.progress)
+
+
+def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
+    """The recipe's backbone and segmenter, and the identity of the store that their output belongs to."""
+    import torch
+
+    import cellfeat
+
+    offer = work.registry.find("backbone", recipe.backbone.name)
+    backbone = offer.create(recipe.backbone.params, context)
+    segmenter = None
+    if recipe.segmenter is not None:
+        segmenter = work.registry.create("segmenter", recipe.segmenter.name, recipe.segmenter.params, context)
+    description = {
+        "backbone": {"name": offer.name, "distribution": offer.distribution, "version": offer.version},
+        "parameters": recipe.backbone.params,
+        "weights_sha256": getattr(backbone, "weights_sha256", None),
+        "segmenter": recipe.segmenter and recipe.segmenter.model_dump(),
+        "frame": [backbone.image_size, backbone.interpolation],
+        "batch": BATCH,
+        "device": context.device.type,
+        "precision": str(context.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cellfeat": cellfeat.__version__,
+    }
+    return Encoder(backbone, segmenter, description, cache_folder() / "stores", context)

@@ -1,0 +1,237 @@
+"""The command line as a newcomer meets it: help, typos, bad input, one clear line each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cellfeat import cli
+from cellfeat.demo import write_demo
+
+HEAVY = ("torch", "sklearn", "xgboost", "timm", "peft", "lance", "segment_anything", "cv2")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """Two cells per class and laboratory, 48 px."""
+    return write_demo(tmp_path_factory.mktemp("drawn") / "demo", per_class=2, size=48).parent
+
+
+@pytest.fixture
+def cellfeat(monkeypatch, capsys, tmp_path):
+    """Run `cellfeat ARGUMENTS` in a folder of its own; gives (exit status, stdout, stderr)."""
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cellfeat", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def one_line(err: str) -> str:
+    """The error, which must be one line."""
+    lines = [line for line in err.splitlines() if line and not line.startswith("note:")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: "), err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["data", "--help"],
+        ["plugins", "list"],
+        ["weights", "list"],
+        ["plugins", "info", "cae"],
+    ],
+)
+def test_help_and_listings_import_nothing_heavy(arguments):
+    code = (
+        f"import sys; sys.argv = ['cellfeat', *{arguments!r}]\n"
+        "from cellfeat import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_every_command(cellfeat):
+    code, out, _ = cellfeat("--help")
+    assert code == 0
+    for name in ("run", "extract", "transform", "predict", "data", "plugins", "weights", "lora-sam"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["run", "--align", "cea"], ["no align named 'cea'", "Did you mean 'cae'?", "per-domain-z"]),
+        (["run", "--clf", "svm"], ["no classifier named 'svm'", "svm-linear"]),
+        (["run", "--backbone", "lora_sam"], ["no backbone named 'lora_sam'", "'lora-sam'"]),
+        (["run", "--set", "align.epoch=3"], ["no parameter of align 'cae' named 'epoch'", "Did you mean 'epochs'"]),
+        (["run", "--set", "align.epochs=many"], ["align 'cae': epochs is 'many', but must be int"]),
+        (["run", "--set", "align.epochs"], ["not of the form section.key=value"]),
+        (["run", "--set", "aline.epochs=3"], ["no section named 'aline'", "'align'"]),
+        (["run", "--align", "per-domain-z,cae", "--set", "align.epochs=3"], ["say which of the aligners"]),
+        (["run", "--adapt", "tset"], ["adapt", "'none', 'test' or 'heldout'"]),
+        (["run", "--folds", "1"], ["folds", "greater than or equal to 2"]),
+        (["run", "--recipe", "dmeo"], ["no recipe named 'dmeo'", "'demo'"]),
+        (["run", "--data", "absent.csv"], ["absent.csv", "no such manifest"]),
+        (["run", "--data", "."], ["folder", "cellfeat data index"]),
+        (["run", "--device", "cuda:99"], ["cuda:99"]),
+        (["run", "--device", "gpu"], ["no device named 'gpu'"]),
+        (["run", "--precision", "fp8"], ["no precision named 'fp8'"]),
+        (["extract", "absent.csv", "-o", "features.txt"], ["must end in .parquet or .h5ad"]),
+        (["predict", "absent", "image.png"], ["absent is no run folder"]),
+        (["plugins", "info", "nothing"], ["no method named 'nothing'"]),
+        (["weights", "fetch", "vit_c"], ["vit_c", "vit_b"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_to_do(cellfeat, arguments, parts):
+    code, out, err = cellfeat(*arguments)
+    assert code == 2
+    line = one_line(err)
+    for part in parts:
+        assert part in line
+    assert not out
+    assert not Path("runs").exists()
+
+
+def test_a_mistyped_command_or_option_is_told_the_nearest(cellfeat):
+    code, _, err = cellfeat("rnu")
+    assert code == 2
+    assert "run" in err
+    code, _, err = cellfeat("run", "--algin", "cae")
+    assert code == 2
+    assert "--align" in err
+
+
+def bad_manifest(folder: Path, drawn: Path, name: str) -> Path:
+    """A manifest whose last row is bad in one way."""
+    rows = (drawn / "manifest.csv").read_text().splitlines()
+    header, rows = rows[0].split(",")[:5], [row.split(",")[:5] for row in rows[1:]]
+    for row in rows:
+        row[1] = str(drawn / row[1])
+        row[4] = str(drawn / row[4])
+    image = folder / f"{name}.png"
+    if name == "text":
+        image.write_text("not an image")
+    elif name == "truncated":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "x.jpg")
+        image.write_bytes((folder / "x.jpg").read_bytes()[:900])
+    elif name == "bomb":
+        Image.new("1", (20_000, 20_000)).save(image)
+    bad = ["zz", str(image), "monocyte", "lab-c", ""]
+    if name == "duplicate":
+        bad = rows[-1]
+    elif name == "unknown-label":
+        bad = ["zz", rows[-1][1], "monocite", "lab-c", ""]
+    path = folder / "bad.csv"
+    path.write_text("\n".join(",".join(row) for row in [header, *rows, bad]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("text", "text.png"),
+        ("truncated", "truncated"),
+        ("bomb", "20000 x 20000 pixels"),
+        ("missing", "no such file"),
+        ("duplicate", "ids must be unique"),
+        ("unknown-label", "Did you mean 'monocyte'"),
+    ],
+)
+def test_bad_data_stops_before_any_work_and_skip_bad_goes_on(cellfeat, drawn, tmp_path, name, part):
+    path = bad_manifest(tmp_path, drawn, name)
+    arguments = ["run", "--data", path, "--labels", "five-class", "--backbone", "colour", "--clf", "lr", "--folds", "2"]
+    code, _, err = cellfeat(*arguments, "--out", "out")
+    assert code == 2
+    assert part in one_line(err)
+    assert not Path("out").exists()
+    assert not (tmp_path / "cache" / "stores").exists()
+    code, out, _ = cellfeat(*arguments, "--out", "out", "--skip-bad", "--source", "lab-a")
+    assert code == 0
+    assert "lab-a → lab-b" in out
+    assert part in Path("out/skipped.csv").read_text()
+
+
+def test_the_first_hour(cellfeat, drawn):
+    """Index, merge, describe, run, predict, and what a second attempt says."""
+    for lab in ("lab-a", "lab-b"):
+        for image in (drawn / "images").glob(f"{lab}_*"):
+            folder = Path("ward") / lab / image.name.split("_")[1]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / image.name).write_bytes(image.read_bytes())
+        code, _, err = cellfeat("data", "index", "folders", f"ward/{lab}", "--domain", lab, "--out", f"{lab}.csv")
+        assert code == 0, err
+    assert cellfeat("data", "merge", "lab-a.csv", "lab-b.csv", "--out", "both.csv")[0] == 0
+    code, out, _ = cellfeat("data", "info", "both.csv")
+    assert code == 0
+    assert "lab-b" in out
+    arguments = ["run", "--data", "both.csv", "--backbone", "colour", "--folds", "2", "--out", "first"]
+    code, out, err = cellfeat(*arguments)
+    assert code == 0, err
+    assert "colour · none · svm-linear" in out
+    assert "\x1b" not in out + err, "control characters in a pipe"
+    code, _, err = cellfeat(*arguments)
+    assert code == 2
+    assert "never overwritten" in one_line(err)
+    code, out, err = cellfeat("predict", "first", drawn / "images", "--source", "lab-a", "-o", "answers.csv")
+    assert code == 0, err
+    assert len(Path("answers.csv").read_text().splitlines()) == 31
+    empty = Path("empty")
+    empty.mkdir()
+    code, _, err = cellfeat("predict", "first", empty, "--source", "lab-a", "-o", "more.csv")
+    assert code == 2
+    assert "no images in this folder" in one_line(err)
+
+
+def test_random_resnext_weights_must_be_asked_for(cellfeat, drawn, monkeypatch):
+    monkeypatch.setenv("CELLFEAT_OFFLINE", "1")
+    code, _, err = cellfeat("run", "--data", drawn / "manifest.csv", "--backbone", "resnext50", "--folds", "2")
+    assert code == 2
+    assert "weights=random" in one_line(err)
+    assert "weights fetch" in one_line(err)
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(drawn, tmp_path):
+    """A real signal to a real process, in the middle of its work."""
+    import signal
+    import time
+
+    environment = {**os.environ, "CELLFEAT_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "cellfeat.cli", "run", "--data", str(drawn / "manifest.csv")]
+    command += ["--backbone", "lora-sam", "--align", "cae", "--folds", "2", "--out", "stopped"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "cache" / "scratch" / "run").is_dir() and any(
+            (tmp_path / "cache" / "scratch" / "run").iterdir()
+        ):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "stopped").exists()

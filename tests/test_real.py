@@ -1,0 +1,126 @@
+"""The main job on real cells of two laboratories, as a user would run it. Marked `real`: needs the images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellfeat import CellfeatError, recipe, records
+from cellfeat.console import SilentReporter
+from cellfeat.registry import installed
+from cellfeat.run import run
+from cellfeat.workplace import Workplace
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache, monkeypatch) -> None:
+    monkeypatch.setenv("CELLFEAT_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def manifest(real_data, tmp_path_factory) -> Path:
+    """60 cells of tecom (with masks) and 60 of bccd: of the commonest four classes, 15 each, by id."""
+    taken: dict[tuple[str, str], int] = {}
+    path = tmp_path_factory.mktemp("real") / "cells.csv"
+    with (real_data / "manifest.csv").open() as file, path.open("w", newline="") as out:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["id"])
+        writer = csv.writer(out)
+        writer.writerow(["id", "path", "label", "domain", "mask_path"])
+        for row in rows:
+            key = (row["domain"], row["label"])
+            taken[key] = taken.get(key, 0) + 1
+            if row["domain"] in ("tecom", "bccd") and row["label"] != "basophil" and taken[key] <= 15:
+                mask = real_data / row["mask_path"] if row["mask_path"] else ""
+                writer.writerow([row["id"], real_data / row["path"], row["label"], row["domain"], mask])
+    return path
+
+
+def workplace() -> Workplace:
+    return Workplace(installed(), SilentReporter(), device="cpu")
+
+
+def recipe_of(manifest: Path, **sections) -> recipe.Recipe:
+    return recipe.parse({"dataset": {"manifest": str(manifest), "labels": "five-class"}, **sections})
+
+
+def by_target(written: list[dict]) -> dict[str, dict]:
+    return {f"{record['source']}>{record['target']}": record for record in written}
+
+
+@pytest.mark.parametrize("classifier", ["svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "rf", "xgboost"])
+def test_every_classifier_learns_inside_a_laboratory(manifest, tmp_path, classifier):
+    sections = {"classifier": {"name": classifier}, "protocol": {"folds": 3}}
+    _, written = run(recipe_of(manifest, **sections), tmp_path / "run", workplace())
+    found = by_target(written)
+    assert set(found) == {"bccd>bccd", "bccd>tecom", "tecom>tecom", "tecom>bccd"}
+    assert found["tecom>tecom"]["scores"]["balanced_accuracy"]["mean"] > 0.5, "four classes, chance is 0.25"
+    assert found["tecom>tecom"]["majority"]["accuracy"] == 0.25
+
+
+def test_the_autoencoder_from_images_to_the_table(manifest, tmp_path):
+    align = {"name": "cae", "epochs": 2, "batch_size": 24, "encoder_depth": 2, "decoder_depth": 1, "head_width": 8}
+    sections = {"align": align, "classifier": {"name": "svm-linear"}, "protocol": {"folds": 3, "source": ["tecom"]}}
+    folder, written = run(recipe_of(manifest, **sections), tmp_path / "run", workplace())
+    assert [record["adapted_to"] for record in written] == [["bccd"], ["bccd"]]
+    assert all(record["scores"]["accuracy"]["mean"] is not None for record in written)
+    state = json.loads((folder / "pipelines" / "tecom" / "align-0" / "state.json").read_text())
+    assert len(state["history"]["total"]) == 2
+    assert state["history"]["total"][1] < state["history"]["total"][0], "training did not lower the loss"
+
+
+@pytest.mark.slow
+def test_finetuning_on_masks_runs_first_and_is_cached(manifest, tmp_path):
+    finetune = {"masks": "truth", "domains": ["tecom"], "epochs": 2, "batch_size": 12, "lr": 5e-4}
+    sections = {"finetune": finetune, "classifier": {"name": "lr"}, "protocol": {"folds": 3, "source": ["tecom"]}}
+    _, written = run(recipe_of(manifest, **sections), tmp_path / "one", workplace())
+    assert "truth masks of tecom" in written[0]["weights_saw"]
+    adapter = Path(written[0]["recipe"]["backbone"]["adapter"])
+    stamp = (adapter / "adapter.json").stat().st_mtime_ns
+    work = workplace()
+    _, again = run(recipe_of(manifest, **sections), tmp_path / "two", work)
+    assert (adapter / "adapter.json").stat().st_mtime_ns == stamp
+    assert any("fine-tuned before" in text for text in work.reporter.notes)
+    assert [record["scores"] for record in again] == [record["scores"] for record in written]
+
+
+def test_masks_of_a_laboratory_without_any_are_refused(manifest, tmp_path):
+    with pytest.raises(CellfeatError, match="no image of these domains has a mask_path"):
+        run(recipe_of(manifest, finetune={"domains": ["bccd"]}), tmp_path / "run", workplace())
+
+
+def test_cell_tiny_finds_real_cells(manifest, context):
+    """Nothing was fitted to these masks; the figures of all 300 are in docs/real-data.md."""
+    import torch
+
+    from cellfeat import images, metrics
+
+    with manifest.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["mask_path"]]
+    frames = [images.resize(images.read_rgb(Path(row["path"])), 224) for row in rows]
+    truth = np.stack([images.resize_mask(images.read_mask(Path(row["mask_path"])), 224) for row in rows])
+    batch = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())
+    found = installed().create("segmenter", "lora-sam", {}, context).segment(batch).numpy()
+    assert metrics.intersection_over_union(found, truth).mean() > 0.8
+
+
+def test_records_of_real_data_say_what_was_left_out(real_data, tmp_path):
+    section = {"manifest": str(real_data / "manifest.csv"), "labels": "five-class", "domains": ["tecom", "bccd"]}
+    content = {"dataset": section, "backbone": {"name": "colour", "bins": 4}, "classifier": {"name": "lr"}}
+    folder, _ = run(recipe.parse(content), tmp_path / "run", workplace())
+    found = by_target(records.read(folder / "records.jsonl"))
+    assert found["tecom>tecom"]["left_out"] == {"basophil": 1}
+    assert found["bccd>bccd"]["left_out"] == {"basophil": 2}
+    assert found["tecom>bccd"]["cells"] == 341
+    assert found["tecom>bccd"]["class_counts"]["basophil"] == 2, "the target keeps its cells"
+    assert found["tecom>bccd"]["scored_classes"] == ["eosinophil", "lymphocyte", "monocyte", "neutrophil"]
