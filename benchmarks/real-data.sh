@@ -10,7 +10,7 @@ run() {
   cellfeat run --data "$manifest" --labels five-class "$@" --out "$out/$name" >"$out/$name.txt" 2>"$out/$name.log"
   printf '%s: %d s\n' "$name" "$((SECONDS - start))" | tee -a "$out/seconds.txt"
 }
-small=(--set align.epochs=3 --set align.batch_size=16 --set align.learning_rate=5e-4 --set align.encoder_depth=4
+small=(--set align.epochs=2 --set align.batch_size=16 --set align.learning_rate=5e-4 --set align.encoder_depth=4
   --set align.decoder_depth=1 --set align.head_width=32)
 
 run cae --source tecom --backbone lora-sam --align cae --clf svm-linear "${small[@]}"

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline
 from cellfeat.recipe import Recipe
 from cellfeat.registry import Registry
-from cellfeat.slots import Context
+from cellfeat.slots import Context, Progress
 from cellfeat.splits import Split, halves, splits
 from cellfeat.types import Cells
 
@@ -89,8 +90,10 @@ class Evaluator:
         if self.adapt == "test" and not self._prototype.uses_labels:
             self._fitted_once(result, split, seed, adapt_rows)
         else:
-            for number in range(len(split.folds)):
-                self._fold(result, split, seed, number, adapt_rows)
+            with self._progress(split) as bar:
+                for number in range(len(split.folds)):
+                    self._fold(result, split, seed, number, adapt_rows)
+                    bar.advance()
         result.weights_saw = self._last[1].weights_saw if self._last else ()
         result.seconds = time.monotonic() - started
         return result
@@ -124,11 +127,13 @@ class Evaluator:
         def of(rows: np.ndarray) -> np.ndarray:
             return features[[place[int(row)] for row in rows]]
 
-        for number, fold in enumerate(split.folds):
-            pipeline.fit_classifier(self.registry, self.cells[fold.train], of(fold.train), context)
-            result.inside.append(self._predict(pipeline, context, number, fold.test, of(fold.test)))
-            for name, rows in split.targets.items():
-                result.targets[name].append(self._predict(pipeline, context, number, rows, of(rows)))
+        with self._progress(split) as bar:
+            for number, fold in enumerate(split.folds):
+                pipeline.fit_classifier(self.registry, self.cells[fold.train], of(fold.train), context)
+                result.inside.append(self._predict(pipeline, context, number, fold.test, of(fold.test)))
+                for name, rows in split.targets.items():
+                    result.targets[name].append(self._predict(pipeline, context, number, rows, of(rows)))
+                bar.advance()
 
     def _fold(self, result: Result, split: Split, seed: int, number: int, adapt_rows: np.ndarray) -> None:
         """One fold: the chain and the classifier see its training rows, and target rows as the protocol allows."""
@@ -147,6 +152,9 @@ class Evaluator:
                 answers[name].append(self._predict(pipeline, context, number, rows))
         for name, pieces in answers.items():
             result.targets[name].append(_joined(pieces))
+
+    def _progress(self, split: Split) -> AbstractContextManager[Progress]:
+        return self.context.progress(len(split.folds), f"{split.name}: folds")
 
     def _halves(self, split: Split) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
         """`adapt: heldout`: ([scored rows by target], [adapted rows]) for either half of every target."""

@@ -50,7 +50,7 @@ class Encoder:
         if missing:
             size, interpolation = self.backbone.image_size, self.backbone.interpolation
             batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
-            self._fill(store, missing, batches, columns)
+            self._fill(store, missing, batches, _with_small(columns))
         return Cells(
             id=dataset.id,
             domain=dataset.domain,
@@ -93,6 +93,11 @@ class Encoder:
                     waiting.clear()
         if empty:
             self.context.note(f"{empty} of {done} images have an empty mask: there the whole image is the cell")
+
+
+def _with_small(columns: Sequence[str]) -> tuple[str, ...]:
+    """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again."""
+    return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, "pooled")))
 
 
 def _check(columns: Sequence[str]) -> None:
