@@ -140,10 +140,8 @@ def _whole(image: np.ndarray) -> np.ndarray:
 
 def _zoomed(image: np.ndarray) -> np.ndarray:
     # A cubic zoom is linear and acts on each axis by itself, so it is a matrix for the rows and one for the columns.
-    height, width, channels = image.shape
-    down, across = _zoom_matrix(height), _zoom_matrix(width)
-    rows = (down @ image.reshape(height, width * channels).astype(np.float64)).reshape(CROP_SIZE, width, channels)
-    both = np.matmul(across, rows)
+    planes = image.transpose(2, 0, 1).astype(np.float64)
+    both = (_zoom_matrix(image.shape[0]) @ planes @ _zoom_matrix(image.shape[1]).T).transpose(1, 2, 0)
     return np.clip(np.floor(both + 0.5), 0, 255).astype(np.uint8)
 
 
