@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,19 @@ def _agreeing(proba: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     tied = proba.argmax(axis=1) != predicted
     proba[rows[tied], predicted[tied]] = np.nextafter(proba[rows[tied], predicted[tied]], 1.0)
     return proba
+
+
+def try_saving(estimator: Any, name: str, trust: tuple[str, ...]) -> None:
+    """Raise unless an estimator can be saved and read back, as it will have to be when it is fitted."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            ClassifierHead(estimator, np.zeros(1, np.int64)).save(Path(folder))
+            ClassifierHead.load(Path(folder), trust)
+        except Exception as error:
+            raise CellfeatError(
+                f"classifier {name!r} cannot be saved and read back ({error}); its factory must name the packages "
+                "it is made of, as in `factory.trusted = ('lightgbm.',)`"
+            ) from error
 
 
 def calibrate(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -89,7 +90,13 @@ def run(
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad)
-    protocol = {"source": source, "target": target, "adapt": adapt, "folds": folds, "seeds": seed and [seed]}
+    protocol = {
+        "source": source,
+        "target": target,
+        "adapt": adapt,
+        "folds": folds,
+        "seeds": None if seed is None else [seed],
+    }
     composed = compose.recipe(
         recipe=recipe,
         data=data,
@@ -100,7 +107,6 @@ def run(
         classifier=clf,
         protocol=protocol,
         sets=sets or [],
-        work=work,
     )
     folder, records = run_recipe(composed, out or default_out(composed), work)
     console.print(result_table(records))
@@ -126,9 +132,7 @@ def extract(
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad)
-    composed = compose.recipe(
-        data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [], work=work
-    )
+    composed = compose.recipe(data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [])
     count, width = use.extract(composed, out, work)
     say(f"{out}: {count:,} cells × {width} features")
 
@@ -179,16 +183,28 @@ def predict(
     say(f"{out}: {count:,} images")
 
 
+CORE = frozenset(
+    [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    + [str(group.name) for group in app.registered_groups]
+)
+
+
 def add_plugin_commands(arguments: list[str]) -> None:
     """Offer the commands of plugins; only the one that is asked for is imported, so that help stays quick."""
     for point in sorted(entry_points(group="cellfeat.commands"), key=lambda point: point.name):
+        owner = point.dist.name if point.dist else "an unknown distribution"
+        if point.name in CORE:
+            from cellfeat.console import note
+
+            note(f"command {point.name!r} of {owner} is left out: cellfeat has a command of that name")
+            continue
         app.registered_groups[:] = [group for group in app.registered_groups if group.name != point.name]
         if arguments[:1] == [point.name]:
             try:
                 app.add_typer(point.load(), name=point.name)
-            except Exception as error:
-                owner = point.dist.name if point.dist else "an unknown distribution"
-                raise CellfeatError(f"command {point.name!r} of {owner} did not load: {error}") from error
+            except (Exception, SystemExit) as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise CellfeatError(f"command {point.name!r} of {owner} did not load: {reason}") from error
         else:
             stub = typer.Typer(help=f"Commands of the plugin {point.name}.")
             stub.callback(invoke_without_command=True)(lambda: None)
@@ -203,8 +219,11 @@ def main() -> None:
         add_plugin_commands(sys.argv[1:])
         app()
     except CellfeatError as error:
-        messages.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # no space left, no permission, no such folder to write to
+        if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`
+            sys.exit(1)
+        _fail(_told(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
             messages.print(
@@ -214,10 +233,20 @@ def main() -> None:
         raise
 
 
-def _escaped(error: CellfeatError) -> str:
+def _fail(text: str) -> NoReturn:
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    from cellfeat.console import messages
+
+    messages.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}", soft_wrap=True)
+    sys.exit(2)
+
+
+def _told(error: OSError) -> str:
+    """The path, where the error knows it, and the reason."""
+    paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, (str, bytes, Path))]
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{' -> '.join(paths)}: {reason}" if paths else reason
 
 
 if __name__ == "__main__":

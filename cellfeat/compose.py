@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellfeat import recipe as recipes
 from cellfeat.errors import CellfeatError
 
-if TYPE_CHECKING:
-    from cellfeat.workplace import Workplace
-
-DEFAULT_CLASSIFIER = "svm-linear"
-
 
 def recipe(
     *,
-    work: Workplace,
     recipe: str | None = None,
     data: str | None = None,
     labels: str | None = None,
@@ -49,21 +43,16 @@ def recipe(
         names = [name.strip() for name in align.split(",")]
         if not all(names):
             raise CellfeatError(f"--align {align!r} has an empty name; a chain is written per-domain-z,coral")
+        changed = names[-1] != content["align"][-1]["name"]
         content["align"] = [_kept(content["align"], name) for name in names]
-        if classifier is None and _has_head(work, names[-1]):
+        if changed and classifier is None:  # another method may have a head of its own; if not, the run adds one
             content["classifier"] = None
     if classifier is not None:
         content["classifier"] = _kept([content["classifier"]], classifier)
-    elif content["classifier"] is None and not _has_head(work, content["align"][-1]["name"]):
-        content["classifier"] = {"name": DEFAULT_CLASSIFIER}
-    content["protocol"] |= {key: value for key, value in (protocol or {}).items() if value}
+    content["protocol"] |= {key: value for key, value in (protocol or {}).items() if value not in (None, [])}
     recipes.assign(content, sets)
     return recipes.parse(content)
 
 
 def _kept(parts: Sequence[Mapping[str, Any] | None], name: str) -> dict[str, Any]:
     return next((dict(part) for part in parts if part and part["name"] == name), {"name": name})
-
-
-def _has_head(work: Workplace, align: str) -> bool:
-    return hasattr(work.registry.find("align", align).factory, "predict_proba")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +62,7 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         self._prototype = self._new_pipeline()
+        self.saved_recipe = self.recipe  # what a refitted pipeline is saved with
         self._last: tuple[Context, Pipeline, np.ndarray] | None = None
         self._scratch: set[Path] = set()
 
@@ -84,8 +85,8 @@ class Evaluator:
     def run(self, split: Split, seed: int) -> Result:
         """Fit and test one source setting."""
         started = time.monotonic()
-        adapt_rows = np.concatenate(list(split.targets.values()) or [np.zeros(0, int)])
-        adapted_to = sorted(split.targets) if self.adapt != "none" else []
+        adapt_rows = _rows(split.adaptable.values())
+        adapted_to = sorted(split.adaptable) if self.adapt != "none" else []
         result = Result(split, seed, self.adapt, adapted_to, targets={name: [] for name in split.targets})
         if self.adapt == "test" and not self._prototype.uses_labels:
             self._fitted_once(result, split, seed, adapt_rows)
@@ -100,10 +101,17 @@ class Evaluator:
 
     def refit(self, split: Split, seed: int) -> Pipeline:
         """One pipeline on all source rows, adapted to every target of the split where the protocol adapts."""
-        adapt = np.concatenate([np.zeros(0, int), *(split.targets.values() if self.adapt != "none" else ())])
+        adapt = _rows(split.adaptable.values() if self.adapt != "none" else ())
         context, pipeline, features = self._fit_align(split.rows, adapt, seed)
-        pipeline.fit_classifier(self.registry, self.cells[split.rows], features[: len(split.rows)], context)
+        self._fit_classifier(pipeline, context, split.rows, adapt, features)
         return pipeline
+
+    def _fit_classifier(
+        self, pipeline: Pipeline, context: Context, source: np.ndarray, adapt: np.ndarray, features: np.ndarray
+    ) -> None:
+        """The classifier on source rows, then corrections on adapted rows; `features` are of both, in this order."""
+        pipeline.fit_classifier(self.registry, self.cells[source], features[: len(source)], context)
+        pipeline.fit_adjust(self.cells[adapt].hide_labels(), context, features[len(source) :])
 
     def clear_scratch(self) -> None:
         """Remove the checkpoints of these fits, once everything that came of them is saved."""
@@ -129,7 +137,8 @@ class Evaluator:
 
         with self._progress(split) as bar:
             for number, fold in enumerate(split.folds):
-                pipeline.fit_classifier(self.registry, self.cells[fold.train], of(fold.train), context)
+                both = np.concatenate([of(fold.train), of(adapt_rows)])
+                self._fit_classifier(pipeline, context, fold.train, adapt_rows, both)
                 result.inside.append(self._predict(pipeline, context, number, fold.test, of(fold.test)))
                 for name, rows in split.targets.items():
                     result.targets[name].append(self._predict(pipeline, context, number, rows, of(rows)))
@@ -145,7 +154,7 @@ class Evaluator:
         answers: dict[str, list[Prediction]] = {name: [] for name in split.targets}
         for part, (scored, shown) in enumerate(parts):
             context, pipeline, features = self._fit_align(fold.train, shown, seed)
-            pipeline.fit_classifier(self.registry, self.cells[fold.train], features[: len(fold.train)], context)
+            self._fit_classifier(pipeline, context, fold.train, shown, features)
             if part == 0:
                 result.inside.append(self._predict(pipeline, context, number, fold.test))
             for name, rows in scored.items():
@@ -158,10 +167,11 @@ class Evaluator:
 
     def _halves(self, split: Split) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
         """`adapt: heldout`: ([scored rows by target], [adapted rows]) for either half of every target."""
-        pairs = {name: halves(self.cells, rows) for name, rows in split.targets.items()}
-        scored = [{name: pair[i] for name, pair in pairs.items()} for i in (0, 1)]
-        shown = [np.concatenate([pair[1 - i] for pair in pairs.values()] or [np.zeros(0, int)]) for i in (0, 1)]
-        return scored, shown
+        pairs = {name: halves(self.cells, rows) for name, rows in split.adaptable.items()}
+        scored = [
+            {name: pairs[name][i][self.cells.label[pairs[name][i]] >= 0] for name in split.targets} for i in (0, 1)
+        ]
+        return scored, [_rows(pair[1 - i] for pair in pairs.values()) for i in (0, 1)]
 
     def _predict(
         self, pipeline: Pipeline, context: Context, fold: int, rows: np.ndarray, features: np.ndarray | None = None
@@ -192,6 +202,11 @@ class Evaluator:
 
     def _method(self) -> str:
         return str(self.recipe.model_copy(update={"classifier": None, "protocol": type(self.recipe.protocol)()}).digest)
+
+
+def _rows(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """All rows of several parts, none of no part."""
+    return np.concatenate([np.zeros(0, int), *parts])
 
 
 def _joined(pieces: list[Prediction]) -> Prediction:
@@ -225,15 +240,21 @@ def _score_inside(folds: list[Prediction], cells: Cells, n_classes: int, seed: i
         metrics.scores_of(metrics.confusion(cells.label[fold.rows], fold.classes, n_classes), classes) for fold in folds
     ]
     models = {name: [float(one[name]) for one in single] for name in metrics.SCORES}
-    return replace(pooled, models=models, std={name: float(np.std(values)) for name, values in models.items()})
+    return replace(pooled, models=models, std={name: _spread(values) for name, values in models.items()})
+
+
+def _spread(values: list[float]) -> float:
+    """Standard deviation over the folds in which the score means something; NaN when there is none."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.std(finite)) if finite else float("nan")
 
 
 def check_enough(cells: Cells, n_folds: int) -> None:
     """Refuse data that no protocol can use, before any long work."""
     if len(set(cells.domain.tolist())) == 1:
         raise CellfeatError(
-            f"all {len(cells)} cells belong to the domain {cells.domain[0]!r}; a cross-domain run needs at least two "
-            "(merge manifests of several laboratories with `cellfeat data merge`)"
+            f"all {len(cells)} cells belong to the domain {str(cells.domain[0])!r}; a cross-domain run needs "
+            "at least two (merge manifests of several laboratories with `cellfeat data merge`)"
         )
     if len(cells) < n_folds:
         raise CellfeatError(f"{len(cells)} cells cannot be divided into {n_folds} folds")

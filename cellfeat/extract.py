@@ -146,6 +146,11 @@ def encode_batch(
     tensor = torch.from_numpy(padded)
     with torch.inference_mode():
         features = backbone.encode(tensor)
+        if segmenter is not None and features.embedding.dim() == 2 and not {"mask", "crop"} & set(columns):
+            raise CellfeatError(
+                "this backbone gives one vector per image, which a --segmenter cannot change; leave --segmenter out, "
+                "or choose a backbone with a token map"
+            )
         mask = features.mask if segmenter is None else segmenter.segment(tensor)
         values = _columns(tensor, features, mask, segmenter is not None, columns, context)
     empty = torch.zeros(len(padded), dtype=torch.bool) if mask is None else ~mask.flatten(1).any(1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cellfeat.decode import IMAGE_SUFFIXES, ImageError
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.labels import ACEVEDO20, MATEK19
+from cellfeat.manifest import domain_problem
 from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip
 
 
@@ -54,13 +55,15 @@ def index_dataset(
 ) -> IndexResult:
     """List the images of a layout (see `KINDS`) and decode every one that is accepted once.
 
-    Raises: CellfeatError for an unknown kind, a folder without images of that layout, an empty domain, and, unless
-    `skip_bad`, for files that cannot be read.
+    Raises: CellfeatError for an unknown kind, a folder without images of that layout, a domain that is empty or
+    cannot name a folder, and, unless `skip_bad`, for files that cannot be read.
     """
     if kind not in KINDS:
         raise CellfeatError(unknown("kind of data set", kind, KINDS))
     if not domain.strip():
         raise CellfeatError("the domain is empty; name the laboratory or data set: --domain NAME")
+    if problem := domain_problem(domain.strip()):
+        raise CellfeatError(f"--domain: {problem}")
     directory = Path(directory)
     images = find_images(directory)
     if not images:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from cellfeat.errors import CellfeatError, unknown
 
 REQUIRED = ("id", "path", "label", "domain")
 PATH_COLUMNS = ("path", "mask_path")
+LONGEST_DOMAIN = (100, 200)  # characters, bytes as UTF-8
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def _row(manifest: Path, header: Sequence[str], line: int, cells: Sequence[str])
 
 
 def row_problems(rows: Iterable[Row], files: bool = True) -> dict[int, str]:
-    """{line: what is wrong} for empty fields, ids given twice and, with `files`, paths that are no files."""
+    """{line: what is wrong} for empty fields, ids given twice, domains that cannot name a folder and, with `files`,
+    paths that are no files."""
     problems: dict[int, str] = {}
     first: dict[str, int] = {}
     for row in rows:
@@ -93,12 +96,33 @@ def row_problems(rows: Iterable[Row], files: bool = True) -> dict[int, str]:
             problems[row.line] = f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty"
         elif row["id"] in first:
             problems[row.line] = f"id {row['id']!r} was already given in line {first[row['id']]}; ids must be unique"
+        elif wrong := domain_problem(row["domain"]):
+            problems[row.line] = wrong
         elif files:
             wrong = next(filter(None, map(_path_problem, (row.path, row.mask_path))), None)
             if wrong:
                 problems[row.line] = wrong
         first.setdefault(row["id"], row.line)
     return problems
+
+
+def domain_problem(domain: str) -> str | None:
+    """Why a domain cannot name a folder, which a run keeps for each source domain; None when it can."""
+    characters, octets = LONGEST_DOMAIN
+    if domain in (".", ".."):
+        why = "it stands for another folder"
+    elif mark := next((mark for mark in domain if mark in "/\\" or _is_control(mark)), None):
+        why = f"it has the character {mark!r}"
+    elif len(domain) > characters or len(domain.encode()) > octets:
+        why = f"it is longer than {characters} characters, or {octets} bytes"
+    else:
+        return None
+    return f"domain {domain[:40]!r}{'…' if len(domain) > 40 else ''} cannot name a folder: {why}; choose another name"
+
+
+def _is_control(mark: str) -> bool:
+    """Control characters, line and paragraph separators, and what is left of bytes that are no UTF-8."""
+    return unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _path_problem(path: Path | None) -> str | None:

@@ -1,7 +1,6 @@
 """One method, whole: images -> backbone (+ segmenter) -> aligners -> classifier. Fit, use, save, load.
 
-What a method may see is decided here and nowhere else: it is handed copies that hold only the columns it reads,
-ids without meaning, and no label of a target row, ever.
+What a method sees and how its answers are taken is in `handing`; which cells it is fitted on is the caller's.
 """
 
 from __future__ import annotations
@@ -9,22 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cellfeat.artifacts import atomic_folder
-from cellfeat.classification import ClassifierHead
+from cellfeat.classification import ClassifierHead, try_saving
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
+from cellfeat.handing import Method
 from cellfeat.recipe import Part, Recipe, parse
-from cellfeat.registry import Offer, Registry
+from cellfeat.registry import Registry
 from cellfeat.slots import Context
 from cellfeat.types import UNLABELED, ArrayColumn, Cells
 
 FORMAT = 1  # of a saved pipeline
-IMAGES_AT_ONCE = 256  # handed to a method that writes images
 
 
 def resolve(recipe: Recipe, registry: Registry) -> Recipe:
@@ -60,32 +60,13 @@ def _vector_columns(aligners: Sequence[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(needed)) or ("pooled",)
 
 
-def shown(cells: Cells, aligner: Any) -> Cells:
-    """The copy that a method is handed: only what it reads; labels of target rows, or all labels, hidden."""
-    missing = sorted(set(aligner.reads) - set(cells.columns))
-    if missing:
-        raise CellfeatError(f"{_name(aligner)} reads {', '.join(missing)}, which these cells do not have")
-    copy = replace(
-        cells,
-        # File names tell classes, and a group without a name of its own is called after its file; numbers do not.
-        id=np.array([f"{row:08d}" for row in range(len(cells))]),
-        group=np.unique(cells.group, return_inverse=True)[1].astype(str),
-        columns={name: cells.columns[name] for name in aligner.reads},
-    )
-    return copy.hide_labels(copy.is_target if aligner.uses_labels else slice(None))
-
-
-def _name(aligner: Any) -> str:
-    return f"align {getattr(aligner, 'registered_name', type(aligner).__name__)!r}"
-
-
 @dataclass
 class Pipeline:
     """A recipe's methods, fitted or not. `classes` are the names behind the labels 0..K-1."""
 
     recipe: Recipe
     classes: tuple[str, ...]
-    aligners: list[Any]
+    methods: list[Method]
     head: ClassifierHead | None = None
     encoder: Encoder | None = None  # needed only behind a method that writes images
     domains: tuple[str, ...] = ()  # those the aligners were fitted on
@@ -102,16 +83,19 @@ class Pipeline:
         encoder: Encoder | None = None,
     ) -> Pipeline:
         """Unfitted methods of a resolved recipe, checked to fit together."""
-        aligners = []
+        methods = []
         for part in recipe.align:
             offer = registry.find("align", part.name)
-            aligner = offer.create(part.params, context)
-            _check_declaration(aligner, offer)
-            aligners.append(aligner)
-        written = [aligner.writes for aligner in aligners]
-        if written != sorted(written):  # "image" < "pooled"
-            raise CellfeatError("an align method that writes images must come before those that write vectors")
-        return cls(recipe, tuple(classes), aligners, encoder=encoder)
+            method = Method(part.name, offer.create(part.params, context))
+            method.check_declaration(offer.distribution)
+            methods.append(method)
+        _check_chain(methods)
+        return cls(recipe, tuple(classes), methods, encoder=encoder)
+
+    @property
+    def aligners(self) -> list[Any]:
+        """The methods' own objects, fitted or not."""
+        return [method.aligner for method in self.methods]
 
     @property
     def uses_target(self) -> bool:
@@ -142,35 +126,31 @@ class Pipeline:
                 aligner.prepare(context)
 
     @property
-    def own_head(self) -> Any | None:
-        """The last aligner, when it classifies by itself and the recipe names no classifier."""
-        last = self.aligners[-1]
-        return last if self.recipe.classifier is None and hasattr(last, "predict_proba") else None
+    def has_own_head(self) -> bool:
+        """Whether the last method classifies by itself and the recipe names no classifier."""
+        return self.recipe.classifier is None and hasattr(self.methods[-1].aligner, "predict_proba")
 
     def fit_align(self, cells: Cells, context: Context) -> np.ndarray:
         """Fit the chain on labelled source rows and target rows; gives the (N, D) features of these very cells.
 
-        Labels are encoded 0..K-1 for the methods that use them; those of target rows are hidden from all.
+        The caller has hidden every label that no method may see. The others are encoded 0..K-1.
         """
         self.domains = tuple(sorted(set(cells.domain.tolist())))
-        source = ~cells.is_target & (cells.label >= 0)
-        self.fitted_classes, encoded = np.unique(cells.label[source], return_inverse=True)
+        known = cells.label >= 0
+        self.fitted_classes, encoded = np.unique(cells.label[known], return_inverse=True)
         label = np.full(len(cells), UNLABELED)
-        label[source] = encoded
+        label[known] = encoded
         cells = replace(cells, label=label)
-        for number, aligner in enumerate(self.aligners):
-            view = shown(cells, aligner)
-            if not aligner.uses_target:
-                view = view[~view.is_target]
-            folder = context.scratch / f"{number}-{type(aligner).__name__}"
+        for number, method in enumerate(self.methods):
+            folder = context.scratch / f"{number}-{type(method.aligner).__name__}"
             folder.mkdir(parents=True, exist_ok=True)
-            self.aligners[number] = aligner.fit(view, replace(context, scratch=folder)) or aligner
+            method.fit(cells, replace(context, scratch=folder))
             cells = self._apply(number, cells, context)
         return cells.pooled
 
     def features(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, D) float32 aligned features; no label is shown."""
-        return self._transformed(cells, context, len(self.aligners)).pooled
+        return self._transformed(cells, context, len(self.methods)).pooled
 
     def _transformed(self, cells: Cells, context: Context, upto: int) -> Cells:
         """The cells after the first `upto` methods, labels hidden."""
@@ -180,45 +160,47 @@ class Pipeline:
         return cells
 
     def _apply(self, number: int, cells: Cells, context: Context) -> Cells:
-        aligner = self.aligners[number]
-        view = shown(cells, aligner).hide_labels()
-        if aligner.writes == "pooled":
-            vectors = _checked_vectors(aligner.transform(view, context), len(cells), aligner)
-            return cells.with_column("pooled", vectors)
-        starts = range(0, len(view), IMAGES_AT_ONCE)
-        painted = [aligner.transform(view[start : start + IMAGES_AT_ONCE], context) for start in starts]
-        images = _checked_images(np.concatenate(painted), cells.column("image").shape, aligner)
-        cells = cells.with_column("image", ArrayColumn(images))
-        rest = self.aligners[number + 1 :]
+        method, rest = self.methods[number], self.aligners[number + 1 :]
+        answer = method.transform(cells, context)
+        if method.aligner.writes == "pooled":
+            return cells.with_column("pooled", ArrayColumn(answer))
+        cells = cells.with_column("image", ArrayColumn(answer))
         if rest and rest[0].writes == "image":
             return cells
         if self.encoder is None:
-            raise CellfeatError(f"{_name(aligner)} writes images, but this pipeline has no backbone to encode them")
+            raise CellfeatError(f"{method.title} writes images, but this pipeline has no backbone to encode them")
         wanted = [name for name in _vector_columns(rest) if name != "image"]
         encoded = self.encoder.encode_images(cells.column("image"), wanted, context.scratch) if wanted else {}
         return replace(cells, columns={**cells.columns, **encoded})
 
-    def _last_view(self, cells: Cells, context: Context) -> Cells:
-        """What the last method is handed to transform: for its head, its weights and its corrections."""
-        last = len(self.aligners) - 1
-        return shown(self._transformed(cells, context, last), self.aligners[last]).hide_labels()
+    def _before_last(self, cells: Cells, context: Context) -> Cells:
+        """What the last method transforms: also for its head, its weights and its corrections."""
+        return self._transformed(cells, context, len(self.methods) - 1)
 
     def fit_classifier(self, registry: Registry, cells: Cells, features: np.ndarray, context: Context) -> None:
         """Fit the classifier on labelled source rows and their features; nothing to do for a chain with a head."""
-        if self.own_head is not None:
+        if self.has_own_head:
             return
-        part, last = self.recipe.classifier, self.aligners[-1]
+        part, last = self.recipe.classifier, self.methods[-1]
         if part is None:
-            raise CellfeatError(f"{_name(last)} has no head of its own: name a classifier (--clf)")
-        weigh = getattr(last, "sample_weight", None)
+            raise CellfeatError(f"{last.title} has no head of its own: name a classifier (--clf)")
+        weight = None
+        if hasattr(last.aligner, "sample_weight"):
+            weight = last.sample_weight(self._before_last(cells, context), context)
         self.head = ClassifierHead.fit(
             lambda: registry.create("classifier", part.name, part.params, context),
             features,
             cells.label,
             cells.group,
-            None if weigh is None else np.asarray(weigh(self._last_view(cells, context)), float),
+            weight,
             context.seed,
         )
+
+    def fit_adjust(self, cells: Cells, context: Context, features: np.ndarray | None = None) -> None:
+        """Let a method that corrects probabilities learn from those of the cells that may be adapted to."""
+        last = self.methods[-1]
+        if hasattr(last.aligner, "fit_adjust") and len(cells):
+            last.fit_adjust(self._proba(cells, context, features), self._before_last(cells, context), context)
 
     def predict(
         self, cells: Cells, context: Context, features: np.ndarray | None = None
@@ -227,19 +209,37 @@ class Pipeline:
 
         `features` spares computing them again when they are at hand.
         """
-        last = self.aligners[-1]
-        if self.own_head is not None:
-            proba, known = last.predict_proba(self._last_view(cells, context), context), self.fitted_classes
-        elif self.head is not None:
-            features = self.features(cells, context) if features is None else features
-            proba, known = self.head.predict_proba(features), self.head.classes
-        else:
-            raise CellfeatError("this pipeline has no fitted classifier")
-        if hasattr(last, "adjust"):
-            proba = last.adjust(proba, self._last_view(cells, context))
+        proba, last = self._proba(cells, context, features), self.methods[-1]
+        if hasattr(last.aligner, "adjust"):
+            proba = last.adjust(proba, self._before_last(cells, context), context)
         full = np.zeros((len(cells), len(self.classes)))
-        full[:, known] = proba
+        full[:, self.fitted_classes] = proba
         return full.argmax(axis=1), full
+
+    def _proba(self, cells: Cells, context: Context, features: np.ndarray | None) -> np.ndarray:
+        """(N, K) over the classes that the methods were fitted on."""
+        if self.has_own_head:
+            return self.methods[-1].predict_proba(self._before_last(cells, context), context)
+        if self.head is None:
+            raise CellfeatError("this pipeline has no fitted classifier")
+        found = self.head.predict_proba(self.features(cells, context) if features is None else features)
+        proba = np.zeros((len(cells), len(self.fitted_classes)))
+        proba[:, np.searchsorted(self.fitted_classes, self.head.classes)] = found
+        return proba
+
+    def check_classifier(self, registry: Registry, context: Context) -> None:
+        """Refuse a classifier that could not be read back after the run, before the run."""
+        part = self.recipe.classifier
+        if part is not None:
+            estimator = registry.create("classifier", part.name, part.params, context)
+            try_saving(estimator, part.name, self._trusted(registry))
+
+    def _trusted(self, registry: Registry) -> tuple[str, ...]:
+        # Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
+        part = self.recipe.classifier
+        factory = registry.find("classifier", part.name).factory if part else None
+        package = getattr(factory, "__module__", None)
+        return (*getattr(factory, "trusted", ()), *([f"{package.partition('.')[0]}."] if package else []))
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs into a new folder."""
@@ -265,15 +265,10 @@ class Pipeline:
         about = read_about(folder)
         recipe = parse(about["recipe"], f"the recipe in {folder}")
         pipeline = cls.build(recipe, registry, about["classes"], context, encoder)
-        for number, aligner in enumerate(pipeline.aligners):
-            loaded = type(aligner).load(Path(folder) / f"align-{number}")
-            loaded.registered_name = recipe.align[number].name
-            pipeline.aligners[number] = loaded
+        for number, method in enumerate(pipeline.methods):
+            method.aligner = type(method.aligner).load(Path(folder) / f"align-{number}")
         if (Path(folder) / "classifier.skops").is_file():
-            # Installing a plugin is trusting it: what its classifiers are made of may be read back, and no more.
-            factory = registry.find("classifier", recipe.classifier.name).factory if recipe.classifier else None
-            package = getattr(factory, "__module__", "sklearn").partition(".")[0]
-            pipeline.head = ClassifierHead.load(Path(folder), trust=(f"{package}.",))
+            pipeline.head = ClassifierHead.load(Path(folder), trust=pipeline._trusted(registry))
         pipeline.domains, pipeline.facts = tuple(about["domains"]), about["facts"]
         pipeline.fitted_classes = np.array(about["fitted_classes"], np.int64)
         return pipeline
@@ -290,31 +285,15 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _check_declaration(aligner: Any, offer: Offer) -> None:
-    faults = []
-    if aligner.writes not in ("pooled", "image"):
-        faults.append(f"writes is {aligner.writes!r}, but must be 'pooled' or 'image'")
-    if isinstance(aligner.reads, str) or not all(isinstance(name, str) for name in aligner.reads):
-        faults.append(f"reads is {aligner.reads!r}, but must be a tuple of column names")
-    if faults:
-        raise CellfeatError(f"align {offer.name!r} of {offer.distribution}: {'; '.join(faults)}")
-    aligner.registered_name = offer.name
-
-
-def _checked_vectors(values: Any, count: int, aligner: Any) -> np.ndarray:
-    """A method's answer, refused when it is not (N, D) float32 and finite."""
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != count or values.dtype != np.float32:
-        got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise CellfeatError(f"{_name(aligner)} must give a float32 array of ({count}, D), but gave {got}")
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        raise CellfeatError(f"{_name(aligner)} gave NaN or infinite features for {bad.sum()} of {count} cells")
-    return values
-
-
-def _checked_images(values: Any, shape: tuple[int, ...], aligner: Any) -> np.ndarray:
-    """A method's images, refused when they are not uint8 of the shape it was given."""
-    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.uint8:
-        got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise CellfeatError(f"{_name(aligner)} must give a uint8 array of {shape}, but gave {got}")
-    return values
+def _check_chain(methods: Sequence[Method]) -> None:
+    """Refuse a chain in which a method's work would be lost."""
+    for first, second in pairwise(methods):
+        if first.aligner.writes == "pooled" and second.aligner.writes == "image":
+            raise CellfeatError(
+                f"{second.title} writes images: it must come before {first.title}, which writes vectors"
+            )
+        if first.aligner.writes == "pooled" and "pooled" not in second.aligner.reads:
+            raise CellfeatError(
+                f"{second.title} reads {', '.join(second.aligner.reads)} and not the vectors that {first.title} "
+                f"writes; put {second.name} first, or leave {first.name} out"
+            )

@@ -63,9 +63,16 @@ class ProtocolSection(_Section):
     name: Literal["cross-domain", "leave-one-domain-out"] = "cross-domain"
     adapt: Literal["none", "test", "heldout"] = "test"
     folds: Annotated[int, pydantic.Field(ge=2)] = 5
-    seeds: Annotated[list[int], pydantic.Field(min_length=1)] = [1234]
+    seeds: Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**32)]], pydantic.Field(min_length=1)] = [1234]
     source: list[str] = []
     target: list[str] = []
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice gives the same run twice")
+        return seeds
 
 
 class Recipe(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import pluggy
 import pydantic
+import pydantic_core
 
 from cellfeat import hookspecs
 from cellfeat.errors import CellfeatError, unknown
@@ -43,7 +45,16 @@ class Offer:
         return _parameters(self.factory)
 
     def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """`params` checked and completed with the defaults; a wrong key or type is one clear line."""
+        """`params` checked and completed with the defaults, as JSON values; a wrong key or type is one clear line."""
+        try:
+            return self._checked(params).model_dump(mode="json", warnings=False)
+        except pydantic_core.PydanticSerializationError as error:
+            raise CellfeatError(
+                f"{self.slot} {self.name!r} of {self.distribution} has a parameter that no recipe can hold: {error}. "
+                "Tell the plugin's author"
+            ) from None
+
+    def _checked(self, params: Mapping[str, Any]) -> pydantic.BaseModel:
         model = self.parameters()
         for key, value in params.items():
             if key not in model.model_fields:
@@ -53,7 +64,7 @@ class Offer:
                 # pydantic would take `yes` for the number 1
                 raise CellfeatError(f"{self.slot} {self.name!r}: {key} is {value}, but must be {_kind(annotation)}")
         try:
-            return model(**params).model_dump()
+            return model(**params)
         except pydantic.ValidationError as error:
             raise CellfeatError(self._explain(error, model, params)) from None
 
@@ -70,7 +81,10 @@ class Offer:
     def create(self, params: Mapping[str, Any], context: Context) -> Any:
         """The object itself, checked for what its slot asks."""
         handed = {"context": context} if "context" in inspect.signature(self.factory).parameters else {}
-        product = self.factory(**self.resolve(params), **handed)
+        # Through the recipe's JSON values, so that a stored recipe builds the same object; `vars`, because the factory
+        # wants the Path or tuple that its signature says.
+        values = vars(self._checked(self.resolve(params)))
+        product = self.factory(**values, **handed)
         missing = [member for member in MEMBERS[self.slot] if not hasattr(product, member)]
         if missing:
             raise CellfeatError(
@@ -90,13 +104,39 @@ def _parameters(factory: Factory) -> type[pydantic.BaseModel]:
     function = function.__init__ if inspect.isclass(function) else function
     known = getattr(function, "__globals__", {})
     fields: dict[str, Any] = {}
+    made = _default_factories(factory)
     for name, parameter in inspect.signature(factory).parameters.items():
         if name == "context" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
+        if default is MADE_LATER and name in made:
+            default = pydantic.Field(default_factory=made[name])
         fields[name] = (_annotation(parameter, known), default)
-    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = pydantic.ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), ser_json_inf_nan="constants"
+    )
     return pydantic.create_model("Parameters", __config__=config, **fields)
+
+
+@dataclass
+class _Probe:
+    made: list[Any] = field(default_factory=list)
+
+
+# What stands in a data class's signature for a default that is made anew for every object.
+MADE_LATER = inspect.signature(_Probe).parameters["made"].default
+
+
+def _default_factories(factory: Factory) -> dict[str, Callable[[], Any]]:
+    """{field: default_factory} of a data class, also of one whose arguments are partly given."""
+    made_by = factory.func if isinstance(factory, functools.partial) else factory
+    if not dataclasses.is_dataclass(made_by):
+        return {}
+    return {
+        item.name: item.default_factory
+        for item in dataclasses.fields(made_by)
+        if item.default_factory is not dataclasses.MISSING
+    }
 
 
 def _annotation(parameter: inspect.Parameter, known: dict[str, Any]) -> Any:

@@ -19,7 +19,11 @@ from cellfeat.finetune import adapter_for
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.slots import Context
+from cellfeat.splits import Split
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
+
+ADAPTER = "adapter"  # in a run folder: what `finetune:` made
+DEFAULT_CLASSIFIER = "svm-linear"
 
 
 def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str, Any]]]:
@@ -32,42 +36,52 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
     recipe = _with_absolute_paths(resolve(recipe, work.registry))
     seed = recipe.protocol.seeds[0]
     context = work.context(seed, "run")
+    recipe = _prepared(recipe, work, context)  # misfits show before any image is opened
     dataset = load_dataset(recipe.dataset, work)
-    Pipeline.build(recipe, work.registry, dataset.classes, context).prepare(context)  # misfits show before long work
-    recipe = finetuned(recipe, dataset, work)
-    encoder = make_encoder(recipe, work, context)
-    prototype = Pipeline.build(recipe, work.registry, dataset.classes, context, encoder)
+    fitted = finetuned(recipe, dataset, work)
+    encoder = make_encoder(fitted, work, context)
+    prototype = Pipeline.build(fitted, work.registry, dataset.classes, context, encoder)
     cells = encoder.encode(dataset, columns_read(prototype.aligners))
     check_enough(cells, recipe.protocol.folds)
-    evaluator = Evaluator(
-        recipe, work.registry, cells, dataset.classes, context, encoder, f"{dataset.digest}|{encoder.description}"
-    )
+    identity = f"{dataset.digest}|{encoder.description}"
+    evaluator = Evaluator(fitted, work.registry, cells, dataset.classes, context, encoder, identity)
     with _run_folder(out) as folder:
         (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
         datasets.write_skipped(folder / "skipped.csv", dataset.skipped)
+        if recipe.finetune is not None:
+            shutil.copytree(fitted.backbone.params["adapter"], folder / ADAPTER)
+            evaluator.saved_recipe = _with_adapter(fitted, out.resolve() / ADAPTER)
         about = _about(recipe, dataset, encoder, prototype, context, work)
-        written = _evaluate(evaluator, folder, about, recipe, cells, dataset)
+        written = _evaluate(evaluator, folder, about)
     evaluator.clear_scratch()
     return out, written
 
 
-def _evaluate(
-    evaluator: Evaluator, folder: Path, about: dict[str, Any], recipe: Recipe, cells: Any, dataset: datasets.Dataset
-) -> list[dict[str, Any]]:
+def _prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
+    """The recipe with a classifier where its methods have no head, once everything in it is seen to work together."""
+    pipeline = Pipeline.build(recipe, work.registry, (), context)
+    if recipe.classifier is None and not pipeline.has_own_head:
+        recipe = resolve(recipe.model_copy(update={"classifier": Part(name=DEFAULT_CLASSIFIER)}), work.registry)
+        pipeline = Pipeline.build(recipe, work.registry, (), context)
+    pipeline.prepare(context)
+    pipeline.check_classifier(work.registry, context)
+    return recipe
+
+
+def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     results: list[Result] = []
-    note = evaluator.context.note
-    for seed in recipe.protocol.seeds:
+    cells, classes, seeds = evaluator.cells, evaluator.classes, evaluator.recipe.protocol.seeds
+    for seed in seeds:
         for split in evaluator.splits(seed):
-            for label, count in split.left_out.items():
-                name = dataset.classes[label]
-                note(f"source {split.name}: class {name} is left out, as its cells ({count}) are fewer than the folds")
+            _tell(split, evaluator)
             results.append(evaluator.run(split, seed))
-            new = records.of(results[-1], cells, dataset.classes, about)
+            new = records.of(results[-1], cells, classes, about)
             records.append(folder / "records.jsonl", new)
             written += new
-            if seed == recipe.protocol.seeds[0]:
+            if seed == seeds[0]:
                 pipeline = evaluator.refit(split, seed)
+                pipeline.recipe = evaluator.saved_recipe
                 pipeline.facts = {
                     "dataset": about["dataset"],
                     "weights_sha256": about["backbone"]["weights_sha256"],
@@ -75,8 +89,20 @@ def _evaluate(
                     "seed": seed,
                 }
                 pipeline.save(folder / "pipelines" / split.name)
-    records.write_predictions(folder / "predictions.parquet", results, cells, dataset.classes)
+    records.write_predictions(folder / "predictions.parquet", results, cells, classes)
     return written
+
+
+def _tell(split: Split, evaluator: Evaluator) -> None:
+    """Say which cells of a split are neither trained on nor scored."""
+    for label, count in split.left_out.items():
+        name = evaluator.classes[label]
+        evaluator.context.note(
+            f"source {split.name}: class {name} is left out, as its cells ({count}) or their groups are fewer than "
+            "the folds"
+        )
+    for name in sorted(set(split.adaptable) - set(split.targets)):
+        evaluator.context.note(f"domain {name} has no labelled cell: it is adapted to where a method asks, not scored")
 
 
 def _about(
@@ -107,6 +133,7 @@ def _about(
         "backbone": {
             "name": recipe.backbone.name,
             "weights_sha256": encoder.description["weights_sha256"],
+            "segmenter": encoder.description["segmenter"],
             "used": pipeline.uses_backbone,
         },
         "uses_target": pipeline.uses_target,
@@ -130,11 +157,21 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def finetuned(recipe: Recipe, dataset: datasets.Dataset, work: Workplace) -> Recipe:
     """The recipe with its backbone fine-tuned on masks first, if it asks for that; the adapter is cached."""
-    if recipe.finetune is None:
-        return recipe
-    adapter = adapter_for(recipe, dataset, work)
-    backbone = Part.of(recipe.backbone.name, {**recipe.backbone.params, "adapter": str(adapter)})
-    return recipe.model_copy(update={"backbone": backbone})
+    return recipe if recipe.finetune is None else _with_adapter(recipe, adapter_for(recipe, dataset, work))
+
+
+def _with_adapter(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the adapter in this folder, and nothing left to fine-tune."""
+    backbone = Part.of(recipe.backbone.name, {**recipe.backbone.params, "adapter": str(folder)})
+    return recipe.model_copy(update={"backbone": backbone, "finetune": None})
+
+
+def saved_recipe(pipeline: Path, recipe: Recipe) -> Recipe:
+    """A saved pipeline's recipe; the adapter of a run folder that was moved is found where the folder is now."""
+    adapter, beside = recipe.backbone.params.get("adapter"), pipeline.resolve().parent.parent / ADAPTER
+    if adapter and not Path(adapter).exists() and beside.is_dir():
+        return _with_adapter(recipe, beside)
+    return recipe
 
 
 @contextmanager

@@ -86,8 +86,11 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Images to masks; replaces the mask of a backbone. Optional `detect(image (3, H, W) uint8) -> (K, 4)` boxes
-    (x1, y1, x2, y2) in pixels, for whole smears."""
+    """Images to masks; replaces the mask of a backbone.
+
+    Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears;
+    `weights_sha256: str`, as for a backbone.
+    """
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) uint8 RGB -> (B, S, S) bool, True on the cell."""
@@ -95,14 +98,20 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Aligner(Protocol):
-    """Features of several laboratories to features that agree. Target rows of `fit` have hidden labels (-1).
+    """Features of several laboratories to features that agree.
+
+    `fit` gets labelled source rows and, if `uses_target`, target rows, whose labels are hidden (-1) except for those
+    that a few-shot protocol reveals. Rows come in an order that means nothing, ids and groups are mere numbers.
+    Whatever is learned from cells belongs into `fit`: `transform`, `predict_proba` and `adjust` answer every row by
+    itself, and a run refuses a method whose answer depends on the other rows.
 
     Optional:
     - `prepare(context)`, called once before any long work: find weights, refuse what cannot be done;
     - `weights_saw`, once fitted, as for a backbone;
     - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;
     - `sample_weight(cells) -> (N,)` weights for the classifier's fit on the source rows;
-    - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift.
+    - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift; what it needs to know it learns
+      in `fit_adjust(proba (M, K), cells, context)`, from the cells that the protocol lets it adapt to.
     """
 
     reads: tuple[str, ...]  # columns it needs; decides what is extracted and stored
@@ -123,7 +132,11 @@ class Aligner(Protocol):
 
 
 class Classifier(Protocol):
-    """Any scikit-learn classifier. Labels arrive as 0..K-1, features as (N, D) float32."""
+    """Any scikit-learn classifier. Labels arrive as 0..K-1, features as (N, D) float32.
+
+    A run saves it by skops. Types of scikit-learn, XGBoost and the factory's own package are read back; those of other
+    packages must be named on the factory, as in `factory.trusted = ("lightgbm.",)`.
+    """
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> Any: ...
 

@@ -28,8 +28,9 @@ class Split:
 
     source: tuple[str, ...]
     folds: tuple[Fold, ...]
-    targets: dict[str, np.ndarray]
-    left_out: dict[int, int]  # class -> cells, for classes with fewer cells than folds in the source
+    targets: dict[str, np.ndarray]  # labelled rows, which are scored; a domain without any is not in it
+    adaptable: dict[str, np.ndarray]  # all rows of every target domain, also those without a label
+    left_out: dict[int, int]  # class -> cells, for classes with fewer cells (or groups) than folds in the source
 
     @property
     def name(self) -> str:
@@ -56,7 +57,8 @@ def splits(
             raise CellfeatError(unknown("domain", name, domains))
     if protocol not in PROTOCOLS:
         raise CellfeatError(unknown("protocol", protocol, PROTOCOLS))
-    from_ = [name for name in domains if name in (sources or domains)]
+    labelled = set(cells.domain[cells.label >= 0].tolist())  # a domain without labels can be adapted to, no more
+    from_ = [name for name in domains if name in (sources or labelled)]
     to = [name for name in domains if name in (targets or domains)]
     settings: list[tuple[tuple[str, ...], list[str]]]
     if protocol == "cross-domain":
@@ -70,20 +72,25 @@ def splits(
 
 def _split(cells: Cells, source: tuple[str, ...], targets: list[str], folds: int, seed: int) -> Split:
     rows = _in_order(cells, np.flatnonzero(np.isin(cells.domain, source) & (cells.label >= 0)))
-    counts = np.bincount(cells.label[rows]) if len(rows) else np.zeros(0, int)
-    left_out = {int(c): int(n) for c, n in enumerate(counts) if 0 < n < folds}
+    counts = {int(label): int(np.sum(cells.label[rows] == label)) for label in np.unique(cells.label[rows])}
+    groups = {label: len(np.unique(cells.group[rows[cells.label[rows] == label]])) for label in counts}
+    left_out = {label: n for label, n in counts.items() if groups[label] < folds}
     rows = rows[~np.isin(cells.label[rows], list(left_out))]
     if len(np.unique(cells.label[rows])) < 2:
         raise CellfeatError(
-            f"source {'+'.join(source)} has fewer than 2 classes with at least {folds} labelled cells; "
+            f"source {'+'.join(source)} has fewer than 2 classes with at least {folds} labelled cells (or groups); "
             "use fewer folds (--folds) or name the sources that have more (--source)"
         )
-    return Split(
-        source,
-        tuple(k_fold(cells, rows, folds, seed)),
-        {name: np.flatnonzero((cells.domain == name) & (cells.label >= 0)) for name in targets},
-        left_out,
-    )
+    parts = tuple(k_fold(cells, rows, folds, seed))
+    for part in parts:
+        if len(np.unique(cells.label[part.train])) < len(counts) - len(left_out):
+            raise CellfeatError(
+                f"source {'+'.join(source)}: groups cannot be divided into {folds} folds that all leave every class "
+                "in training; use fewer folds (--folds)"
+            )
+    adaptable = {name: np.flatnonzero(cells.domain == name) for name in targets}
+    scored = {name: found[cells.label[found] >= 0] for name, found in adaptable.items()}
+    return Split(source, parts, {name: found for name, found in scored.items() if len(found)}, adaptable, left_out)
 
 
 def _in_order(cells: Cells, rows: np.ndarray) -> np.ndarray:

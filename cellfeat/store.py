@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     """Where stores, weights, checkpoints and the demo set live: CELLFEAT_CACHE, else the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("CELLFEAT_CACHE") or platformdirs.user_cache_dir("cellfeat"))
+    return Path(os.environ.get("CELLFEAT_CACHE") or platformdirs.user_cache_dir("cellfeat")).expanduser()
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from cellfeat.errors import CellfeatError, unknown
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
 from cellfeat.recipe import DatasetSection, Recipe, parse
-from cellfeat.run import read_run
+from cellfeat.run import read_run, saved_recipe
 from cellfeat.types import UNLABELED, Cells
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
@@ -61,6 +62,8 @@ def predict(
 ) -> tuple[Table, int]:
     """Write a CSV with a label and the probabilities of every image; gives a summary table and the count."""
     _check_out(out, (".csv",))
+    if not domain.strip():
+        raise CellfeatError("--domain is empty; give the laboratory of these images a name")
     folder = pipeline_folder(run, source)
     dataset = _images(images, domain, work)
     pipeline, cells, context = _placed(folder, dataset, refit, work)
@@ -72,7 +75,7 @@ def predict(
             values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *proba[row])]
             writer.writerow([_plain(cells.id[row]), _plain(str(path)), pipeline.classes[chosen[row]], *values])
     if dataset.skipped:
-        datasets.write_skipped(out.with_name(f"{out.stem}-skipped.csv"), dataset.skipped)
+        datasets.write_skipped(_skipped_beside(out), dataset.skipped)
     return _counts(pipeline.classes, chosen, proba), len(dataset)
 
 
@@ -100,8 +103,9 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
 def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:
     """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
     about = read_about(folder)
-    recipe = parse(about["recipe"], f"the recipe in {folder}")
-    context = work.context(about["facts"]["seed"], "use")
+    recipe = saved_recipe(folder, parse(about["recipe"], f"the recipe in {folder}"))
+    seed = about["facts"]["seed"]
+    context = work.context(seed, "use")
     encoder = make_encoder(recipe, work, context)
     was, now = about["facts"]["weights_sha256"], encoder.description["weights_sha256"]
     if was != now:
@@ -123,8 +127,13 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
     both = source.joined(target.hide_labels())
     new = np.arange(len(source), len(both))
     fresh = Pipeline.build(recipe, work.registry, pipeline.classes, context, encoder)
-    vectors = fresh.fit_align(both.with_target(new), context)
-    fresh.fit_classifier(work.registry, source, vectors[: len(source)], context)
+    # Checkpoints belong to exactly this source, these images and this method.
+    key = [original.digest, dataset.digest, recipe.digest, about["facts"]["source"], encoder.description]
+    fitting = work.context(seed, "refit", key)
+    vectors = fresh.fit_align(both.with_target(new), fitting)
+    fresh.fit_classifier(work.registry, source, vectors[: len(source)], fitting)
+    fresh.fit_adjust(target.hide_labels(), fitting, vectors[len(source) :])
+    shutil.rmtree(fitting.scratch, ignore_errors=True)
     return fresh, target, context
 
 
@@ -132,6 +141,11 @@ def _check_out(out: Path, endings: Sequence[str]) -> None:
     if out.suffix.lower() not in endings:
         raise CellfeatError(f"--out {out}: the name must end in {' or '.join(endings)}")
     refuse_existing(out)
+    refuse_existing(_skipped_beside(out))
+
+
+def _skipped_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-skipped.csv")
 
 
 def _finish(
@@ -143,7 +157,7 @@ def _finish(
     with atomic_file(out) as partial:
         (_write_anndata if out.suffix.lower() == ".h5ad" else _write_parquet)(partial, rows, vectors, about)
     if dataset.skipped:
-        datasets.write_skipped(out.with_name(f"{out.stem}-skipped.csv"), dataset.skipped)
+        datasets.write_skipped(_skipped_beside(out), dataset.skipped)
     return vectors.shape
 
 

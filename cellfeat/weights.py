@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat.digests import check_digest
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.store import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,13 +97,7 @@ def find_weights(
 
 def weights_cache(cache: Path | None = None) -> Path:
     """The folder that downloaded weights are kept in; it need not exist yet."""
-    if cache is None and os.environ.get("CELLFEAT_CACHE"):
-        cache = Path(os.environ["CELLFEAT_CACHE"])
-    if cache is None:
-        import platformdirs
-
-        cache = Path(platformdirs.user_cache_dir("cellfeat"))
-    return Path(cache).expanduser() / "weights"
+    return (cache_folder() if cache is None else Path(cache).expanduser()) / "weights"
 
 
 def weights_status(named: Mapping[str, NamedWeights], *, cache: Path | None = None) -> list[WeightsRow]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cellfeat import datasets
 from cellfeat.extract import BATCH, Encoder
-from cellfeat.recipe import DEMO, DatasetSection, Recipe
+from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
 from cellfeat.registry import Registry
 from cellfeat.slots import Context, Reporter
 from cellfeat.store import cache_folder, fingerprint
@@ -70,16 +70,14 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
 
     import cellfeat
 
-    offer = work.registry.find("backbone", recipe.backbone.name)
-    backbone = offer.create(recipe.backbone.params, context)
+    backbone = work.registry.create("backbone", recipe.backbone.name, recipe.backbone.params, context)
     segmenter = None
     if recipe.segmenter is not None:
         segmenter = work.registry.create("segmenter", recipe.segmenter.name, recipe.segmenter.params, context)
     description = {
-        "backbone": {"name": offer.name, "distribution": offer.distribution, "version": offer.version},
-        "parameters": recipe.backbone.params,
+        "backbone": _identity("backbone", recipe.backbone, backbone, work),
         "weights_sha256": getattr(backbone, "weights_sha256", None),
-        "segmenter": recipe.segmenter and recipe.segmenter.model_dump(),
+        "segmenter": recipe.segmenter and _identity("segmenter", recipe.segmenter, segmenter, work),
         "frame": [backbone.image_size, backbone.interpolation],
         "batch": BATCH,
         "device": context.device.type,
@@ -88,3 +86,19 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
         "cellfeat": cellfeat.__version__,
     }
     return Encoder(backbone, segmenter, description, cache_folder() / "stores", context)
+
+
+def _identity(slot: str, part: Part, product: Any, work: Workplace) -> dict[str, Any]:
+    """What tells one encoder from another. Where the weights have a digest, it stands for the paths of their files."""
+    offer = work.registry.find(slot, part.name)
+    sha256 = getattr(product, "weights_sha256", None)
+    params = offer.resolve(part.params)
+    if sha256 is not None:
+        params = {key: value for key, value in params.items() if not (isinstance(value, str) and Path(value).exists())}
+    return {
+        "name": offer.name,
+        "distribution": offer.distribution,
+        "version": offer.version,
+        "parameters": params,
+        "weights_sha256": sha256,
+    }

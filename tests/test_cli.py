@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from cellfeat import cli
 from cellfeat.demo import write_demo
+from cellfeat.registry import Offer, Registry
 
 HEAVY = ("torch", "sklearn", "xgboost", "timm", "peft", "lance", "segment_anything", "cv2")
 
@@ -91,9 +95,12 @@ def test_help_names_every_command(cellfeat):
         (["run", "--set", "align.epochs=many"], ["align 'cae': epochs is 'many', but must be int"]),
         (["run", "--set", "align.epochs"], ["not of the form section.key=value"]),
         (["run", "--set", "aline.epochs=3"], ["no section named 'aline'", "'align'"]),
-        (["run", "--align", "per-domain-z,cae", "--set", "align.epochs=3"], ["say which of the aligners"]),
+        (["run", "--align", "cae,per-domain-z", "--set", "align.epochs=3"], ["say which of the aligners"]),
         (["run", "--adapt", "tset"], ["adapt", "'none', 'test' or 'heldout'"]),
         (["run", "--folds", "1"], ["folds", "greater than or equal to 2"]),
+        (["run", "--folds", "0"], ["folds", "greater than or equal to 2"]),
+        (["run", "--seed", "-5"], ["seeds", "greater than or equal to 0"]),
+        (["run", "--align", "per-domain-z,cae"], ["'cae' reads map, crop and not the vectors"]),
         (["run", "--recipe", "dmeo"], ["no recipe named 'dmeo'", "'demo'"]),
         (["run", "--data", "absent.csv"], ["absent.csv", "no such manifest"]),
         (["run", "--data", "."], ["folder", "cellfeat data index"]),
@@ -206,6 +213,94 @@ def test_the_first_hour(cellfeat, drawn):
     assert "no images in this folder" in one_line(err)
 
 
+def test_a_default_that_is_made_anew_is_shown_as_what_it_is(cellfeat, monkeypatch):
+    @dataclass
+    class Listed:
+        sizes: tuple[int, ...] = field(default_factory=lambda: (4, 2))
+
+    offers = [Offer("align", "listed", Listed, "plugin", "dist", "1")]
+    monkeypatch.setattr("cellfeat.registry.installed", lambda: Registry(offers))
+    code, out, err = cellfeat("plugins", "info", "listed")
+    assert code == 0, err
+    [line] = [line for line in out.splitlines() if "align.sizes" in line]
+    assert "(4, 2)" in line
+
+
+def offer_commands(monkeypatch, tmp_path, **sources: str) -> None:
+    """Command plugins of one module each, in place of the installed ones."""
+    points = []
+    for name, source in sources.items():
+        module = f"commands_{name}_{tmp_path.name}"
+        (tmp_path / f"{module}.py").write_text(source)
+        points.append(EntryPoint(name, f"{module}:app", "cellfeat.commands"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(cli, "entry_points", lambda group: points)
+    monkeypatch.setattr(
+        cli.app, "registered_groups", [group for group in cli.app.registered_groups if group.name in cli.CORE]
+    )
+    monkeypatch.setattr("cellfeat.console._said", set())
+
+
+@pytest.mark.parametrize("name", ["run", "extract", "transform", "predict", "data", "plugins", "weights"])
+def test_a_plugins_command_replaces_none_of_the_core(cellfeat, monkeypatch, tmp_path, name):
+    offer_commands(monkeypatch, tmp_path, **{name: "raise AssertionError('it was imported')"})
+    code, out, err = cellfeat(name, "--help")
+    assert code == 0
+    assert "Commands of the plugin" not in out + cellfeat("--help")[1]
+    assert f"note: command {name!r} of an unknown distribution is left out" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import sys; sys.exit('needs a licence')", "SystemExit: needs a licence"),
+        ("import there_is_no_such_module", "ModuleNotFoundError: No module named 'there_is_no_such_module'"),
+    ],
+)
+def test_a_plugins_command_that_does_not_load_is_one_line(cellfeat, monkeypatch, tmp_path, source, reason):
+    offer_commands(monkeypatch, tmp_path, stain=source)
+    code, _, err = cellfeat("stain", "normalise")
+    assert code == 2
+    assert one_line(err) == f"error: command 'stain' of an unknown distribution did not load: {reason}"
+    assert cellfeat("--help")[0] == 0
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line_with_the_path(cellfeat, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cellfeat("data", "demo", tmp_path / "file" / "demo", "--per-class", 1, "--size", 32)
+    assert code == 2
+    assert str(tmp_path / "file") in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), "error: /runs/a: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", b"/runs/[a]"), "error: /runs/[a]: Permission denied"),
+        (OSError(errno.EXDEV, "Cross-device link", "/a", None, "/b"), "error: /a -> /b: Cross-device link"),
+        (OSError("lance: io error,\nsee above"), "error: lance: io error, see above"),
+        (TimeoutError(), "error: TimeoutError"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(cellfeat, monkeypatch, error, line):
+    def refused(*arguments):
+        raise error
+
+    monkeypatch.setattr("cellfeat.demo.write_demo", refused)
+    code, _, err = cellfeat("data", "demo", "demo")
+    assert (code, one_line(err)) == (2, line)
+
+
+def test_a_reader_that_has_gone_is_no_error(cellfeat, monkeypatch):
+    def refused(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("cellfeat.demo.write_demo", refused)
+    assert cellfeat("data", "demo", "demo") == (1, "", "")
+    monkeypatch.setattr(cli, "add_plugin_commands", refused)
+    assert cellfeat("data", "demo", "demo") == (1, "", "")
+
+
 def test_random_resnext_weights_must_be_asked_for(cellfeat, drawn, monkeypatch):
     monkeypatch.setenv("CELLFEAT_OFFLINE", "1")
     code, _, err = cellfeat("run", "--data", drawn / "manifest.csv", "--backbone", "resnext50", "--folds", "2")
@@ -235,3 +330,17 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(drawn, tmp_path):
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert not (tmp_path / "stopped").exists()
+
+
+def test_seed_0_is_a_seed(cellfeat, drawn):
+    arguments = ["--backbone", "colour", "--folds", "2", "--source", "lab-a", "--target", "lab-b", "--seed", "0"]
+    code, _, err = cellfeat("run", "--data", drawn / "manifest.csv", *arguments, "--out", "out")
+    assert code == 0, err
+    assert "seeds:\n  - 0\n" in Path("out/recipe.yaml").read_text()
+
+
+def test_a_segmenter_that_changes_nothing_is_refused(cellfeat, drawn):
+    arguments = ["--backbone", "colour", "--segmenter", "otsu", "--folds", "2"]
+    code, _, err = cellfeat("run", "--data", drawn / "manifest.csv", *arguments)
+    assert code == 2
+    assert "leave --segmenter out" in err

@@ -14,7 +14,7 @@ from cellfeat.demo import demo_dataset, demo_manifest, write_demo
 from cellfeat.errors import CellfeatError
 from cellfeat.images import image_digest, read_mask, read_rgb
 from cellfeat.layouts import index_dataset
-from cellfeat.manifest import merge_manifests, read_rows, write_manifest
+from cellfeat.manifest import domain_problem, merge_manifests, read_rows, write_manifest
 
 
 def draw(path: Path, seed: int = 0, side: int = 16) -> Path:
@@ -103,6 +103,11 @@ BAD_ROWS = {
     "b,absent.png,x,one": r"m\.csv: line 3: .*absent\.png: no such file",
     "a,b.png,x,one": r"m\.csv: line 3: id 'a' was already given in line 2; ids must be unique",
     "b,b.png,x,": r"m\.csv: line 3: domain is empty",
+    "b,b.png,x,..": r"m\.csv: line 3: domain '\.\.' cannot name a folder: it stands for another folder",
+    "b,b.png,x,lab/1": r"m\.csv: line 3: domain 'lab/1' cannot name a folder: it has the character '/'; choose another",
+    "b,b.png,x,lab\\1": r"m\.csv: line 3: domain .* it has the character '\\\\'",
+    'b,b.png,x,"lab\n1"': r"m\.csv: line 4: domain 'lab\\n1' cannot name a folder: it has the character '\\n'",
+    f"b,b.png,x,{'x' * 101}": r"m\.csv: line 3: domain 'x{40}'… cannot .* longer than 100 characters, or 200 bytes",
     "b,zero\0.png,x,one": r"m\.csv: line 3: .*: no such file",
     "b,.,x,one": r"m\.csv: line 3: .* is a folder, not an image",
     "b,b.png,basofil,one": r"m\.csv: line 3: no label named 'basofil'\. Did you mean 'basophil'",
@@ -411,6 +416,19 @@ def test_wrong_requests_to_index(tmp_path):
         index_dataset("acevedo20", tmp_path, "c")
     with pytest.raises(CellfeatError, match="the domain is empty"):
         index_dataset("folders", tmp_path, " ")
+    with pytest.raises(CellfeatError, match=r"--domain: domain 'a/b' cannot name a folder: it has the character '/'"):
+        index_dataset("folders", tmp_path, "a/b")
+
+
+@pytest.mark.parametrize("name", ["lab-a", "Labor für Blut (2)", "...", "x" * 100, "検査室" * 20])
+def test_domains_that_can_name_a_folder(tmp_path, name):
+    assert domain_problem(name) is None
+    (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize("name", [".", "\0", "a\x1bb", "a\x85b", "a\u2028b", "a\udcffb", "検" * 80])
+def test_domains_that_cannot_name_a_folder(name):
+    assert "cannot name a folder" in domain_problem(name)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from helpers import Identity, labelled_cells, with_plugins
 
 from cellfeat import CellfeatError, Cells, Features, SavesState, UnseenDomainError
 from cellfeat.extract import Encoder
-from cellfeat.pipeline import Pipeline, columns_read, resolve, shown
+from cellfeat.handing import shown
+from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import parse
 from cellfeat.registry import installed
 
@@ -24,16 +25,17 @@ def with_hidden_target(cells: Cells, domain: str = "b") -> Cells:
     return cells.hide_labels(cells.is_target)
 
 
-def test_a_method_sees_neither_target_labels_nor_ids_nor_other_columns():
-    cells = labelled_cells().with_target(np.arange(40, 72)).with_column("map", np.zeros((72, 2, 3, 3), np.float32))
+def test_a_method_sees_no_ids_no_names_of_groups_and_no_other_columns():
+    cells = labelled_cells().with_column("map", np.zeros((72, 2, 3, 3), np.float32))
     labelled = type("Labelled", (Identity,), {"uses_labels": True})()
-    view = shown(cells, labelled)
-    assert (view.label[40:] == -1).all()
-    np.testing.assert_array_equal(view.label[:40], cells.label[:40])
+    order = np.random.default_rng(0).permutation(72)
+    view = shown(cells, labelled, order)
+    np.testing.assert_array_equal(view.label, cells.label[order])
+    np.testing.assert_array_equal(view.pooled, cells.pooled[order])
     assert list(view.columns) == ["pooled"]
     assert not set(view.id) & set(cells.id)
-    assert list(view.id) == sorted(view.id)
-    assert (shown(cells, Identity()).label == -1).all()
+    assert list(view.group) == [str(row) for row in range(72)], "numbered as they appear, not by name"
+    assert (shown(cells, Identity(), order).label == -1).all()
     assert (cells.label >= 0).all(), "the caller's cells were changed"
 
 
@@ -77,6 +79,79 @@ def test_a_chain_is_its_methods_one_after_the_other(context):
     second = installed().create("align", "coral", {}, context).fit(middle, context)
     np.testing.assert_allclose(vectors, second.transform(middle, context), atol=1e-6)
     np.testing.assert_allclose(chained.features(cells, context), vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("trace", ["row", "id", "group"])
+def test_the_order_of_rows_tells_nothing(trace, context):
+    """File names tell the class, and the cells stand in the order of their names: a method must not profit."""
+
+    class Order(Identity):
+        def transform(self, cells, context):
+            ranks = {"row": np.arange(len(cells)), "id": cells.id.astype(int), "group": cells.group.astype(int)}[trace]
+            return np.stack([ranks, ranks**2 / 100], axis=1).astype(np.float32)
+
+    cells = labelled_cells(per_class=40)
+    cells = cells[np.argsort(cells.domain.astype(object) + cells.label.astype(str), kind="stable")]
+    pipeline = pipeline_of(
+        {"align": {"name": "order"}, "classifier": {"name": "rf", "n_estimators": 20}},
+        with_plugins(order=Order),
+        context,
+    )
+    pipeline.methods[0].probed = True  # such a method is refused; here it is to be seen that it learns nothing
+    source, target = np.flatnonzero(cells.domain == "a"), np.flatnonzero(cells.domain == "b")
+    pipeline.fitted_classes = np.arange(3)
+    vectors = pipeline.features(cells[source], context)
+    pipeline.fit_classifier(installed(), cells[source], vectors, context)
+    chosen, _ = pipeline.predict(cells[target], context)
+    assert np.mean(chosen == cells.label[target]) < 0.5, "three classes, chance is a third"
+
+
+def test_a_method_that_adapts_to_what_it_transforms_is_refused(context):
+    class Batch(Identity):
+        def transform(self, cells, context):
+            return cells.pooled - cells.pooled.mean(0)
+
+    pipeline = pipeline_of({"align": {"name": "batch"}}, with_plugins(batch=Batch), context)
+    with pytest.raises(CellfeatError, match="'batch': transform answers a cell differently"):
+        pipeline.fit_align(with_hidden_target(labelled_cells()), context)
+
+    class Prior(Identity):
+        def adjust(self, proba, cells):
+            return proba / proba.mean(0)
+
+    registry = with_plugins(prior=Prior)
+    pipeline = pipeline_of({"align": {"name": "prior"}, "classifier": {"name": "lr"}}, registry, context)
+    cells = labelled_cells()
+    pipeline.fit_classifier(registry, cells, pipeline.fit_align(cells, context), context)
+    with pytest.raises(CellfeatError, match="'prior': adjust answers a cell differently"):
+        pipeline.predict(cells[:30], context)
+
+
+def test_corrections_are_learned_from_what_may_be_adapted_to(context):
+    class Prior(Identity):
+        def fit_adjust(self, proba, cells, context):
+            assert (cells.label == -1).all()
+            self.prior = proba.mean(0)
+
+        def adjust(self, proba, cells):
+            weighted = proba * self.prior
+            return weighted / weighted.sum(1, keepdims=True)
+
+    registry = with_plugins(prior=Prior)
+    pipeline = pipeline_of({"align": {"name": "prior"}, "classifier": {"name": "lr"}}, registry, context)
+    cells = labelled_cells()
+    source, target = cells[cells.domain == "a"], cells[cells.domain == "b"]
+    vectors = pipeline.fit_align(source, context)
+    pipeline.fit_classifier(registry, source, vectors, context)
+    pipeline.fit_adjust(target, context)
+    plain = pipeline.head.predict_proba(target.pooled)
+    wanted = plain * plain.mean(0)
+    np.testing.assert_allclose(pipeline.predict(target, context)[1], wanted / wanted.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_a_chain_in_which_work_would_be_lost_is_refused(context):
+    with pytest.raises(CellfeatError, match="'cae' reads map, crop and not the vectors that align 'per-domain-z'"):
+        pipeline_of({"align": [{"name": "per-domain-z"}, {"name": "cae"}]}, installed(), context)
 
 
 def test_labels_reach_a_method_as_0_to_k_minus_1(context):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cellfeat import CellfeatError, recipe, records
+from cellfeat import CellfeatError, recipe, records, use
 from cellfeat.console import SilentReporter
 from cellfeat.registry import installed
 from cellfeat.run import run
@@ -80,13 +81,21 @@ def test_the_autoencoder_from_images_to_the_table(manifest, tmp_path):
 
 
 @pytest.mark.slow
-def test_finetuning_on_masks_runs_first_and_is_cached(manifest, tmp_path):
+def test_finetuning_on_masks_runs_first_and_is_cached(manifest, tmp_path, cache):
     finetune = {"masks": "truth", "domains": ["tecom"], "epochs": 2, "batch_size": 12, "lr": 5e-4}
     sections = {"finetune": finetune, "classifier": {"name": "lr"}, "protocol": {"folds": 3, "source": ["tecom"]}}
-    _, written = run(recipe_of(manifest, **sections), tmp_path / "one", workplace())
+    folder, written = run(recipe_of(manifest, **sections), tmp_path / "one", workplace())
     assert "truth masks of tecom" in written[0]["weights_saw"]
-    adapter = Path(written[0]["recipe"]["backbone"]["adapter"])
+    (adapter,) = (cache / "adapters").iterdir()
     stamp = (adapter / "adapter.json").stat().st_mtime_ns
+    images = [row["path"] for row in csv.DictReader(manifest.open())][:2]
+    shutil.move(folder, tmp_path / "moved")
+    shutil.copytree(adapter, tmp_path / "kept")
+    shutil.rmtree(adapter)
+    use.predict(
+        tmp_path / "moved", [Path(path) for path in images], tmp_path / "p.csv", "new", None, False, workplace()
+    )
+    shutil.move(tmp_path / "kept", adapter)
     work = workplace()
     _, again = run(recipe_of(manifest, **sections), tmp_path / "two", work)
     assert (adapter / "adapter.json").stat().st_mtime_ns == stamp

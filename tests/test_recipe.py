@@ -225,3 +225,11 @@ def test_a_file_that_is_not_yaml_is_one_clear_line(tmp_path, content):
 @pytest.mark.parametrize("name", recipes.built_in())
 def test_built_in_recipes_are_whole(name):
     assert parse(read(name)).digest
+
+
+@pytest.mark.parametrize(
+    ("seeds", "part"), [([-1], "greater than or equal to 0"), ([2**32], "less than"), ([1, 1], "twice")]
+)
+def test_seeds_that_no_generator_takes_are_refused(seeds, part):
+    with pytest.raises(CellfeatError, match=part):
+        parse({"protocol": {"seeds": seeds}})

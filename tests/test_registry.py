@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,7 +206,8 @@ DEFAULTS = Toy().params
 
 
 def test_defaults_complete_the_parameters():
-    assert offer(Toy).resolve({}) == {name: value for name, value in DEFAULTS.items() if name != "__class__"}
+    defaults = {name: value for name, value in DEFAULTS.items() if name != "__class__"}
+    assert offer(Toy).resolve({}) == {**defaults, "sizes": [1]}
     assert offer(Toy).resolve({"epochs": 5})["epochs"] == 5
 
 
@@ -216,7 +219,7 @@ def test_defaults_complete_the_parameters():
         ("rate", 1, 1.0),
         ("width", None, None),
         ("width", 4, 4),
-        ("sizes", [3, 2], (3, 2)),
+        ("sizes", (3, 2), [3, 2]),
         ("fast", True, True),
         ("mode", "b", "b"),
         ("other", {"any": "thing"}, {"any": "thing"}),
@@ -257,6 +260,61 @@ def test_an_unknown_parameter_is_refused_with_the_choices():
         "no parameter of classifier 'toy' named 'epoch'. Did you mean 'epochs'? Available: "
         "epochs, fast, mode, other, rate, share, sizes, untyped, width"
     )
+
+
+@dataclass
+class Listed:
+    """A data class whose defaults are made anew for every object."""
+
+    path: Path = Path("weights/a.pth")
+    sizes: tuple[int, ...] = field(default_factory=lambda: (4, 2))
+    names: list[str] = field(default_factory=list)
+
+    def fit(self, features, labels):
+        return self
+
+    def predict(self, features):
+        return features
+
+
+@pytest.mark.parametrize("factory", [Listed, functools.partial(Listed, Path("weights/a.pth"))])
+def test_a_default_factory_is_the_default(factory, context):
+    resolved = offer(factory).resolve({})
+    assert (resolved["sizes"], resolved["names"]) == ([4, 2], [])
+    first, second = (offer(factory).create({}, context) for _ in range(2))
+    assert (first.sizes, first.names, second.names) == ((4, 2), [], [])
+    assert first.names is not second.names
+    assert offer(functools.partial(Listed, names=["x"])).resolve({})["names"] == ["x"]
+
+
+def test_parameters_are_stored_as_json_and_handed_over_as_the_signature_says(context):
+    handed = []
+
+    def factory(path: Path, sizes: tuple[int, ...] = (1,), limits: frozenset[int] = frozenset({3})):
+        handed.append((path, sizes, limits))
+        return Toy()
+
+    resolved = offer(factory).resolve({"path": Path("a/b"), "sizes": ["3", 2]})
+    assert json.loads(json.dumps(resolved)) == resolved == {"path": "a/b", "sizes": [3, 2], "limits": [3]}
+    offer(factory).create(resolved, context)
+    offer(factory).create({"path": Path("a/b"), "sizes": (3, 2)}, context)
+    assert handed == [(Path("a/b"), (3, 2), frozenset({3}))] * 2
+    assert [type(value) for value in handed[0]] == [type(Path()), tuple, frozenset]
+    with pytest.raises(CellfeatError, match=r"sizes is \[1, 'x'\], but must be tuple\[int, \.\.\.\]"):
+        offer(factory).create({"path": "a", "sizes": [1, "x"]}, context)
+
+
+def test_numbers_that_are_not_finite_stay_what_they_are():
+    def factory(rate: float = 0.1, other=float("inf")): ...
+
+    assert offer(factory).resolve({"rate": "inf"}) == {"rate": float("inf"), "other": float("inf")}
+
+
+def test_a_default_that_no_recipe_can_hold_is_the_authors_mistake():
+    def factory(other: Any = object()): ...  # noqa: B008 - the mistake
+
+    with pytest.raises(CellfeatError, match=r"of dist has a parameter that no recipe can hold: .*Tell the plugin's"):
+        offer(factory).resolve({})
 
 
 def test_a_required_parameter_is_asked_for():
@@ -318,9 +376,9 @@ def test_every_shipped_factory_has_readable_parameters_and_a_summary():
     for item in registry.installed().offers:
         assert item.summary, f"{item.slot} {item.name} has no documentation"
         fields = item.parameters().model_fields
-        for key, field in fields.items():
-            assert field.annotation is not Any, f"{item.slot} {item.name}: {key} has no type that can be checked"
-        if not any(field.is_required() for field in fields.values()):
+        for key, parameter in fields.items():
+            assert parameter.annotation is not Any, f"{item.slot} {item.name}: {key} has no type that can be checked"
+        if not any(parameter.is_required() for parameter in fields.values()):
             assert item.resolve({}).keys() == fields.keys()
 
 

@@ -37,7 +37,7 @@ def recipe_of(manifest: Path, align="none", **sections) -> recipe.Recipe:
     return recipe.parse(
         {
             "dataset": {"manifest": str(manifest)},
-            "backbone": {"name": "colour", "bins": 4},
+            "backbone": sections.pop("backbone", {"name": "colour", "bins": 4}),
             "align": {"name": align},
             "classifier": {"name": "lr"},
             "protocol": {"folds": 3, **sections.pop("protocol", {})},
@@ -240,3 +240,72 @@ def test_a_method_without_state_survives_the_run(manifest, tmp_path):
 
     folder, _ = run(recipe_of(manifest, "third"), tmp_path / "out", workplace(with_plugins(third=Third)))
     assert (folder / "pipelines" / "lab-a" / "align-0" / "state.json").is_file()
+
+
+def test_a_refit_learns_from_the_images_it_is_given(manifest, tmp_path):
+    """Two sets of equally many images must not share one training: what the second is told depends on the second."""
+    align = {"name": "cae", "epochs": 1, "batch_size": 15, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8}
+    sections = {"dataset": {"manifest": str(manifest)}, "align": align, "classifier": {"name": "lr"}}
+    protocol = {"folds": 3, "source": ["lab-a"], "target": ["lab-b"]}
+    content = {**sections, "backbone": {"name": "lora-sam", "image_size": 64}, "protocol": protocol}
+    folder, _ = run(recipe.parse(content), tmp_path / "run", workplace())
+    images = sorted((manifest.parent / "images").glob("lab-c*"))
+    answers = []
+    for name, chosen in {"one": images[:3], "two": images[-3:], "again": images[:3]}.items():
+        use.predict(folder, [*chosen, images[10]], tmp_path / f"{name}.csv", "new", None, True, workplace())
+        (shared,) = (line for line in (tmp_path / f"{name}.csv").read_text().splitlines() if images[10].name in line)
+        answers.append(shared)
+    assert answers[0] != answers[1], "the second refit used the training of the first"
+    assert answers[0] == answers[2]
+    assert not list((tmp_path / "cache" / "scratch").glob("refit-*"))
+
+
+def test_a_domain_without_labels_is_adapted_to_and_not_scored(manifest, tmp_path):
+    rows = manifest.read_text().splitlines()
+    header = rows[0].split(",")
+    label = header.index("label")
+    changed = [rows[0]]
+    for row in rows[1:]:
+        cells = row.split(",")
+        cells[header.index("path")] = str(manifest.parent / cells[header.index("path")])
+        cells[header.index("mask_path")] = ""
+        cells[label] = "" if "lab-c" in cells[0] else cells[label]
+        changed.append(",".join(cells))
+    path = tmp_path / "cells.csv"
+    path.write_text("\n".join(changed) + "\n")
+    work = workplace()
+    for adapt in ("test", "heldout"):
+        folder, written = run(recipe_of(path, "per-domain-z", protocol={"adapt": adapt}), tmp_path / adapt, work)
+        labs = ["lab-a", "lab-b"]
+        assert sorted((r["source"], r["target"]) for r in written) == sorted((s, t) for s in labs for t in labs)
+        assert written[0]["adapted_to"] == ["lab-b", "lab-c"]
+    assert any("lab-c has no labelled cell" in text for text in work.reporter.notes)
+    assert sorted(path.name for path in (folder / "pipelines").iterdir()) == labs
+
+
+def test_a_method_without_a_head_gets_a_classifier(manifest, tmp_path):
+    content = recipe_of(manifest).as_dict() | {"classifier": None}
+    content["protocol"] |= {"source": ["lab-a"], "target": ["lab-b"]}
+    _, written = run(recipe.parse(content), tmp_path / "out", workplace())
+    assert written[0]["recipe"]["classifier"]["name"] == "svm-linear"
+
+
+def test_another_segmenter_or_other_weights_are_another_store(manifest, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    shipped = installed().find("backbone", "lora-sam").factory.named_weights["cell-tiny"].path
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(shipped.read_bytes())
+    small = {"name": "lora-sam", "image_size": 64}
+    part = {"backbone": small, "segmenter": {**small, "weights": str(weights)}}
+    use.extract(recipe_of(manifest, **part), tmp_path / "one.parquet", workplace())
+    tensors = load_file(shipped)
+    from safetensors import safe_open
+
+    with safe_open(shipped, "np") as file:
+        meta = file.metadata()
+    save_file(
+        {name: value * 0.5 if "mask_decoder" in name else value for name, value in tensors.items()}, weights, meta
+    )
+    use.extract(recipe_of(manifest, **part), tmp_path / "two.parquet", workplace())
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 2

@@ -129,15 +129,36 @@ def test_a_source_with_too_little_to_learn_is_refused():
     with pytest.raises(CellfeatError) as error:
         all_splits(replace(cells, label=label))
     assert str(error.value) == (
-        "source b has fewer than 2 classes with at least 5 labelled cells; use fewer folds (--folds) or name the "
+        "source b has fewer than 2 classes with at least 5 labelled cells (or groups); use fewer folds (--folds) "
         "sources that have more (--source)"
     )
 
 
 def test_fewer_groups_than_folds_are_refused():
     cells = make_cells(group_size=20)
-    with pytest.raises(CellfeatError, match="3 groups cannot be divided into 5 folds; use --folds"):
+    with pytest.raises(CellfeatError, match="fewer than 2 classes with at least 5 labelled cells"):
         all_splits(cells)
+    with pytest.raises(CellfeatError, match="3 groups cannot be divided into 5 folds; use --folds"):
+        list(k_fold(cells, np.flatnonzero(cells.domain == "a"), 5, 1))
+
+
+def test_a_class_that_lies_in_few_groups_is_left_out_and_named():
+    cells = make_cells()
+    group = cells.group.copy()
+    first = (cells.domain == "a") & (cells.label == 0)
+    group[first] = "one-patient"
+    split = all_splits(replace(cells, group=group))[0]
+    assert split.left_out == {0: int(first.sum())}
+    assert not set(split.rows) & set(np.flatnonzero(first))
+
+
+def test_a_domain_without_labels_is_adaptable_and_neither_source_nor_scored():
+    cells = make_cells()
+    cells = cells.hide_labels(cells.domain == "b")
+    found = {split.name: split for split in all_splits(cells)}
+    assert "b" not in found
+    assert "b" not in found["a"].targets
+    np.testing.assert_array_equal(found["a"].adaptable["b"], np.flatnonzero(cells.domain == "b"))
 
 
 def test_another_seed_gives_other_folds_and_the_same_seed_the_same():

@@ -244,3 +244,6 @@ def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.setenv("CELLFEAT_CACHE", "")
     assert cache_folder().name == "cellfeat"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CELLFEAT_CACHE", "~/cells")
+    assert cache_folder() == tmp_path / "cells"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from cellfeat import CellfeatError, NamedWeights, find_weights
 from cellfeat.digests import file_sha256
+from cellfeat.store import cache_folder
 from cellfeat.weights import load_tensors, verify_weights, weights_cache, weights_status
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB
@@ -280,6 +281,15 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(CellfeatError, match="holds no weights"):
         load_tensors(tmp_path / "empty.pth")
+
+
+def test_downloads_are_kept_in_the_cache_folder(own_cache, monkeypatch):
+    monkeypatch.setenv("HOME", str(own_cache))
+    monkeypatch.setenv("CELLFEAT_CACHE", "~/cells")
+    assert weights_cache() == cache_folder() / "weights" == own_cache / "cells" / "weights"
+    assert weights_cache(Path("~/mine")) == own_cache / "mine" / "weights"
+    monkeypatch.setenv("CELLFEAT_CACHE", "")
+    assert weights_cache() == cache_folder() / "weights"
 
 
 def test_file_sha256(tmp_path):

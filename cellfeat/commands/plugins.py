@@ -59,7 +59,8 @@ def info(name: Annotated[str, typer.Argument(help="A method's name, or distribut
             table.add_column(heading)
         for key, field in offer.parameters().model_fields.items():
             kind = inspect.formatannotation(field.annotation).replace("typing.", "")
-            table.add_row(f"{slot}.{key}", kind, "required" if field.is_required() else repr(field.default))
+            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            table.add_row(f"{slot}.{key}", kind, default)
         console.print(table)
 
 

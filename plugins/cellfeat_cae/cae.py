@@ -60,6 +60,12 @@ class Cae:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CellfeatError(f"align 'cae': {name} must be at least 1, got {value}")
+        # Written so that nan is refused too.
+        if not self.learning_rate > 0:
+            raise CellfeatError(f"align 'cae': learning_rate must be above 0, got {self.learning_rate:g}")
+        for name in ("weight_decay", "warmup_steps", "image_weight", "domain_weight", "feature_weight"):
+            if not getattr(self, name) >= 0:
+                raise CellfeatError(f"align 'cae': {name} must be at least 0, got {getattr(self, name):g}")
         if not 0 <= self.mask_ratio < 1:
             raise CellfeatError(f"align 'cae': mask_ratio must be at least 0 and below 1, got {self.mask_ratio:g}")
         if self.head_width is not None and (self.head_width < 8 or self.head_width % 8):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cellfeat import CellfeatError, Context
 
 PUBLISHED_SEED = 1234
+LARGEST_SEED = 2**32 - 1  # NumPy's, which scikit-learn draws from
 
 
 def rf(
@@ -108,7 +109,10 @@ def xgboost(
 
 
 def _seed(seed: int | None, context: Context | None) -> int:
-    return seed if seed is not None else context.seed if context is not None else PUBLISHED_SEED
+    chosen = seed if seed is not None else context.seed if context is not None else PUBLISHED_SEED
+    if not 0 <= chosen <= LARGEST_SEED:
+        raise CellfeatError(f"seed={chosen} is not possible: give a whole number from 0 to {LARGEST_SEED}")
+    return chosen
 
 
 def _svm(*, kernel: str, C: float, seed: int, gamma: str | float = "scale", degree: int = 3) -> Any:

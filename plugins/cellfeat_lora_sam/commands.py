@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="Adapt LoRA-SAM to your images, or pre-train a small one.", no_args_is_help=True)
+
+
+def _go_offline(offline: bool) -> bool:
+    if offline:
+        os.environ["CELLFEAT_OFFLINE"] = "1"
+    return offline
+
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Seed = Annotated[int, typer.Option(help="Of every random number")]
@@ -23,19 +31,27 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=1)] = 150,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up")] = 1e-4,
+    warmup: Annotated[int, typer.Option(min=1, help="Epochs of warm-up, at most a tenth of all")] = 10,
+    rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates in the encoder")] = 4,
     image_size: Annotated[int, typer.Option(help="Side of the network's frame, a multiple of 16")] = 224,
     seed: Seed = 1234,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16; fp16 trains in fp32")] = "fp32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", callback=_go_offline, help="Download nothing, as CELLFEAT_OFFLINE=1 does")
+    ] = False,
 ) -> None:
     """Adapt weights to images with masks: LoRA in the encoder, the whole decoder, as published for DoRL.
 
     Use the result with: cellfeat run --set backbone.weights=WEIGHTS --set backbone.adapter=FOLDER
     """
     from cellfeat import Workplace, make_adapter
+    from cellfeat_lora_sam.finetune import FinetuneSettings
 
-    section = {"masks": masks_from, "domains": domain or [], "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "warmup": warmup, "rank": rank}
+    FinetuneSettings(weights, image_size, **training)  # refuses what cannot be before any image is read
+    section = {"masks": masks_from, "domains": domain or [], **training}
     backbone = {"name": "lora-sam", "weights": weights, "image_size": image_size}
     make_adapter(output, data, backbone, section, seed, Workplace.on_terminal(device, precision, skip_bad))
     typer.echo(f"{output}: adapter of {weights}")

@@ -39,6 +39,16 @@ class FinetuneSettings:
     warmup: int = 10
     rank: int = 4
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "warmup", "rank"):
+            if getattr(self, name) < 1:
+                raise CellfeatError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        # Written so that nan is refused too.
+        if not self.lr > 0:
+            raise CellfeatError(f"lr is {self.lr:g}; a number above 0 is needed, such as 1e-4")
+        if not self.weight_decay >= 0:
+            raise CellfeatError(f"weight_decay is {self.weight_decay:g}; at least 0 is needed")
+
 
 def finetune(
     pairs: Sequence[Any], folder: Path, settings: FinetuneSettings, saw: tuple[str, ...], context: Context
@@ -51,9 +61,6 @@ def finetune(
         saw: names the data, for the adapter's `weights_saw`.
         context: its scratch folder keeps a checkpoint until the end, from which the same call goes on after a kill.
     """
-    for name in ("epochs", "batch_size", "warmup", "rank"):
-        if getattr(settings, name) < 1:
-            raise CellfeatError(f"{name} is {getattr(settings, name)}; at least 1 is needed")
     path = find_weights(settings.weights, NAMED_WEIGHTS, progress=context.progress)
     frames = load_frames(pairs, settings.image_size, context)
     run = Finetuning(settings, path, frames, context)
@@ -106,6 +113,8 @@ class Finetuning:
         self.identity = _identity(settings, path, frames, context.seed)
         # Half precision without scaled gradients loses small ones; bfloat16 has float32's range.
         self.dtype = torch.float32 if context.dtype == torch.float16 else context.dtype
+        if self.dtype != context.dtype:
+            context.note("fine-tuning trains in float32: fp16 would lose small gradients; bf16 is the faster choice")
 
     def fit(self) -> list[float]:
         """Train for all epochs that are left; gives the mean loss of every epoch."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cellfeat import CellfeatError, Context, Features
-from cellfeat_timm.pretrained import NAMED, RESNEXT50, file_sha256, find_source, published_config
+from cellfeat import CellfeatError, Context, Features, file_sha256
+from cellfeat_timm.pretrained import NAMED, RESNEXT50, find_source, published_config
 
 if TYPE_CHECKING:
     import torch

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cellfeat import CellfeatError, NamedWeights, find_weights
+from cellfeat import CellfeatError, NamedWeights, file_sha256, find_weights
 
 if TYPE_CHECKING:
     from cellfeat import Context
@@ -110,11 +109,6 @@ def data_seen(tag: str | None) -> tuple[str, ...] | None:
     seen = tuple(dict.fromkeys(DATA[part] for part in parts if part in DATA))
     # "openai_ft_in1k" was fine-tuned on ImageNet but first saw something that it does not name.
     return None if not seen or ("ft" in parts and len(seen) < 2) else seen
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_hub(model: str, config: Any) -> Path:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from cellfeat import CellfeatError, Cells, Context, load_module, load_state, save_state
+from cellfeat import CellfeatError, Cells, Context, file_sha256, load_module, load_state, save_state
 from cellfeat_timm.backbone import checked_size
-from cellfeat_timm.pretrained import file_sha256, find_source, published_config
+from cellfeat_timm.pretrained import find_source, published_config
 
 if TYPE_CHECKING:
     import torch

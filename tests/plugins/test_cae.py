@@ -336,6 +336,14 @@ def test_a_loss_that_is_not_finite_names_step_and_remedy(cells, tmp_path):
         ({"heads": -1}, "heads must be at least 1, got -1"),
         ({"mask_ratio": 1.0}, "mask_ratio must be at least 0 and below 1, got 1"),
         ({"head_width": 12}, "head_width must be a multiple of 8, got 12"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),
+        ({"learning_rate": -1e-4}, "learning_rate must be above 0, got -0.0001"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"image_weight": -1.0}, "image_weight must be at least 0, got -1"),
+        ({"domain_weight": -2.0}, "domain_weight must be at least 0, got -2"),
+        ({"feature_weight": -0.5}, "feature_weight must be at least 0, got -0.5"),
     ],
 )
 def test_impossible_parameters(params, message):

@@ -125,6 +125,17 @@ def test_the_seed_is_the_runs_unless_it_is_set():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_does_not_take_is_refused(name, seed):
+    with pytest.raises(CellfeatError, match=f"seed={seed} is not possible: give a whole number from 0 to 4294967295"):
+        build(name, seed=seed)
+
+
+def test_the_outermost_seeds_are_taken():
+    assert [build("rf", seed=seed).random_state for seed in (0, 2**32 - 1)] == [0, 2**32 - 1]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_annotations_resolve_so_that_parameters_can_be_checked(name):
     assert typing.get_type_hints(FACTORIES[name])["seed"] == int | None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,25 @@ def test_finetune_makes_an_adapter_that_the_backbone_takes(manifest, tmp_path, m
     assert LoraSam(adapter=str(folder), image_size=64).weights_saw[-1] == f"{masks} masks of here"
     with pytest.raises(CellfeatError, match="exists and is never overwritten"):
         run("finetune", manifest, "-o", folder, *quick)
+
+
+def test_finetune_takes_rank_warm_up_and_offline(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLFEAT_OFFLINE", "")
+    folder = tmp_path / "adapter"
+    quick = ("--epochs", 1, "--batch-size", 4, "--image-size", 64, "--device", "cpu")
+    run("finetune", manifest, "-o", folder, "--rank", 2, "--warmup", 3, *quick)
+    settings = json.loads((folder / "adapter.json").read_text())["settings"]
+    assert (settings["rank"], settings["warmup"]) == (2, 3)
+    assert json.loads((folder / "lora" / "adapter_config.json").read_text())["r"] == 2
+    assert not os.environ["CELLFEAT_OFFLINE"]
+    with pytest.raises(CellfeatError, match="downloads are switched off"):
+        run("finetune", manifest, "-o", tmp_path / "other", "--offline", "--weights", "vit_b", *quick)
+    assert os.environ["CELLFEAT_OFFLINE"] == "1"
+
+
+def test_finetune_refuses_a_rate_before_it_reads_the_manifest(tmp_path):
+    with pytest.raises(CellfeatError, match="lr is -1; a number above 0 is needed"):
+        run("finetune", tmp_path / "absent.csv", "-o", tmp_path / "adapter", "--lr", -1)
 
 
 def test_pretrain_writes_weights_that_the_backbone_takes(tmp_path):

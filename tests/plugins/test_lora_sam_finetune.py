@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from cellfeat_lora_sam.finetune_data import augment, load_frames
 from cellfeat_lora_sam.network import SamNetwork
 from cellfeat_lora_sam.sizes import BUILDS
 
-from cellfeat import CellfeatError, synthetic
+from cellfeat import CellfeatError, find_weights, synthetic
 
 SIZE = 64
 QUICK = FinetuneSettings(image_size=SIZE, epochs=3, batch_size=3, lr=2e-3)
@@ -74,8 +75,6 @@ def test_the_loss_falls_and_only_safe_files_are_left(adapter):
 def test_a_loaded_adapter_gives_the_masks_of_the_trained_network(tmp_path, context):
     data = pairs(3)
     context.scratch.mkdir(exist_ok=True)
-    from cellfeat import find_weights
-
     path = find_weights("cell-tiny", LoraSam.named_weights)
     frames = load_frames(data, SIZE, context)
     run = finetuning.Finetuning(QUICK, path, frames, context)
@@ -236,6 +235,34 @@ def test_augmentation_turns_image_and_mask_alike_with_the_published_chances():
             kinds["rotated"] += 1
     assert kinds["turned"] == pytest.approx(300 + 150 / 40, abs=45)  # a rotation by 0° looks like no turn
     assert kinds["same"] == pytest.approx(150, abs=40)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ({"lr": 0.0}, "lr is 0; a number above 0 is needed"),
+        ({"lr": -1e-4}, "lr is -0.0001; a number above 0"),
+        ({"lr": float("nan")}, "lr is nan; a number above 0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; at least 0 is needed"),
+        ({"rank": 0}, "rank is 0; at least 1 is needed"),
+    ],
+)
+def test_impossible_rates_are_refused_before_an_image_is_read(tmp_path, context, number, message):
+    class Unread:
+        def __len__(self):
+            raise AssertionError("images were asked for")
+
+    with pytest.raises(CellfeatError, match=message):
+        LoraSam.finetune(Unread(), tmp_path, context=context, **number)
+
+
+def test_half_precision_is_trained_in_float32_and_it_is_said(context):
+    path = find_weights("cell-tiny", LoraSam.named_weights)
+    frames = load_frames(pairs(1), SIZE, context)
+    for dtype, trained in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        assert finetuning.Finetuning(QUICK, path, frames, replace(context, dtype=dtype)).dtype == trained
+    [note] = context.reporter.notes
+    assert "trains in float32" in note
 
 
 def test_impossible_numbers_are_refused(tmp_path, context):
