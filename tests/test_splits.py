@@ -130,7 +130,7 @@ def test_a_source_with_too_little_to_learn_is_refused():
         all_splits(replace(cells, label=label))
     assert str(error.value) == (
         "source b has fewer than 2 classes with at least 5 labelled cells (or groups); use fewer folds (--folds) "
-        "sources that have more (--source)"
+        "or name the sources that have more (--source)"
     )
 
 
