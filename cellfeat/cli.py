@@ -110,7 +110,9 @@ def run(
     )
     folder, records = run_recipe(composed, out or default_out(composed), work)
     console.print(result_table(records))
-    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES -o predictions.csv")
+    sources = list(dict.fromkeys(record["source"] for record in records))
+    choice = f" --source {sources[0]}" if len(sources) > 1 else ""
+    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
 
 
 @app.command()

@@ -199,6 +199,7 @@ def test_the_first_hour(cellfeat, drawn):
     code, out, err = cellfeat(*arguments)
     assert code == 0, err
     assert "colour · none · svm-linear" in out
+    assert "Next: cellfeat predict first IMAGES --source lab-a" in err
     assert "\x1b" not in out + err, "control characters in a pipe"
     code, _, err = cellfeat(*arguments)
     assert code == 2
