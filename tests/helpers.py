@@ -54,3 +54,14 @@ class Identity:
     @classmethod
     def load(cls, folder):
         return cls()
+
+
+class NearestMean:
+    """A classifier of nobody's library: with fit and predict alone, as the contract asks."""
+
+    def fit(self, features, labels):
+        self.means_ = np.stack([features[labels == c].mean(0) for c in range(labels.max() + 1)])
+        return self
+
+    def predict(self, features):
+        return ((features[:, None] - self.means_) ** 2).sum(-1).argmin(1)

@@ -99,10 +99,12 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch):
 
 
 def test_bars_nest(monkeypatch):
-    on(monkeypatch, terminal=True)
+    out = on(monkeypatch, terminal=True)
     with progress(2, "sources") as outer, progress(3, "epochs") as inner:
         inner.advance()
         outer.advance()
+    assert "sources" in out.getvalue()
+    assert "epochs" in out.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

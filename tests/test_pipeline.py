@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import Identity, labelled_cells, with_plugins
+from helpers import Identity, NearestMean, labelled_cells, with_plugins
 
 from cellfeat import CellfeatError, Cells, Features, SavesState, UnseenDomainError
 from cellfeat.extract import Encoder
 from cellfeat.handing import shown
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import parse
-from cellfeat.registry import installed
+from cellfeat.registry import Offer, installed
 
 
 def pipeline_of(recipe, registry, context, classes=("x", "y", "z"), encoder=None):
@@ -311,3 +311,22 @@ def test_wrong_declarations_are_named(context):
     bare = type("Bare", (), {"reads": ("pooled",)})
     with pytest.raises(CellfeatError, match="without writes, uses_target, uses_labels, fit, transform, save, load"):
         pipeline_of({"align": {"name": "bare"}}, with_plugins(bare=bare), context)
+
+
+def test_a_classifier_that_could_not_be_read_back_is_refused_before_the_run(context, tmp_path):
+    def nearest():
+        return NearestMean()
+
+    nearest.__module__ = "elsewhere.methods"
+    registry = with_plugins(identity=Identity)
+    registry.offers.append(Offer("classifier", "nearest", nearest, "toys", "toys", "1.0"))
+    pipeline = pipeline_of({"classifier": {"name": "nearest"}}, registry, context)
+    with pytest.raises(CellfeatError, match=r"'nearest' cannot be saved and read back.*factory.trusted"):
+        pipeline.check_classifier(registry, context)
+    nearest.trusted = ("helpers.",)
+    pipeline.check_classifier(registry, context)
+    cells = labelled_cells(domains=("a",))
+    pipeline.fit_classifier(registry, cells, pipeline.fit_align(cells, context), context)
+    pipeline.save(tmp_path / "saved")
+    loaded = Pipeline.load(tmp_path / "saved", registry, context)
+    np.testing.assert_array_equal(loaded.predict(cells, context)[0], pipeline.predict(cells, context)[0])

@@ -233,3 +233,9 @@ def test_built_in_recipes_are_whole(name):
 def test_seeds_that_no_generator_takes_are_refused(seeds, part):
     with pytest.raises(CellfeatError, match=part):
         parse({"protocol": {"seeds": seeds}})
+
+
+def test_the_digest_does_not_depend_on_where_the_data_lie():
+    here, there = (parse({"dataset": {"manifest": f"{at}/m.csv", "labels": f"{at}/map.yaml"}}) for at in ("/a", "/b"))
+    assert here.digest == there.digest
+    assert here.digest != parse({"dataset": {"manifest": "/a/m.csv", "labels": "five-class"}}).digest
