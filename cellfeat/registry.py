@@ -74,17 +74,20 @@ class Offer:
         first = error.errors()[0]
         key = str(first["loc"][0])
         kind = _kind(model.model_fields[key].annotation)
-        if first["type"] == "missing":
+        if first["type"] == "missing" and len(first["loc"]) == 1:  # else an item of a tuple that is too short
             return f"{self.slot} {self.name!r} needs {key} ({kind}): --set {self.slot}.{key}=…"
         return f"{self.slot} {self.name!r}: {key} is {params[key]!r}, but must be {kind} ({first['msg']})"
+
+    def arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """`params` checked and completed with the defaults, of the types that the factory's signature says."""
+        # Through the recipe's JSON values, so that a stored recipe builds the same object; `vars`, because the factory
+        # wants the Path or tuple that its signature says.
+        return vars(self._checked(self.resolve(params)))
 
     def create(self, params: Mapping[str, Any], context: Context) -> Any:
         """The object itself, checked for what its slot asks."""
         handed = {"context": context} if "context" in inspect.signature(self.factory).parameters else {}
-        # Through the recipe's JSON values, so that a stored recipe builds the same object; `vars`, because the factory
-        # wants the Path or tuple that its signature says.
-        values = vars(self._checked(self.resolve(params)))
-        product = self.factory(**values, **handed)
+        product = self.factory(**self.arguments(params), **handed)
         missing = [member for member in MEMBERS[self.slot] if not hasattr(product, member)]
         if missing:
             raise CellfeatError(

@@ -74,7 +74,8 @@ class Backbone(Protocol):
 
     Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
     weights were trained on; None when unknown); and on the factory `named_weights: dict[str, NamedWeights]`,
-    what `cellfeat weights list` shows.
+    what `cellfeat weights list` shows, and `importers` and `exporters`, {format: function}, by which `cellfeat weights
+    import` and `export` read and write the files of other programs, as `cellfeat.exchange` says.
     """
 
     image_size: int  # S: the core decodes images and resizes them to (S, S) in its workers
@@ -111,7 +112,8 @@ class Aligner(Protocol):
     - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;
     - `sample_weight(cells) -> (N,)` weights for the classifier's fit on the source rows;
     - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift; what it needs to know it learns
-      in `fit_adjust(proba (M, K), cells, context)`, from the cells that the protocol lets it adapt to.
+      in `fit_adjust(proba (M, K), cells, context)`, from the cells that the protocol lets it adapt to;
+    - on the factory, `importers` and `exporters`, as for a backbone; an importer fills the folder as `save` does.
     """
 
     reads: tuple[str, ...]  # columns it needs; decides what is extracted and stored

@@ -7,7 +7,7 @@ folder. With `CELLFEAT_OFFLINE=1` nothing is downloaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise, naming what is absent, unknown or misshapen, unless the file's tensors have just these names and shapes.
+
+    For those who read files of a known program: strict as `load_state_dict`, but in the names that the file has.
+    """
+    faults = [f"{name} is absent" for name in shapes if name not in tensors]
+    faults += [f"{name} is unknown" for name in tensors if name not in shapes]
+    faults += [
+        f"{name} has the shape {tuple(tensors[name].shape)} and not {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise CellfeatError(f"{path} does not fit: {'; '.join(faults[:3])}{more}")
+
+
 def cached_file(weights: NamedWeights, folder: Path) -> Path:
     """Where a download is kept; its name carries the start of the digest, so that a new version is another file."""
     suffix = Path(weights.urls[0]).suffix if weights.urls else ""
@@ -195,7 +212,9 @@ def _read_checkpoint(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CellfeatError(f"{path} cannot be read as a PyTorch checkpoint: {reason}") from error
+        raise CellfeatError(
+            f"{path} cannot be read as a PyTorch checkpoint: it is none, or damaged ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def _is_tensor(value: Any) -> bool:

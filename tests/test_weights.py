@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from cellfeat import CellfeatError, NamedWeights, find_weights
 from cellfeat.digests import file_sha256
 from cellfeat.store import cache_folder
-from cellfeat.weights import load_tensors, verify_weights, weights_cache, weights_status
+from cellfeat.weights import check_tensors, load_tensors, verify_weights, weights_cache, weights_status
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB
 
@@ -281,6 +281,16 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(CellfeatError, match="holds no weights"):
         load_tensors(tmp_path / "empty.pth")
+
+
+def test_tensors_are_checked_by_name_and_shape():
+    tensors = {"a": torch.ones(2, 3), "b": torch.ones(4), "c": torch.ones(1)}
+    check_tensors(Path("x.pth"), tensors, {"a": (2, 3), "b": torch.Size([4]), "c": [1]})
+    with pytest.raises(CellfeatError) as caught:
+        check_tensors(Path("x.pth"), tensors, {"a": (3, 2), "b": (4,), "d": (1,)})
+    assert str(caught.value) == ("x.pth does not fit: d is absent; c is unknown; a has the shape (2, 3) and not (3, 2)")
+    with pytest.raises(CellfeatError, match=r"d is absent; b is unknown; c is unknown \(and 1 more\)$"):
+        check_tensors(Path("x.pth"), tensors, {"a": (3, 2), "d": (1,)})
 
 
 def test_downloads_are_kept_in_the_cache_folder(own_cache, monkeypatch):

@@ -1,7 +1,8 @@
-"""`cellfeat weights`: the weights that backbones know by name."""
+"""`cellfeat weights`: the weights that backbones know by name, and the files of other programs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,9 +10,13 @@ import typer
 if TYPE_CHECKING:
     from cellfeat.weights import NamedWeights
 
-app = typer.Typer(help="List, download and verify named weights.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, download and verify named weights; import and export the files of other programs.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="A name from `cellfeat weights list`")]
+Format = Annotated[str, typer.Argument(metavar="FORMAT", help="Offered by a plugin; an unknown one lists them all")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format")]
 
 
 def _named() -> dict[str, NamedWeights]:
@@ -54,3 +59,38 @@ def verify(name: Name) -> None:
     from cellfeat.weights import verify_weights
 
     say(f"{name}: {verify_weights(name, _named())} is intact")
+
+
+@app.command("import")
+def import_weights(
+    format: Format,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The other program's file")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, which must not exist")],
+    sets: Sets = None,
+) -> None:
+    """Make a folder that a method reads from another program's file, such as the DoRL authors' checkpoints.
+
+    Formats come from the installed plugins: `dorl` makes an adapter of lora-sam. Code in a file is never run.
+    """
+    from cellfeat.console import say
+    from cellfeat.exchange import import_file
+    from cellfeat.registry import installed
+
+    said = import_file(installed(), format, file, out, sets or [])
+    say(f"{out}: made from {file}" + (f"\n{said}" if said else ""))
+
+
+@app.command("export")
+def export_weights(
+    format: Format,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What to write, such as an adapter's folder")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, which must not exist")],
+    sets: Sets = None,
+) -> None:
+    """Write another program's file; formats come from the installed plugins, as for `import`."""
+    from cellfeat.console import say
+    from cellfeat.exchange import export_file
+    from cellfeat.registry import installed
+
+    said = export_file(installed(), format, source, out, sets or [])
+    say(f"{out}: made from {source}" + (f"\n{said}" if said else ""))

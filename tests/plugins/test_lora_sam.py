@@ -143,6 +143,34 @@ def test_positions_of_every_build_are_fitted_to_another_size(build):
     assert all(torch.equal(untouched[name], value) for name, value in state.items())
 
 
+def authors_global_blocks(depth: int) -> set[int]:
+    """The blocks that DoRL's loader takes for global ones: any with one of these numbers in its name."""
+    return {block for block in range(depth) if any(mark in f"blocks.{block}." for mark in ("2", "5", "8", "11"))}
+
+
+@pytest.mark.parametrize("image_size", [160, 224, 1024])
+@pytest.mark.parametrize("build", ["vit_b", "vit_l", "vit_h"])
+def test_official_files_are_resampled_in_the_global_blocks_of_their_own_build(build, image_size, tmp_path, monkeypatch):
+    sizes = replace(SMALL, embed_dim=8, depth=BUILDS[build].depth, global_blocks=BUILDS[build].global_blocks, window=14)
+    monkeypatch.setitem(BUILDS, "narrow", sizes)
+    published = write_published(tmp_path / "sam.pth", sizes=sizes).state_dict()
+    fitted = build_network(read_weights(tmp_path / "sam.pth"), image_size).state_dict()
+    rows = 2 * image_size // 16 - 1
+    resampled = set()
+    for block in range(sizes.depth):
+        name = f"image_encoder.blocks.{block}.attn.rel_pos_h"
+        before, after = published[name].numpy(), fitted[name].numpy()
+        if before.shape != after.shape:
+            resampled.add(block)
+            at = ((np.arange(rows) + 0.5) * len(before) / rows - 0.5).clip(0, len(before) - 1)
+            wanted = [np.interp(at, np.arange(len(before)), column) for column in before.T]
+            np.testing.assert_allclose(after, np.stack(wanted, axis=1), atol=1e-5)
+        else:
+            assert np.array_equal(before, after)
+    assert resampled == (set() if image_size == 1024 else set(sizes.global_blocks))
+    assert (authors_global_blocks(sizes.depth) == set(sizes.global_blocks)) == (build == "vit_b")
+
+
 @pytest.fixture(scope="module")
 def cell_tiny() -> LoraSam:
     return LoraSam()
