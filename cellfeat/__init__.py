@@ -14,10 +14,10 @@ _HOMES = {
     "cellfeat.digests": ("file_sha256",),
     "cellfeat.finetune": ("make_adapter",),
     "cellfeat.workplace": ("Workplace",),
-    "cellfeat.weights": ("NamedWeights", "find_weights", "load_tensors"),
+    "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("images", "metrics", "synthetic", "testing", "training")
+_MODULES = ("distributed", "images", "metrics", "pictures", "synthetic", "testing", "training")
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 

@@ -39,8 +39,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill the folder that is yielded; it takes the final name, which must be free, when the block ends well."""
+def atomic_folder(path: Path, keep: bool = True) -> Iterator[Path]:
+    """Fill the folder that is yielded; it takes the final name, which must be free, when the block ends well.
+
+    keep: False throws the content away, for a process that works along with the one that keeps it.
+    """
     path = Path(path)
     if path.exists():
         raise CellfeatError(f"{path} exists and is never overwritten; choose another name or move it away")
@@ -48,7 +51,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        partial.rename(path)
+        if keep:
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

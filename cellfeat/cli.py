@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cellfeat.commands import data, plugins, weights
+from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
 
 app = typer.Typer(
@@ -109,6 +110,8 @@ def run(
         sets=sets or [],
     )
     folder, records = run_recipe(composed, out or default_out(composed), work)
+    if not is_main():
+        return
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
@@ -218,6 +221,7 @@ def main() -> None:
     from cellfeat.console import messages
 
     try:
+        _check_launch(sys.argv[1:])
         add_plugin_commands(sys.argv[1:])
         app()
     except CellfeatError as error:
@@ -233,6 +237,15 @@ def main() -> None:
                 soft_wrap=True,
             )
         raise
+
+
+def _check_launch(arguments: list[str]) -> None:
+    """Refuse a launcher's several processes where each would only do and write the same."""
+    if process_count() > 1 and arguments[:1] != ["run"] and arguments[:2] != ["lora-sam", "finetune"]:
+        raise CellfeatError(
+            f"several processes were started for `cellfeat {' '.join(arguments[:2])}`; run and lora-sam finetune "
+            "train together on several GPUs, everything else is started once"
+        )
 
 
 def _fail(text: str) -> NoReturn:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cellfeat import images
 from cellfeat.datasets import Dataset
+from cellfeat.distributed import main_first
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Backbone, Context, Segmenter
 from cellfeat.store import COLUMNS, Store
@@ -45,12 +46,13 @@ class Encoder:
             raise ValueError("the data set's images were not checked yet, see datasets.check_images")
         digests = dataset.image_digest.tolist()
         path_of = dict(zip(digests, dataset.path, strict=True))
-        store = Store(self.root, self.description)
-        missing = store.missing(columns, digests)
-        if missing:
-            size, interpolation = self.backbone.image_size, self.backbone.interpolation
-            batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
-            self._fill(store, missing, batches, _with_small(columns))
+        with main_first(self.context.device):
+            store = Store(self.root, self.description)
+            missing = store.missing(columns, digests)
+            if missing:
+                size, interpolation = self.backbone.image_size, self.backbone.interpolation
+                batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
+                self._fill(store, missing, batches, _with_small(columns))
         return Cells(
             id=dataset.id,
             domain=dataset.domain,

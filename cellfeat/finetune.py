@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import images
+from cellfeat import distributed, images
 from cellfeat.artifacts import atomic_folder
 from cellfeat.datasets import Dataset
 from cellfeat.errors import CellfeatError, unknown
@@ -25,6 +25,7 @@ from cellfeat.recipe import FinetuneSection, Recipe, parse
 from cellfeat.registry import Registry
 from cellfeat.slots import Context
 from cellfeat.store import cache_folder, fingerprint
+from cellfeat.training import choose_device
 from cellfeat.workplace import Workplace, load_dataset
 
 TRUTH = "truth"
@@ -54,8 +55,9 @@ def adapter_for(recipe: Recipe, dataset: Dataset, work: Workplace) -> Path:
     context = work.context(seed, f"finetune-{folder.name}")
     saw = tuple(f"{section.masks} masks of {domain}" for domain in chosen.domains)
     pairs = _pairs(chosen, section.masks, work.registry, context)
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, keep=distributed.is_main()) as partial:
         trainer(pairs, partial, context=context, saw=saw, **{**_shared(recipe, trainer), **params})
+    distributed.meet(context.device)  # from here on every process finds it
     shutil.rmtree(context.scratch, ignore_errors=True)
     return folder
 
@@ -69,9 +71,10 @@ def make_adapter(
     """
     content = {"dataset": {"manifest": data}, "backbone": backbone, "finetune": section, "protocol": {"seeds": [seed]}}
     recipe = parse(content, "the fine-tuning")
-    with atomic_folder(output) as partial:
+    with atomic_folder(output, keep=distributed.is_main()) as partial:
         made = adapter_for(recipe, load_dataset(recipe.dataset, work), work)
         shutil.copytree(made, partial, dirs_exist_ok=True)
+        distributed.meet(choose_device(work.device))  # none may still have to look whether the name is free
 
 
 def _checked(params: dict[str, Any], trainer: Callable[..., Any]) -> dict[str, Any]:

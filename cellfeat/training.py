@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellfeat.artifacts import atomic_file
+from cellfeat.distributed import is_main, local_index, process_count
 from cellfeat.errors import CellfeatError
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and process_count() > 1:
+        name = f"cuda:{local_index()}"  # one GPU for each of the processes that `accelerate launch` started
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and index.isdecimal())):
         raise CellfeatError(f"no device named {name!r}. Possible: auto, cpu, cuda, cuda:N, mps")
@@ -75,19 +79,35 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
 
 
 class Checkpoint:
-    """The newest state of one training run in `Context.scratch`, replaced atomically.
+    """The newest state of one training run in `Context.scratch`, replaced atomically; several processes keep one.
 
     The state is a dictionary of tensors, numbers, strings and state dictionaries; it is read back `weights_only`.
     """
 
+    seconds = 30.0  # between two checkpoints, at least
+
     def __init__(self, scratch: Path, name: str = "checkpoint") -> None:
         self.path = Path(scratch) / f"{name}.pt"
+        self._saved, self._cost = time.monotonic(), 0.0
 
     def save(self, **state: Any) -> None:
         import torch
 
-        with atomic_file(self.path) as partial:
-            torch.save(state, partial)
+        if is_main():
+            with atomic_file(self.path) as partial:
+                torch.save(state, partial)
+
+    def save_when_due(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save what `state()` gives if the last time is long enough ago; to be called after every step."""
+        if self.due():
+            started = time.monotonic()
+            self.save(**state())
+            self._saved = time.monotonic()
+            self._cost = self._saved - started
+
+    def due(self) -> bool:
+        """Whether it is time; the more a checkpoint costs the rarer it is: 1.5 GB on a slow disk must not eat a run."""
+        return time.monotonic() - self._saved >= max(self.seconds, 20 * self._cost)
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None on a first start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -250,13 +250,20 @@ class Cells:
         import torch
 
         order = np.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator).numpy()
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        return self.read_ahead(columns, [order[start : start + size] for start in range(0, len(order), size)], prefetch)
+
+    def read_ahead(
+        self, columns: tuple[str, ...], batches: Sequence[np.ndarray], prefetch: int = 2
+    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        """`batches` with the rows of every batch given: (B,) integer indices, in any order, also repeated."""
+        import torch
+
         sources = {name: self.column(name) for name in columns}
 
         def load(rows: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
             return rows, {name: torch.from_numpy(column.read(rows)) for name, column in sources.items()}
 
-        return _prefetched((load, chunks), prefetch)
+        return _prefetched((load, list(batches)), prefetch)
 
 
 def _prefetched(work: tuple[Any, list], depth: int) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellfeat import datasets
+from cellfeat import datasets, distributed
 from cellfeat.extract import BATCH, Encoder
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
 from cellfeat.registry import Registry
@@ -28,10 +28,11 @@ class Workplace:
     @classmethod
     def on_terminal(cls, device: str = "auto", precision: str = "fp32", skip_bad: bool = False) -> Workplace:
         """The installed plugins, and a person in front of the screen: what a command works in."""
-        from cellfeat.console import TerminalReporter
+        from cellfeat.console import SilentReporter, TerminalReporter
         from cellfeat.registry import installed
 
-        return cls(installed(), TerminalReporter(), device, precision, skip_bad)
+        reporter = TerminalReporter() if distributed.is_main() else SilentReporter()
+        return cls(installed(), reporter, device, precision, skip_bad)
 
     def context(self, seed: int, purpose: str, settings: Any = None) -> Context:
         """A context whose scratch folder lives in the cache, named after `purpose` and (JSON) `settings`."""
@@ -54,7 +55,8 @@ def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     if section.manifest == DEMO:
         from cellfeat.demo import demo_manifest
 
-        manifest = demo_manifest(cache_folder() / "demo", work.reporter.progress)
+        with distributed.main_first(choose_device(work.device)):
+            manifest = demo_manifest(cache_folder() / "demo", work.reporter.progress)
         work.reporter.note("no data named (--data): the built-in demo set of three synthetic laboratories is used")
     else:
         manifest = Path(section.manifest)

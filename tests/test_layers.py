@@ -19,10 +19,10 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
     0: "errors metrics provenance slots synthetic_cells synthetic_laboratories",
-    1: "types artifacts console decode digests hookspecs labels recipe report synthetic",
-    2: "classification downloads images manifest registry scan splits store training",
-    3: "datasets layouts testing weights",
-    4: "demo extract",
+    1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic",
+    2: "classification downloads drawing images manifest registry scan splits store training",
+    3: "curves datasets exchange layouts testing weights",
+    4: "demo extract pictures",
     5: "handing workplace",
     6: "pipeline finetune",
     7: "evaluate",
@@ -31,12 +31,26 @@ LEVELS = {
     10: "compose use",
     11: "commands commands.data commands.plugins commands.weights",
     12: "cli",
+    13: "__main__",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 IMPORTERS = ("import_module", "__import__")
-PUBLIC_MODULES = ("images", "metrics", "synthetic", "testing", "training")
-HEAVY = ("torch", "torchvision", "sklearn", "xgboost", "timm", "peft", "lance", "segment_anything", "scipy", "skops")
+PUBLIC_MODULES = ("distributed", "images", "metrics", "pictures", "synthetic", "testing", "training")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "sklearn",
+    "xgboost",
+    "timm",
+    "peft",
+    "lance",
+    "segment_anything",
+    "scipy",
+    "skops",
+    "matplotlib",
+    "accelerate",
+)
 # What changes a program by being imported: seeds, threads, defaults, arguments, network, warnings, logging.
 AT_WORK = {
     *("seed", "manual_seed", "manual_seed_all", "seed_everything", "set_rng_state", "default_rng", "Generator"),

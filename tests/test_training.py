@@ -147,3 +147,27 @@ def test_checkpoints_are_read_without_running_code(tmp_path):
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         checkpoint.load()
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_checkpoint_is_due_after_a_while_and_rarer_where_it_costs_much(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    checkpoint, saved = Checkpoint(tmp_path), []
+
+    def slow(**state):
+        saved.append(state["step"])
+        now[0] += 3.0  # seconds that a save takes
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    for step in range(200):
+        checkpoint.save_when_due(lambda step=step: {"step": step})
+        now[0] += 1.0
+    assert saved == [30, 90, 150]  # after 30 s, then after 20 times the 3 s
+
+
+def test_only_the_main_process_keeps_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        Checkpoint(tmp_path).save(step=1)
+        assert (tmp_path / "checkpoint.pt").exists() is (rank == "0")
