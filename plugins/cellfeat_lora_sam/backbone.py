@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cellfeat import CellfeatError, Context, Features, NamedWeights, find_weights
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.published import export_dorl, import_dorl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -31,6 +32,8 @@ class LoraSam:
     """
 
     named_weights: ClassVar[Mapping[str, NamedWeights]] = NAMED_WEIGHTS
+    importers: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": import_dorl}
+    exporters: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": export_dorl}
     interpolation = "bilinear"
 
     def __init__(
@@ -115,17 +118,20 @@ class LoraSam:
         weight_decay: float = 0.1,
         warmup: int = 10,
         rank: int = 4,
+        accumulate: int = 1,
+        stop_after: int | None = None,
     ) -> None:
         """Fill the empty `folder` with an adapter to pairs of image (H, W, 3) uint8 RGB and mask (H, W) bool.
 
         LoRA on query and value and the whole decoder, 0.2 cross-entropy + 0.8 Dice, AdamW, a warm-up of some epochs and
-        then half a cosine; the defaults are the published ones (DoRL, stage 1). `saw` names the data.
+        then half a cosine; the defaults are the published ones (DoRL, stage 1). `saw` names the data. `stop_after`
+        breaks the schedule off: the authors used the state after 85 of 150 epochs.
         """
         from cellfeat_lora_sam.finetune import FinetuneSettings, finetune
 
         check_image_size(image_size)
-        settings = FinetuneSettings(weights, image_size, epochs, batch_size, lr, weight_decay, warmup, rank)
-        finetune(pairs, folder, settings, saw, context)
+        numbers = (epochs, batch_size, lr, weight_decay, warmup, rank, accumulate, stop_after)
+        finetune(pairs, folder, FinetuneSettings(weights, image_size, *numbers), saw, context)
 
 
 def check_image_size(image_size: int) -> None:

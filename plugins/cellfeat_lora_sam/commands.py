@@ -33,10 +33,14 @@ def finetune(
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up")] = 1e-4,
     warmup: Annotated[int, typer.Option(min=1, help="Epochs of warm-up, at most a tenth of all")] = 10,
     rank: Annotated[int, typer.Option(min=1, help="Of the low-rank updates in the encoder")] = 4,
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts that a batch is computed in, for little memory")] = 1,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Break the schedule off after so many epochs (DoRL: 85 of 150)")
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Side of the network's frame, a multiple of 16")] = 224,
     seed: Seed = 1234,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16; fp16 trains in fp32")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16 (a GPU alone)")] = "fp32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out")] = False,
     offline: Annotated[
         bool, typer.Option("--offline", callback=_go_offline, help="Download nothing, as CELLFEAT_OFFLINE=1 does")
@@ -46,15 +50,17 @@ def finetune(
 
     Use the result with: cellfeat run --set backbone.weights=WEIGHTS --set backbone.adapter=FOLDER
     """
-    from cellfeat import Workplace, make_adapter
+    from cellfeat import Workplace, distributed, make_adapter
     from cellfeat_lora_sam.finetune import FinetuneSettings
 
     training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "warmup": warmup, "rank": rank}
+    training |= {"accumulate": accumulate, "stop_after": stop_after}
     FinetuneSettings(weights, image_size, **training)  # refuses what cannot be before any image is read
     section = {"masks": masks_from, "domains": domain or [], **training}
     backbone = {"name": "lora-sam", "weights": weights, "image_size": image_size}
     make_adapter(output, data, backbone, section, seed, Workplace.on_terminal(device, precision, skip_bad))
-    typer.echo(f"{output}: adapter of {weights}")
+    if distributed.is_main():
+        typer.echo(f"{output}: adapter of {weights}")
 
 
 @app.command()

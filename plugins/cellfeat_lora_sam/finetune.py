@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellfeat import CellfeatError, Context, file_sha256, find_weights
-from cellfeat.training import Checkpoint, autocast, seeded
+from cellfeat import CellfeatError, Context, distributed, file_sha256, find_weights, pictures
+from cellfeat.training import Checkpoint, seeded
 from cellfeat_lora_sam.adapter import add_lora, save_adapter, trained_parameters
 from cellfeat_lora_sam.checkpoints import build_network, read_weights, with_two_classes
 from cellfeat_lora_sam.finetune_data import Frames, augment, load_frames
 from cellfeat_lora_sam.losses import low_resolution, segmentation_loss
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.network import two_class_mask
 
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
+CHECK_EVERY = 20  # steps between two looks at the losses; each look makes a GPU wait
+TERMS = ("loss", "cross-entropy", "1 - Dice")
+EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ class FinetuneSettings:
     weight_decay: float = 0.1
     warmup: int = 10
     rank: int = 4
+    accumulate: int = 1
+    stop_after: int | None = None  # epochs, where the schedule of all of them is to be broken off
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "warmup", "rank"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch_size", "warmup", "rank", "accumulate", "stop_after"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CellfeatError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         # Written so that nan is refused too.
         if not self.lr > 0:
@@ -64,7 +68,7 @@ def finetune(
     path = find_weights(settings.weights, NAMED_WEIGHTS, progress=context.progress)
     frames = load_frames(pairs, settings.image_size, context)
     run = Finetuning(settings, path, frames, context)
-    losses = run.fit()
+    history = run.fit()
     about = {
         "base": settings.weights,
         "base_sha256": file_sha256(path),
@@ -72,12 +76,14 @@ def finetune(
         "images": len(frames.images),
         "seed": context.seed,
         "settings": asdict(settings),
-        "epoch_losses": losses,
+        "epoch_losses": history,
         "versions": {name: version(name) for name in ("cellfeat", "torch", "peft", "segment-anything")},
     }
     save_adapter(folder, run.network, run.lora, about)
-    run.checkpoint.path.unlink(missing_ok=True)
-    return losses
+    draw(folder, history, run.examples())
+    if distributed.is_main():
+        run.checkpoint.path.unlink(missing_ok=True)
+    return history["loss"]
 
 
 def epoch_rate(epoch: int, lr: float, epochs: int, warmup: int) -> float:
@@ -109,84 +115,147 @@ class Finetuning:
             trained_parameters(self.network), lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay
         )
         self.checkpoint = Checkpoint(context.scratch, "finetune")
-        self.losses: list[float] = []
-        self.identity = _identity(settings, path, frames, context.seed)
-        # Half precision without scaled gradients loses small ones; bfloat16 has float32's range.
-        self.dtype = torch.float32 if context.dtype == torch.float16 else context.dtype
-        if self.dtype != context.dtype:
-            context.note("fine-tuning trains in float32: fp16 would lose small gradients; bf16 is the faster choice")
+        self.epochs = min(settings.epochs, settings.stop_after or settings.epochs)
+        self.steps_per_epoch = math.ceil(len(frames.images) / settings.batch_size)
+        self.history: list[list[float]] = []  # per epoch: loss, cross-entropy, Dice
+        self.begun: list[Tensor] = []  # the same times the images, per step of the epoch that is going on
+        self.done = 0  # steps
+        self.identity = _identity(settings, path, frames, context)
+        self._scaler: dict[str, Any] = {}  # what a checkpoint kept of it
+        if context.dtype == torch.float16 and context.device.type == "cpu":
+            context.note("fine-tuning: fp16 trains on a GPU alone; here it trains in fp32 (bf16 works on the CPU)")
 
-    def fit(self) -> list[float]:
-        """Train for all epochs that are left; gives the mean loss of every epoch."""
+    def fit(self) -> dict[str, list[float]]:
+        """Train for all steps that are left; gives the mean loss and its terms, epoch by epoch."""
         self._restore()
-        count, epochs = len(self.frames.images), self.settings.epochs
-        saved = time.monotonic()
-        with self.context.progress(epochs * count, "fine-tuning") as bar:
-            bar.advance(len(self.losses) * count)
-            for epoch in range(len(self.losses) + 1, epochs + 1):
-                self._set_rate(epoch)
-                total = 0.0
-                for images, masks in self._batches(epoch):
-                    total += self.step(images, masks) * len(images)
-                    bar.advance(len(images))
-                self.losses.append(total / count)
-                if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                    self._save()
-                    saved = time.monotonic()
-        return self.losses
+        count, epochs = len(self.frames.images), self.epochs
+        with (
+            # The prompt encoder's and the quality head's parameters are trained as published, but take no part.
+            distributed.accelerated(self.context, self.settings.accumulate, all_used=False) as self.accelerator,
+            self.context.progress(
+                epochs * self.steps_per_epoch, f"fine-tuning · {epochs} epochs, {count} images"
+            ) as bar,
+        ):
+            self.wrapped, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
+            if self.accelerator.scaler and self._scaler:
+                self.accelerator.scaler.load_state_dict(self._scaler)
+            if self.done:
+                bar.advance(self.done)
+            for epoch in range(self.done // self.steps_per_epoch + 1, epochs + 1):
+                self._epoch(epoch, bar)
+            self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        return {name: [epoch[i] for epoch in self.history] for i, name in enumerate(TERMS)}
 
-    def step(self, images: Tensor, masks: Tensor) -> float:
-        """One step on (B, 3, S, S) uint8 RGB and (B, S, S) bool; gives the loss before it."""
-        images, masks = images.to(self.context.device), masks.to(self.context.device)
-        with autocast(self.context.device, self.dtype):
-            logits = self.network(images).logits
-        loss = segmentation_loss(logits.float(), low_resolution(masks)).loss
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+    def _epoch(self, epoch: int, bar: Any) -> None:
+        """One epoch, counted from 1, or what is left of it."""
+        rate = epoch_rate(epoch, self.settings.lr, self.settings.epochs, self.settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batches = self._batches(epoch)
+        for rows in batches[self.done - (epoch - 1) * self.steps_per_epoch :]:
+            self.begun.append(self.step(epoch, rows) * len(rows))
+            self.done += 1
+            last = self.done == epoch * self.steps_per_epoch
+            if last or self.done == 1 or self.done % CHECK_EVERY == 0:
+                self._check(epoch)
+            if last:
+                self.history.append((torch.stack(self.begun).sum(dim=0) / len(self.frames.images)).tolist())
+                self.begun = []
+            self.checkpoint.save_when_due(self._state)
+            bar.advance(1)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled and augmented; a function of seed and epoch alone, so that a resumed run sees the same."""
+    def step(self, epoch: int, rows: np.ndarray) -> Tensor:
+        """One step on these images; gives (3,): loss, cross-entropy and Dice before it, on the device."""
+        device, accumulate = self.context.device, self.settings.accumulate
+        sums = torch.zeros(len(TERMS), device=device)
+        for part in distributed.divided(len(rows), accumulate):
+            made = [self._augmented(epoch, int(row)) for row in rows[part.rows]]
+            images = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in made])).to(device)
+            masks = torch.from_numpy(np.stack([mask for _, mask in made])).to(device)
+            with self.accelerator.accumulate(self.wrapped):
+                logits = self.wrapped(images).logits
+                terms = segmentation_loss(logits.float(), low_resolution(masks), part)
+                self.accelerator.backward(terms.loss)
+                self.stepper.step()
+                self.stepper.zero_grad()
+            sums += torch.stack(terms).detach() / accumulate
+        # In every step, so that a checkpoint holds the whole batch's and all processes stop at the same one.
+        return self.accelerator.reduce(sums, "mean")
+
+    def examples(self) -> dict[str, np.ndarray]:
+        """A few training images with their masks and those of the tuned network, in the frame's size."""
+        rows = np.arange(min(EXAMPLES, len(self.frames.images)))
+        images = self.frames.images[rows]
+        with torch.no_grad():
+            batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(self.context.device)
+            found = two_class_mask(self.network(batch).logits.float(), self.settings.image_size).cpu().numpy()
+        empty = int((~found.any(axis=(1, 2))).sum())
+        if empty:
+            self.context.note(
+                f"fine-tuning: the tuned network finds no cell in {empty} of the {len(rows)} training images that were "
+                "looked at; train for more epochs, or look at the masks (masks.png in the adapter's folder)"
+            )
+        return {"image": images, "mask": self.frames.masks[rows], "found": found}
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """Rows of shuffled images; a function of seed and epoch alone, so that a resumed run sees the same."""
         order = np.random.default_rng((self.context.seed, epoch)).permutation(len(self.frames.images))
-        for start in range(0, len(order), self.settings.batch_size):
-            rows = order[start : start + self.settings.batch_size]
-            made = [self._augmented(epoch, int(row)) for row in rows]
-            images = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in made]))
-            yield images, torch.from_numpy(np.stack([mask for _, mask in made]))
+        size = self.settings.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def _augmented(self, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self.context.seed, epoch, row))
         return augment(self.frames.images[row], self.frames.masks[row], rng)
 
-    def _set_rate(self, epoch: int) -> None:
-        settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = epoch_rate(epoch, settings.lr, settings.epochs, settings.warmup)
-
-    def _save(self) -> None:
-        self.checkpoint.save(
-            identity=self.identity,
-            losses=self.losses,
-            trained={name: value.detach() for name, value in self.trained.items()},
-            optimizer=self.optimizer.state_dict(),
+    def _check(self, epoch: int) -> None:
+        """Stop when the loss is no number any more."""
+        finite = torch.stack(self.begun)[:, 0].isfinite().cpu()
+        if bool(finite.all()):
+            return
+        step = self.done - len(self.begun) + int((~finite).nonzero()[0, 0]) + 1
+        lr, epochs = self.settings.lr, self.epochs
+        raise CellfeatError(
+            f"fine-tuning: the loss is no number at step {step} of {epochs * self.steps_per_epoch} (epoch {epoch} of "
+            f"{epochs}); try a lower learning rate (lr {lr / 10:g}, now {lr:g}) or "
+            "--precision fp32"
         )
+
+    def _state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "identity": self.identity,
+            "done": self.done,
+            "history": self.history,
+            "begun": [step.cpu() for step in self.begun],
+            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
 
     def _restore(self) -> None:
         state = self.checkpoint.load()
-        if state is None or state["identity"] != self.identity:
+        if state is None or state.get("identity") != self.identity:
             return
         with torch.no_grad():
             for name, value in self.trained.items():
                 value.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.losses = list(state["losses"])
-        self.context.note(f"fine-tuning goes on after epoch {len(self.losses)} of {self.settings.epochs}")
+        self.history, self.done, self._scaler = state["history"], state["done"], state["scaler"]
+        self.begun = [step.to(self.context.device) for step in state["begun"]]
+        self.context.note(f"fine-tuning goes on after step {self.done} of {self.epochs * self.steps_per_epoch}")
 
 
-def _identity(settings: FinetuneSettings, path: Path, frames: Frames, seed: int) -> str:
+def draw(folder: Path, history: dict[str, list[float]], examples: dict[str, np.ndarray]) -> None:
+    """The loss curves and a few training images with both masks, as PNG into the adapter's folder."""
+    pictures.loss_curves(folder / "losses.png", history, "lora-sam: fine-tuning")
+    rows = {"original": examples["image"], "mask": examples["mask"], "tuned network": examples["found"]}
+    pictures.image_grid(folder / "masks.png", rows, title="lora-sam: training images")
+
+
+def _identity(settings: FinetuneSettings, path: Path, frames: Frames, context: Context) -> str:
     """Digest of all that the result depends on: a checkpoint of another run is not continued."""
-    digest = hashlib.sha256(repr((asdict(settings), file_sha256(path), seed)).encode())
+    parts = (asdict(settings), file_sha256(path), context.seed, str(context.dtype))
+    digest = hashlib.sha256(repr(parts).encode())
     digest.update(frames.images.tobytes())
     digest.update(frames.masks.tobytes())
     return digest.hexdigest()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cellfeat.distributed import Part, gather_rows
+
 CROSS_ENTROPY_SHARE, DICE_SHARE = 0.2, 0.8
 SMOOTH = 1e-5
+WHOLE = Part(np.zeros(0, int), 1.0, 1.0, 1)  # a batch that is not divided
 
 
 class SegmentationLoss(NamedTuple):
@@ -19,27 +24,34 @@ class SegmentationLoss(NamedTuple):
     dice: Tensor
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> SegmentationLoss:
-    """Loss of logits (B, K, h, w) against classes (B, h, w) of 0..K-1."""
-    cross_entropy = functional.cross_entropy(logits, target.long())
-    dice = dice_loss(logits, target)
+def segmentation_loss(logits: Tensor, target: Tensor, part: Part = WHOLE) -> SegmentationLoss:
+    """Loss of logits (B, K, h, w) against classes (B, h, w) of 0..K-1; `part`: which part of the batch they are."""
+    cross_entropy = part.cells * functional.cross_entropy(logits, target.long())
+    dice = part.whole * dice_loss(logits, target, counted=part.cells > 0)
     return SegmentationLoss(CROSS_ENTROPY_SHARE * cross_entropy + DICE_SHARE * dice, cross_entropy, dice)
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, counted: bool = True) -> Tensor:
     """1 - Dice of the softmax, averaged over the K classes, background included.
 
-    Sums run over the whole batch, and the denominator is a sum of squares, as in the original program.
+    Sums run over the whole batch, also where processes share it, and the denominator is a sum of squares, as in the
+    original program. counted: False for a stand-in that must not add to the sums.
     """
     chance = logits.float().softmax(dim=1)
     truth = functional.one_hot(target.long(), logits.shape[1]).movedim(-1, 1).to(chance)
-    overlap, size = _sum_per_class(chance * truth), _sum_per_class(chance.square()) + _sum_per_class(truth)
+    sums = torch.stack([_sum_per_class(chance * truth), _sum_per_class(chance.square()) + _sum_per_class(truth)])
+    overlap, size = gather_rows((sums * counted)[None]).sum(dim=0)
     return (1 - (2 * overlap + SMOOTH) / (size + SMOOTH)).mean()
 
 
 def low_resolution(mask: Tensor) -> Tensor:
-    """Masks (B, S, S) at the decoder's resolution, (B, S/4, S/4): every fourth pixel."""
-    return mask[:, ::4, ::4]
+    """Masks (B, S, S) at the decoder's resolution, (B, S/4, S/4), as the original's `scipy.ndimage.zoom(order=0)`.
+
+    Corners stay corners, so that the pixels taken are (S - 1) / (S/4 - 1) apart, a little more than 4.
+    """
+    side = mask.shape[-1]
+    taken = torch.linspace(0, side - 1, side // 4, dtype=torch.float64).round().long().to(mask.device)
+    return mask[:, taken[:, None], taken]
 
 
 def _sum_per_class(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from cellfeat_lora_sam.network import SamNetwork
 from cellfeat_lora_sam.sizes import BUILDS
 
 from cellfeat import CellfeatError, find_weights, synthetic
+from cellfeat.training import Checkpoint
 
 SIZE = 64
 QUICK = FinetuneSettings(image_size=SIZE, epochs=3, batch_size=3, lr=2e-3)
@@ -56,7 +57,8 @@ def adapter(tmp_path_factory) -> Path:
 
 def test_the_loss_falls_and_only_safe_files_are_left(adapter):
     about = json.loads((adapter / "adapter.json").read_text())
-    losses = about["epoch_losses"]
+    assert set(about["epoch_losses"]) == {"loss", "cross-entropy", "1 - Dice"}
+    losses = about["epoch_losses"]["loss"]
     assert len(losses) == 3
     assert losses[-1] < 0.9 * losses[0]
     assert about["base"] == "cell-tiny"
@@ -67,6 +69,8 @@ def test_the_loss_falls_and_only_safe_files_are_left(adapter):
         "decoder.safetensors",
         "lora/adapter_config.json",
         "lora/adapter_model.safetensors",
+        "losses.png",
+        "masks.png",
     }
     config = json.loads((adapter / "lora" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 4)
@@ -137,39 +141,90 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path, context, monkeypatch):
-    monkeypatch.setattr(finetuning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    data = pairs(3)
+@pytest.mark.parametrize("step_of_kill", [2, 5])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path, context, monkeypatch, step_of_kill):
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)
+    data = pairs(4)  # two steps an epoch
     whole = finetune(data, made(tmp_path / "whole"), QUICK, (), context)
     assert not list(context.scratch.iterdir()), "the checkpoint outlives the run"
     step, calls = finetuning.Finetuning.step, []
 
-    def killed_in_epoch_3(self, images, masks):
+    def killed(self, epoch, rows):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == step_of_kill:
             raise Killed
-        return step(self, images, masks)
+        return step(self, epoch, rows)
 
-    monkeypatch.setattr(finetuning.Finetuning, "step", killed_in_epoch_3)
+    monkeypatch.setattr(finetuning.Finetuning, "step", killed)
     with pytest.raises(Killed):
         finetune(data, made(tmp_path / "killed"), QUICK, (), context)
     resumed = finetune(data, made(tmp_path / "resumed"), QUICK, (), context)
-    assert "fine-tuning goes on after epoch 2 of 3" in context.reporter.notes
-    assert resumed == pytest.approx(whole, rel=1e-5)
-    assert len(calls) == 4
+    assert f"fine-tuning goes on after step {step_of_kill - 1} of 6" in context.reporter.notes
+    assert resumed == whole
+    assert len(calls) == 7
+    for name in ("decoder.safetensors", "lora/adapter_model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
 
 
-def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path, context, monkeypatch):
-    monkeypatch.setattr(finetuning, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+def test_a_checkpoint_of_other_settings_is_not_continued(context, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)
     settings = FinetuneSettings(image_size=SIZE, epochs=1, batch_size=3)
     data = pairs(2)
     path = finetuning.find_weights("cell-tiny", LoraSam.named_weights)
     frames = load_frames(data, SIZE, context)
     finetuning.Finetuning(settings, path, frames, context).fit()
-    other = finetuning.Finetuning(QUICK, path, frames, context)
-    other.fit()
-    assert len(other.losses) == QUICK.epochs
+    assert len(finetuning.Finetuning(QUICK, path, frames, context).fit()["loss"]) == QUICK.epochs
     assert not [note for note in context.reporter.notes if "goes on" in note]
+
+
+def test_parts_of_a_batch_add_up_to_its_cross_entropy(context, tmp_path):
+    whole, parts = (
+        finetuning.Finetuning(
+            replace(QUICK, epochs=1, batch_size=5, accumulate=parts),
+            find_weights("cell-tiny", LoraSam.named_weights),
+            load_frames(pairs(5), SIZE, context),
+            replace(context, scratch=made(tmp_path / str(parts))),
+        ).fit()
+        for parts in (1, 3)
+    )
+    assert parts["cross-entropy"] == pytest.approx(whole["cross-entropy"], rel=1e-5)
+    assert parts["1 - Dice"] == pytest.approx(whole["1 - Dice"], rel=0.2)  # sums run over each part
+
+
+def test_a_schedule_can_be_broken_off(context, tmp_path):
+    """The weights after epoch 2 of 4 epochs' schedule, not those of a schedule of 2."""
+    path, frames = find_weights("cell-tiny", LoraSam.named_weights), load_frames(pairs(3), SIZE, context)
+
+    def rates(**numbers) -> list[float]:
+        own = replace(context, scratch=made(tmp_path / str(numbers)))
+        run = finetuning.Finetuning(replace(QUICK, **numbers), path, frames, own)
+        seen, step = [], run.step
+        run.step = lambda *args: seen.append(run.optimizer.param_groups[0]["lr"]) or step(*args)
+        assert len(run.fit()["loss"]) == len(seen)
+        return seen
+
+    broken_off = rates(epochs=4, stop_after=2)
+    assert broken_off == [epoch_rate(epoch, QUICK.lr, 4, QUICK.warmup) for epoch in (1, 2)]
+    assert broken_off != rates(epochs=2)
+    assert len(rates(epochs=1, stop_after=85)) == 1
+
+
+def test_a_loss_that_explodes_names_step_and_remedy(context):
+    settings = replace(QUICK, lr=1e30)
+    path, frames = find_weights("cell-tiny", LoraSam.named_weights), load_frames(pairs(3), SIZE, context)
+    with pytest.raises(CellfeatError, match=r"the loss is no number at step 2 of 3 .*lr 1e\+29, now 1e\+30"):
+        finetuning.Finetuning(settings, path, frames, context).fit()
+
+
+def test_a_network_that_finds_nothing_is_told(context):
+    path, frames = find_weights("cell-tiny", LoraSam.named_weights), load_frames(pairs(2), SIZE, context)
+    run = finetuning.Finetuning(QUICK, path, frames, context)
+    with torch.no_grad():
+        for layer in run.network.mask_decoder.output_hypernetworks_mlps:
+            layer.layers[-1].weight.zero_()
+            layer.layers[-1].bias.zero_()
+    assert not run.examples()["found"].any()
+    assert any("finds no cell in 2 of the 2 training images" in note for note in context.reporter.notes)
 
 
 def made(folder: Path) -> Path:
@@ -256,13 +311,17 @@ def test_impossible_rates_are_refused_before_an_image_is_read(tmp_path, context,
         LoraSam.finetune(Unread(), tmp_path, context=context, **number)
 
 
-def test_half_precision_is_trained_in_float32_and_it_is_said(context):
-    path = find_weights("cell-tiny", LoraSam.named_weights)
-    frames = load_frames(pairs(1), SIZE, context)
-    for dtype, trained in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
-        assert finetuning.Finetuning(QUICK, path, frames, replace(context, dtype=dtype)).dtype == trained
+def test_half_precision_on_the_cpu_is_trained_in_float32_and_it_is_said(context, tmp_path):
+    path, frames = find_weights("cell-tiny", LoraSam.named_weights), load_frames(pairs(2), SIZE, context)
+    settings = replace(QUICK, epochs=1)
+    losses = {}
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        half = replace(context, dtype=dtype, scratch=made(tmp_path / str(dtype)))
+        losses[dtype] = finetuning.Finetuning(settings, path, frames, half).fit()["loss"][0]
+    assert losses[torch.float16] == losses[torch.float32] != losses[torch.bfloat16]
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.05)
     [note] = context.reporter.notes
-    assert "trains in float32" in note
+    assert "fp16 trains on a GPU alone" in note
 
 
 def test_impossible_numbers_are_refused(tmp_path, context):

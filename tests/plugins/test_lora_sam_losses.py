@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cellfeat_lora_sam.losses import dice_loss, low_resolution, segmentation_loss
+from scipy import ndimage
 
 
 def test_an_undecided_network():
@@ -33,7 +35,8 @@ def test_a_perfect_answer_costs_nothing():
     assert segmentation_loss(logits, target).loss.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_low_resolution_takes_every_fourth_pixel():
-    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
-    mask[0, 4, 4] = True
-    assert low_resolution(mask).tolist() == [[[False, False], [False, True]]]
+@pytest.mark.parametrize("side", [64, 224, 1024])
+def test_low_resolution_is_the_originals_zoom(side):
+    mask = np.random.default_rng(side).random((2, side, side)) < 0.5
+    zoomed = np.stack([ndimage.zoom(one.astype(np.uint8), 0.25, order=0) for one in mask]).astype(bool)
+    assert np.array_equal(low_resolution(torch.from_numpy(mask)).numpy(), zoomed)
