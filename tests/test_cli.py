@@ -100,7 +100,7 @@ def test_help_names_every_command(cellfeat):
         (["run", "--folds", "1"], ["folds", "greater than or equal to 2"]),
         (["run", "--folds", "0"], ["folds", "greater than or equal to 2"]),
         (["run", "--seed", "-5"], ["seeds", "greater than or equal to 0"]),
-        (["run", "--align", "per-domain-z,cae"], ["'cae' reads map, crop and not the vectors"]),
+        (["run", "--align", "per-domain-z,cae"], ["'cae' reads map, crop, mask and not the vectors"]),
         (["run", "--recipe", "dmeo"], ["no recipe named 'dmeo'", "'demo'"]),
         (["run", "--data", "absent.csv"], ["absent.csv", "no such manifest"]),
         (["run", "--data", "."], ["folder", "cellfeat data index"]),

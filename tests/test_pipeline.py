@@ -150,7 +150,9 @@ def test_corrections_are_learned_from_what_may_be_adapted_to(context):
 
 
 def test_a_chain_in_which_work_would_be_lost_is_refused(context):
-    with pytest.raises(CellfeatError, match="'cae' reads map, crop and not the vectors that align 'per-domain-z'"):
+    with pytest.raises(
+        CellfeatError, match="'cae' reads map, crop, mask and not the vectors that align 'per-domain-z'"
+    ):
         pipeline_of({"align": [{"name": "per-domain-z"}, {"name": "cae"}]}, installed(), context)
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from cellfeat import CellfeatError, Cells, Context, load_state, save_state, training
+from cellfeat import CellfeatError
+from cellfeat_cae import inputs
+from cellfeat_cae.autoencoder import AutoencoderAligner
+from cellfeat_cae.published import import_dorl_cae
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from cellfeat_cae.batches import Batch
     from cellfeat_cae.network import CrossDomainAutoencoder
 
-CROP = (3, 128, 128)
-TRANSFORM_BATCH = 32
-HISTORY = ("total", "image", "domain", "feature")
+VIEWS_SEED = 0  # of the fixed division of the tokens into views
 
 
 @dataclass(eq=False)
-class Cae:
+class Cae(AutoencoderAligner):
     """Features that several laboratories share: the cls token of a masked autoencoder trained on all of them.
 
     Li et al., arXiv 2408.07467 (Pattern Recognition 170:112000, 2025), "DoRL". From a quarter of the token map the
@@ -29,14 +34,25 @@ class Cae:
 
     heads: None gives heads 64 channels wide where that divides the channels, else the nearest width that does.
     head_width: channels after the image head's first layer; None gives 512 * C / 768, rounded to a multiple of 8.
+    accumulate: parts that a batch is computed in, for little memory; domains are then compared within each part.
+    anchor: the domain that the others are drawn to; None for the first source by name (published: Matek-19).
+    weights: folder of a fitted autoencoder, imported or from a run, that is used as it is; nothing is trained, and all
+        parameters but `views` are those that it was fitted with.
 
-    Departures: the anchor is the first source domain by name (published: always Matek-19); a batch without anchor
-    cells leaves the domain term out (published: NaN); a grid other than 14 x 14 is resampled to it; the warm-up takes
-    at most a tenth of the run, so that short runs train at all.
+    Beyond the published method (the recipe `dorl-fixed` sets all four):
+    batches: "balanced" gives every batch the same share of every domain; published: "shuffled".
+    discrepancy: how two domains are compared: "means" (published), "mmd" (five Gaussian kernels) or "coral".
+    discrepancy_on: "projector", the code of the decoder's output (published), or "cls", the features themselves.
+    views: encode a cell as the mean over views of as many tokens as training kept, instead of all tokens at once.
+
+    Departures: a batch without anchor cells leaves the domain term out (published: NaN); cells with an empty mask train
+    nothing (published: an error); a grid other than 14 x 14 is resampled to it; the warm-up takes at most a fifth of
+    the run, so that short runs train at all.
     """
 
     epochs: int = 300
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-4
     weight_decay: float = 0.05
     warmup_steps: int = 500
@@ -49,88 +65,104 @@ class Cae:
     image_weight: float = 1.0
     domain_weight: float = 2.0
     feature_weight: float = 1.0
+    batches: Literal["shuffled", "balanced"] = "shuffled"
+    discrepancy: Literal["means", "mmd", "coral"] = "means"
+    discrepancy_on: Literal["projector", "cls"] = "projector"
+    views: bool = False
+    anchor: str | None = None
+    weights: str | None = None
 
-    reads: ClassVar[tuple[str, ...]] = ("map", "crop")
-    writes: ClassVar[str] = "pooled"
-    uses_target: ClassVar[bool] = True
-    uses_labels: ClassVar[bool] = False
+    name: ClassVar[str] = "cae"
+    importers: ClassVar[Mapping[str, Callable[..., str]]] = {"dorl-cae": import_dorl_cae}
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "encoder_depth", "decoder_depth", "heads", "latent"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CellfeatError(f"align 'cae': {name} must be at least 1, got {value}")
-        # Written so that nan is refused too.
-        if not self.learning_rate > 0:
-            raise CellfeatError(f"align 'cae': learning_rate must be above 0, got {self.learning_rate:g}")
-        for name in ("weight_decay", "warmup_steps", "image_weight", "domain_weight", "feature_weight"):
-            if not getattr(self, name) >= 0:
-                raise CellfeatError(f"align 'cae': {name} must be at least 0, got {getattr(self, name):g}")
+        counts = ("epochs", "batch_size", "accumulate", "encoder_depth", "decoder_depth", "heads", "latent")
+        factors = ("weight_decay", "warmup_steps", "image_weight", "domain_weight", "feature_weight")
+        inputs.check_numbers(self, counts, factors)
         if not 0 <= self.mask_ratio < 1:
             raise CellfeatError(f"align 'cae': mask_ratio must be at least 0 and below 1, got {self.mask_ratio:g}")
         if self.head_width is not None and (self.head_width < 8 or self.head_width % 8):
             raise CellfeatError(f"align 'cae': head_width must be a multiple of 8, got {self.head_width}")
+        self.uses_target = self.weights is None
 
-    def fit(self, cells: Cells, context: Context) -> Self:
-        """Train on the `map` and `crop` of all cells given; afterwards `history_` holds the mean losses per epoch."""
-        from cellfeat_cae.train import Trainer
+    @property
+    def balanced(self) -> bool:
+        return self.batches == "balanced"
 
-        self.channels_ = _channels(cells, context)
-        _check_crops(cells)
-        anchor = _anchor(cells, context)
-        with training.seeded(context.seed):
-            self.network_ = self._build()
-        history = Trainer(self.network_, cells, self, anchor, context).run()
-        self.history_ = {name: [epoch[i] for epoch in history] for i, name in enumerate(HISTORY)}
-        return self
+    @property
+    def compared_from(self) -> int:
+        return 2 if self.discrepancy == "coral" else 1
 
-    def transform(self, cells: Cells, context: Context) -> np.ndarray:
-        """(N, C) float32: the encoder's cls token, no token masked. Also places domains that fit was not shown."""
+    @property
+    def term_weights(self) -> dict[str, float]:
+        return {"image": self.image_weight, "domain": self.domain_weight, "feature": self.feature_weight}
+
+    @property
+    def kept(self) -> int:
+        """Tokens of a cell that the encoder sees in training."""
+        from cellfeat_cae.network import TOKENS
+
+        return max(1, int(TOKENS * (1 - self.mask_ratio)))
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+        from torch.optim import AdamW
+
+        return AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+
+    def losses(self, network: nn.Module, batch: Batch, gather: Callable[..., Any]) -> dict[str, Tensor]:
+        """(1 - SSIM), the distance of the domains, the tokens' mean squared error."""
+        from torch.nn.functional import mse_loss
+
+        from cellfeat_cae import discrepancies
+        from cellfeat_cae.network import as_tokens
+        from cellfeat_cae.ssim import ssim
+
+        distance = {
+            "means": discrepancies.domain_mean_distance,
+            "mmd": discrepancies.rbf_mmd,
+            "coral": discrepancies.coral_distance,
+        }[self.discrepancy]
+        tokens = as_tokens(batch.maps)
+        output = network(tokens, batch.noise.argsort(dim=1), self.kept)
+        code, domain = gather(output.z if self.discrepancy_on == "projector" else output.cls, batch.domain)
+        return {
+            "image": 1 - ssim(output.image.float(), batch.crop),
+            "domain": distance(code.float(), domain, batch.domains, batch.anchor),
+            "feature": mse_loss(output.tokens.float(), tokens),
+        }
+
+    def encode(self, maps: Tensor) -> Tensor:
+        """The encoder's class token: of all tokens, as published, or the mean over views of them."""
         import torch
-        from torch.nn.functional import pad
 
+        from cellfeat_cae.network import TOKENS, as_tokens
+
+        tokens, encoder = as_tokens(maps), self.network_.encoder
+        if not self.views:
+            return encoder(tokens)[:, 0]
+        order = np.random.default_rng(VIEWS_SEED).permutation(TOKENS)
+        starts = range(0, TOKENS - self.kept + 1, self.kept)
+        views = [torch.from_numpy(np.roll(order, -start)).to(maps.device) for start in starts]
+        return torch.stack([encoder(tokens, view.expand(len(maps), -1), self.kept)[:, 0] for view in views]).mean(dim=0)
+
+    def reconstruct(self, batch: Batch) -> Tensor:
         from cellfeat_cae.network import as_tokens
 
-        channels = _channels(cells, context)
-        if channels != self.channels_:
-            raise CellfeatError(
-                f"align 'cae' was fitted on maps of {self.channels_} channels and got {channels}; "
-                "use the backbone that it was fitted with"
-            )
-        encoder = self.network_.encoder.to(context.device)
-        features = np.empty((len(cells), channels), dtype=np.float32)
-        with torch.no_grad(), context.progress(len(cells), "cae · features") as bar:
-            for rows, batch in cells.batches(("map",), TRANSFORM_BATCH):
-                tokens = as_tokens(batch["map"].to(context.device, torch.float32))
-                # One batch shape throughout: a cell's features do not depend on how many came with it.
-                tokens = pad(tokens, (0, 0, 0, 0, 0, TRANSFORM_BATCH - len(rows)))
-                with training.autocast(context.device, context.dtype):
-                    encoded = encoder(tokens)
-                features[rows] = encoded[: len(rows), 0].float().cpu().numpy()
-                bar.advance(len(rows))
-        return features
+        return self.network_(as_tokens(batch.maps), batch.noise.argsort(dim=1), self.kept).image
 
-    def save(self, folder: Path) -> None:
-        meta = {"params": asdict(self), "channels": self.channels_, "history": self.history_}
-        save_state(folder, self.network_.state_dict(), meta)
+    def _become(self, fitted: Self) -> None:
+        views = self.views or fitted.views  # a way to use the network, not to train it
+        super()._become(fitted)
+        self.views = views
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        import torch
-
-        arrays, meta = load_state(folder)
-        method = cls(**meta["params"])
-        method.channels_, method.history_ = meta["channels"], meta["history"]
-        with training.seeded(0):  # building draws numbers, which nobody else should miss
-            method.network_ = method._build()
-        method.network_.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return method
+    def _width(self) -> int:
+        return self.channels_
 
     def _build(self) -> CrossDomainAutoencoder:
         from cellfeat_cae.network import CrossDomainAutoencoder
 
         channels = self.channels_
-        return CrossDomainAutoencoder(
+        network = CrossDomainAutoencoder(
             channels,
             heads=_heads(channels, self.heads),
             encoder_depth=self.encoder_depth,
@@ -138,41 +170,9 @@ class Cae:
             head_width=self.head_width or max(8, round(512 * channels / 768 / 8) * 8),
             latent=self.latent,
         )
-
-
-def _channels(cells: Cells, context: Context) -> int:
-    """How many channels the token maps have."""
-    shape = cells.column("map").shape[1:]
-    if len(shape) != 3:
-        raise CellfeatError(
-            f"align 'cae' needs a token map (channels, height, width) per cell and got shape {shape}; "
-            "choose a backbone that gives maps, such as lora-sam"
-        )
-    if shape[1:] != (14, 14):
-        context.note(f"cae: token maps of {shape[1]} x {shape[2]} are resampled to 14 x 14")
-    return shape[0]
-
-
-def _check_crops(cells: Cells) -> None:
-    crop = cells.column("crop")
-    if crop.shape[1:] != CROP or crop.dtype != np.uint8:
-        raise CellfeatError(
-            f"align 'cae' needs crops of shape {CROP}, uint8, and got {crop.shape[1:]}, {crop.dtype}; "
-            "extract the crops again"
-        )
-
-
-def _anchor(cells: Cells, context: Context) -> str:
-    """The domain that the others are drawn to: the first one by name that is no target."""
-    if not len(cells):
-        raise CellfeatError("align 'cae' got no cells to fit on; check the data set and the protocol's selection")
-    domains = sorted(set(cells.domain.tolist()))
-    sources = sorted(set(cells.domain[~cells.is_target].tolist())) or domains
-    if len(domains) == 1:
-        context.note(f"cae: only domain {domains[0]!r} is seen, so nothing draws domains together")
-    elif len(sources) != 1:
-        context.note(f"cae: of the domains {', '.join(sources)} the first, {sources[0]!r}, is the one drawn to")
-    return sources[0]
+        # Without a part in the loss it gets no gradient, and several processes would wait for one.
+        network.projector.requires_grad_(self.discrepancy_on == "projector")
+        return network
 
 
 def _heads(channels: int, heads: int | None) -> int:

@@ -12,16 +12,20 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-GRID = 14
+from cellfeat_cae.inputs import GRID
+from cellfeat_cae.maps import to_grid
+
 TOKENS = GRID * GRID
 
 
 class Reconstruction(NamedTuple):
-    """image: (B, 3, 128, 128) float, about [0, 1] but not clipped. tokens: (B, T, C) float. z: (B, latent) float."""
+    """image: (B, 3, 128, 128) float, about [0, 1] but not clipped. tokens: (B, T, C) float. z: (B, latent) float, the
+    projector's code. cls: (B, C) float, the encoder's class token."""
 
     image: Tensor
     tokens: Tensor
     z: Tensor
+    cls: Tensor
 
 
 class Encoder(nn.Module):
@@ -99,9 +103,10 @@ class CrossDomainAutoencoder(nn.Module):
 
     def forward(self, tokens: Tensor, order: Tensor | None = None, keep: int = TOKENS) -> Reconstruction:
         """tokens: (B, T, C) float; order and keep as in `Encoder.forward` (without them nothing is masked)."""
-        restored = self.decoder(self.encoder(tokens, order, keep), order)
+        encoded = self.encoder(tokens, order, keep)
+        restored = self.decoder(encoded, order)
         image = self.image_head(restored.transpose(1, 2).unflatten(2, (GRID, GRID)))
-        return Reconstruction(image, restored, self.projector(restored.mean(dim=1)))
+        return Reconstruction(image, restored, self.projector(restored.mean(dim=1)), encoded[:, 0])
 
 
 def transformer(channels: int, depth: int, heads: int) -> nn.Sequential:
@@ -116,6 +121,4 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 def as_tokens(maps: Tensor) -> Tensor:
     """(B, C, h, w) float maps -> (B, T, C); a grid other than GRID x GRID is resampled to it, bilinearly."""
-    if maps.shape[-2:] != (GRID, GRID):
-        maps = nn.functional.interpolate(maps, size=(GRID, GRID), mode="bilinear", align_corners=False)
-    return maps.flatten(2).transpose(1, 2)
+    return to_grid(maps).flatten(2).transpose(1, 2)

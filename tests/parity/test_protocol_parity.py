@@ -1,4 +1,4 @@
-"""Classifier predictions against those of the published notebooks' parameters, scaling and folds.
+"""Folds and classifier predictions against those of the published notebooks' parameters, scaling and folds.
 
 `data/protocol.npz` holds drawn features of three domains, the five folds inside each of two sources, and for every
 classifier, source and fold its predictions on all rows; made with scikit-learn 1.9.1 and XGBoost 3.2.0 (stored in the
@@ -14,6 +14,13 @@ import numpy as np
 import pytest
 from cellfeat_classifiers import cellfeat_classifier
 
+from cellfeat import Cells
+from cellfeat.evaluate import Evaluator
+from cellfeat.pipeline import resolve
+from cellfeat.recipe import parse
+from cellfeat.registry import installed
+from cellfeat.splits import splits
+
 FACTORIES = cellfeat_classifier()
 LIBRARY = {"xgboost": "xgboost"}  # all others: scikit-learn
 # The slow ones on fewer folds: (source, fold) pairs.
@@ -25,6 +32,11 @@ PAIRS = {"rf": [(1, 3)], "xgboost": [(1, 1)], "ann": [(0, 1), (1, 4)], "lr": [(0
 def reference():
     with np.load(Path(__file__).parent / "data" / "protocol.npz") as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def cells_of(reference: dict[str, np.ndarray]) -> Cells:
+    """The reference's cells, ids in its order and the three domains named by their numbers."""
+    return Cells.from_arrays(reference["y"], domain=reference["domain"].astype(str), pooled=reference["x"])
 
 
 def agreement_to_require(name: str, reference: dict[str, np.ndarray]) -> float:
@@ -53,3 +65,29 @@ def test_the_reference_can_tell_classifiers_apart(reference):
     keys = [f"{name}/source0/fold0" for name in sorted(FACTORIES)]
     agreements = [np.mean(reference[a] == reference[b]) for i, a in enumerate(keys) for b in keys[:i]]
     assert max(agreements) < 0.99  # so that no classifier passes for another
+
+
+def test_folds_are_the_published_ones(reference):
+    for source, split in enumerate(splits("cross-domain", cells_of(reference), folds=5, seed=1234, sources=("0", "1"))):
+        ours = np.full(len(reference["y"]), -1)
+        for number, fold in enumerate(split.folds):
+            ours[fold.test] = number
+            assert set(fold.train) == set(np.flatnonzero(reference["folds"][source] >= 0)) - set(fold.test)
+        np.testing.assert_array_equal(ours, reference["folds"][source])
+        assert {name: len(rows) for name, rows in split.targets.items()} == {
+            str(domain): int((reference["domain"] == domain).sum()) for domain in range(3) if domain != source
+        }
+
+
+def test_a_run_answers_as_the_notebooks_do(reference, context):
+    """Everything between features and predictions: folds, scaling, classifier, targets."""
+    recipe = parse({"classifier": {"name": "svm-linear"}})
+    classes = tuple(f"class {label}" for label in range(int(reference["y"].max()) + 1))
+    evaluator = Evaluator(resolve(recipe, installed()), installed(), cells_of(reference), classes, context)
+    required = agreement_to_require("svm-linear", reference)
+    for source, split in enumerate(splits("cross-domain", evaluator.cells, folds=5, seed=1234, sources=("0", "1"))):
+        result = evaluator.run(split, 1234)
+        for predictions in (result.inside, *result.targets.values()):
+            for one in predictions:
+                expected = reference[f"svm-linear/source{source}/fold{one.fold}"][one.rows]
+                assert np.mean(one.classes == expected) >= required

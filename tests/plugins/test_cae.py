@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from cellfeat_cae import cellfeat_align, train
+from cellfeat_cae.ae_cfe import AeCfe
+from cellfeat_cae.bc_sam import BcSamAe
 from cellfeat_cae.cae import Cae
-from cellfeat_cae.losses import domain_mean_distance, ssim
 from cellfeat_cae.network import CrossDomainAutoencoder, Encoder, as_tokens, take
+from cellfeat_cae.ssim import ssim
 
 from cellfeat import CellfeatError
 from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.training import Checkpoint
 
 TINY = {"epochs": 2, "batch_size": 4, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8, "latent": 5}
 
@@ -74,7 +77,7 @@ def test_plugin_offers_cae_without_importing_torch():
     code = "import cellfeat_cae as p, sys; p.cellfeat_align()['cae'](); print({'torch', 'timm'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
-    assert cellfeat_align() == {"cae": Cae}
+    assert cellfeat_align() == {"cae": Cae, "bc-sam-ae": BcSamAe, "ae-cfe": AeCfe}
 
 
 @pytest.mark.parametrize(
@@ -127,42 +130,30 @@ def test_take_undoes_a_permutation():
     assert torch.equal(take(take(tokens, order), order.argsort(dim=1)), tokens)
 
 
-def test_ssim_of_an_image_with_itself_and_by_the_definition():
+@pytest.mark.parametrize("window", [11, 10, 7])
+def test_ssim_of_an_image_with_itself_and_by_the_definition(window):
     torch.manual_seed(0)
     image, other = torch.rand(2, 3, 20, 24), torch.rand(2, 3, 20, 24)
-    assert ssim(image, image).item() == pytest.approx(1, abs=1e-6)
-    x = torch.arange(11, dtype=torch.float64) - 5
+    assert ssim(image, image, window).item() == pytest.approx(1, abs=1e-6)
+    x = torch.arange(window, dtype=torch.float64) - window // 2
     line = torch.exp(-(x**2) / 4.5)
-    window = torch.outer(line, line) / line.sum() ** 2
+    kernel = (torch.outer(line, line) / line.sum() ** 2).expand(3, 1, window, window).contiguous()
 
     def blur(values):
-        return torch.nn.functional.conv2d(
-            values.double(), window.expand(3, 1, 11, 11).contiguous(), padding=5, groups=3
-        )
+        return torch.nn.functional.conv2d(values.double(), kernel, padding=window // 2, groups=3)
 
     mx, my = blur(image), blur(other)
     vx, vy, cov = blur(image**2) - mx**2, blur(other**2) - my**2, blur(image * other) - mx * my
     expected = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    assert ssim(image, other).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert expected.shape[-2:] == ((20, 24) if window % 2 else (21, 25))
+    assert ssim(image, other, window).item() == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-def test_domain_mean_distance_compares_with_the_anchor_only():
-    z = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0], [1.0, 2.0]])
-    domain = torch.tensor([0, 0, 1, 2])
-    # anchor's mean (1, 0): to (4, 0) it is 9 / 2, to (1, 2) it is 4 / 2
-    assert domain_mean_distance(z, domain, 3).item() == pytest.approx(4.5 + 2)
-    assert domain_mean_distance(z, domain, 3, anchor=1).item() == pytest.approx(4.5 + (9 + 4) / 2)
-
-
-def test_absent_domains_leave_their_terms_out_and_gradients_finite():
-    z = torch.tensor([[1.0, 1.0], [3.0, 1.0]], requires_grad=True)
-    without_third = domain_mean_distance(z, torch.tensor([0, 1]), 3)
-    assert without_third.item() == pytest.approx(2)
-    without_anchor = domain_mean_distance(z, torch.tensor([1, 2]), 3)
-    assert without_anchor.item() == 0
-    (without_third + without_anchor).backward()
-    assert z.grad.isfinite().all()
-    assert z.grad.tolist() == [[-2, 0], [2, 0]]
+def test_ssim_looks_through_a_window_of_11_unless_told_otherwise():
+    torch.manual_seed(0)
+    image, other = torch.rand(1, 3, 20, 24), torch.rand(1, 3, 20, 24)
+    assert ssim(image, other) == ssim(image, other, 11)
+    assert abs(ssim(image, other, 10) - ssim(image, other, 11)) > 1e-5
 
 
 def test_training_lowers_the_loss_and_keeps_a_history(cells, tmp_path):
@@ -198,16 +189,16 @@ def test_a_cell_alone_gets_the_very_same_features(fitted, cells, tmp_path):
     np.testing.assert_array_equal(fitted.transform(without_crops, context), together)
 
 
-@pytest.mark.parametrize("steps", [4, 6])
+@pytest.mark.parametrize("steps", [1, 4, 6])
 def test_an_interrupted_fit_continues_to_the_same_bits(cells, tmp_path, monkeypatch, steps):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
-    params = TINY | {"epochs": 3}
+    # After every step, also where saving takes long.
+    monkeypatch.setattr(Checkpoint, "save_when_due", lambda self, state: self.save(**state()))
+    params = TINY | {"epochs": 3}  # of three steps
     whole = Cae(**params).fit(cells, cpu_context(tmp_path / "whole"))
     broken = cpu_context(tmp_path / "broken")
     with pytest.raises(Interrupted):
         Cae(**params).fit(cells, interrupted_after(broken, steps))
-    epochs_done = len(torch.load(tmp_path / "broken" / "cae.pt", weights_only=True)["history"])
-    assert epochs_done == 1  # three steps an epoch
+    assert torch.load(tmp_path / "broken" / "cae.pt", weights_only=True)["done"] == steps
     again = cpu_context(tmp_path / "broken")
     resumed = Cae(**params).fit(cells, again)
     for name, tensor in whole.network_.state_dict().items():
@@ -235,7 +226,7 @@ def test_saved_state_has_the_history_and_no_pickle(fitted, cells, tmp_path):
     folder = tmp_path / "saved"
     folder.mkdir()
     fitted.save(folder)
-    assert {path.name for path in folder.iterdir()} == {"state.json", "state.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"state.json", "state.safetensors", "losses.png", "examples.png"}
     before = torch.random.get_rng_state()
     loaded = Cae.load(folder)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -286,11 +277,11 @@ def test_warm_up_is_shortened_in_short_runs_and_it_is_said(cells, tmp_path):
         return train.Trainer(CrossDomainAutoencoder(8, 1, 1, 1, 8, 5), cells, Cae(**params), "here", context).warmup
 
     context = cpu_context(tmp_path)
-    assert warmup(context, epochs=100, batch_size=4) == 30  # a tenth of 300 steps
+    assert warmup(context, epochs=100, batch_size=4) == 60  # a fifth of 300 steps
     assert warmup(context, epochs=2000, batch_size=4) == 500
     assert warmup(context, epochs=1, batch_size=9) == 1
     Cae(**TINY).fit(cells, context)
-    assert "cae: warm-up of 1 steps instead of 500, a tenth of this run's 6" in context.reporter.notes
+    assert "cae: warm-up of 1 steps instead of 500, a fifth of this run's 6" in context.reporter.notes
 
 
 def test_another_grid_is_resampled_and_it_is_said(tmp_path):
@@ -317,15 +308,22 @@ def test_half_precision_trains_and_transforms(cells, tmp_path):
     assert 0 < np.abs(features - full).max() < 0.2
 
 
-def test_a_loss_that_is_not_finite_names_step_and_remedy(cells, tmp_path):
+def test_maps_that_hold_nan_are_named_at_once(cells, tmp_path):
     maps = cells.map
-    maps[4] = np.nan
+    maps[[4, 5]] = np.nan
     spoiled = cells.with_column("map", maps)
-    with pytest.raises(CellfeatError, match=r"loss became nan at step \d of 6 \(epoch 1 of 2\)") as error:
-        Cae(**TINY).fit(spoiled, cpu_context(tmp_path))
-    assert "--set align.learning_rate=1e-05, now 0.0001" in str(error.value)
-    assert "feature maps hold NaN" in str(error.value)
+    with pytest.raises(
+        CellfeatError, match=r"loss became nan at step 1 of 2 \(epoch 1 of 2\), by the term image"
+    ) as error:
+        Cae(**TINY | {"batch_size": 9}).fit(spoiled, cpu_context(tmp_path))
+    assert "the feature maps of 2 of the batch's 9 cells hold NaN or infinity" in str(error.value)
     assert not (tmp_path / "cae.pt").exists()
+
+
+def test_a_loss_that_explodes_names_step_and_remedy(cells, tmp_path):
+    with pytest.raises(CellfeatError, match=r"the loss became (nan|inf) at step \d of 6") as error:
+        Cae(**TINY | {"learning_rate": 1e30}).fit(cells, cpu_context(tmp_path))
+    assert "try a lower learning rate (--set align.learning_rate=1e+29, now 1e+30)" in str(error.value)
 
 
 @pytest.mark.parametrize(
