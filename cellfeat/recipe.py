@@ -15,6 +15,7 @@ import yaml
 from cellfeat.errors import CellfeatError, unknown
 
 DEMO = "demo"  # the data set's name when none is given
+OPTIONAL = ("finetune", "segmenter", "classifier")  # sections that a recipe may leave out
 PARTS = ("backbone", "segmenter", "align", "classifier")  # sections that name a plugin
 
 
@@ -160,10 +161,16 @@ def read(name_or_path: str) -> dict[str, Any]:
 
 
 def assign(data: dict[str, Any], assignments: Iterable[str]) -> None:
-    """Apply `--set section.key=value` in place; values are YAML. In a chain of aligners: `align.NAME.key=value`."""
+    """Apply `--set section.key=value` in place; values are YAML. In a chain of aligners: `align.NAME.key=value`.
+
+    A section that may be left out is taken out by `finetune=null`.
+    """
     for text in assignments:
         path, equals, value = text.partition("=")
         keys = ["classifier" if key == "clf" and not i else key for i, key in enumerate(path.strip().split("."))]
+        if keys[0] in OPTIONAL and value.strip() == "null":
+            data[keys[0]] = None  # as in finetune=null: the section is left out
+            continue
         if not equals or len(keys) < 2 or not all(keys):
             raise CellfeatError(f"--set {text!r} is not of the form section.key=value, as in align.epochs=5")
         if keys[0] not in Recipe.model_fields:

@@ -10,7 +10,7 @@ from rich.table import Table
 from cellfeat.metrics import MINIMUM_CELLS
 
 ADAPT_WORDS = {
-    "none": "no target cell was seen in training",
+    "none": "no fit of this run was shown a target cell",
     "test": "the target cells themselves were seen without labels (transductive, as published)",
     "heldout": "each half of the target was scored by a fit that saw the other half without labels",
 }
@@ -95,5 +95,5 @@ def caption(records: Sequence[dict[str, Any]]) -> str:
     if first["weights_saw"] is None:
         lines.append("What the pretrained weights have seen is not known.")
     elif first["weights_saw"]:
-        lines.append(f"The pretrained weights have seen: {', '.join(first['weights_saw'])}.")
+        lines.append(f"Weights and adapters have seen: {', '.join(first['weights_saw'])}.")
     return "\n".join(dict.fromkeys(lines))

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from cellfeat import datasets, provenance, records
+from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, Result, check_enough
 from cellfeat.extract import Encoder
@@ -34,6 +35,7 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
     if out.exists():
         raise CellfeatError(f"{out} exists and a run folder is never overwritten; name another with --out")
     recipe = _with_absolute_paths(resolve(recipe, work.registry))
+    _check_adapter(recipe)
     seed = recipe.protocol.seeds[0]
     context = work.context(seed, "run")
     recipe = _prepared(recipe, work, context)  # misfits show before any image is opened
@@ -53,7 +55,8 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
             evaluator.saved_recipe = _with_adapter(fitted, out.resolve() / ADAPTER)
         about = _about(recipe, dataset, encoder, prototype, context, work)
         written = _evaluate(evaluator, folder, about)
-    evaluator.clear_scratch()
+    if is_main():  # another process may be here while this one still writes the last checkpoint
+        evaluator.clear_scratch()
     return out, written
 
 
@@ -160,6 +163,16 @@ def finetuned(recipe: Recipe, dataset: datasets.Dataset, work: Workplace) -> Rec
     return recipe if recipe.finetune is None else _with_adapter(recipe, adapter_for(recipe, dataset, work))
 
 
+def _check_adapter(recipe: Recipe) -> None:
+    """Refuse a recipe that names an adapter and would make another one."""
+    adapter = recipe.backbone.params.get("adapter")
+    if recipe.finetune is not None and adapter:
+        raise CellfeatError(
+            f"backbone.adapter is {adapter}, but the recipe's `finetune:` makes an adapter of its own; to use the one "
+            "that is named, leave the section out: --set finetune=null"
+        )
+
+
 def _with_adapter(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the adapter in this folder, and nothing left to fine-tune."""
     backbone = Part.of(recipe.backbone.name, {**recipe.backbone.params, "adapter": str(folder)})
@@ -186,7 +199,10 @@ def _run_folder(out: Path) -> Iterator[Path]:
         if not (partial / "records.jsonl").is_file():  # nothing in it that took any time
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    partial.rename(out)
+    if is_main():
+        partial.rename(out)
+    else:
+        shutil.rmtree(partial)
 
 
 def default_out(recipe: Recipe) -> Path:

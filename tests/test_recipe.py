@@ -239,3 +239,12 @@ def test_the_digest_does_not_depend_on_where_the_data_lie():
     here, there = (parse({"dataset": {"manifest": f"{at}/m.csv", "labels": f"{at}/map.yaml"}}) for at in ("/a", "/b"))
     assert here.digest == there.digest
     assert here.digest != parse({"dataset": {"manifest": "/a/m.csv", "labels": "five-class"}}).digest
+
+
+def test_a_section_that_may_be_absent_is_taken_out_by_null():
+    data = parse({"finetune": {"epochs": 3}, "segmenter": {"name": "otsu"}, "classifier": {"name": "lr"}}).as_dict()
+    assign(data, ["finetune=null", "segmenter = null", "clf=null"])
+    assert (data["finetune"], data["segmenter"], data["classifier"]) == (None, None, None)
+    for text in ("backbone=null", "finetune=3", "align=null"):
+        with pytest.raises(CellfeatError, match="not of the form"):
+            assign(data, [text])

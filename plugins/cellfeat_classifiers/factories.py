@@ -90,10 +90,15 @@ def xgboost(
     n_estimators: int = 100,
     max_depth: int = 6,
     learning_rate: float = 0.3,
+    base_score: float | None = None,
     seed: int | None = None,
     context: Context | None = None,
 ) -> Any:
-    """Gradient-boosted trees (histogram method) on the raw features; on the GPU when the run is on CUDA."""
+    """Gradient-boosted trees (histogram method) on the raw features; on the GPU when the run is on CUDA.
+
+    base_score: what every tree sum starts from; None lets XGBoost estimate it. 0.5 gives the predictions of 2.0.3, the
+    release that the authors had, which did not estimate.
+    """
     from xgboost import XGBClassifier
 
     _at_least(1, n_estimators=n_estimators, max_depth=max_depth)
@@ -102,6 +107,7 @@ def xgboost(
         n_estimators=n_estimators,
         max_depth=max_depth,
         learning_rate=learning_rate,
+        base_score=base_score,
         random_state=_seed(seed, context),
         tree_method="hist",
         device=_xgboost_device(context),

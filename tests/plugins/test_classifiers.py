@@ -165,3 +165,8 @@ def test_importing_the_plugin_imports_no_heavy_library():
     code = "import sys, cellfeat_classifiers; print({'torch', 'sklearn', 'xgboost'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_xgboost_starts_where_it_is_told():
+    made = [FACTORIES["xgboost"](base_score=score).get_params()["base_score"] for score in (None, 0.5)]
+    assert made == [None, 0.5]
