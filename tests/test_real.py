@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellfeat import CellfeatError, recipe, records, use
+from cellfeat import CellfeatError, compose, recipe, records, use
 from cellfeat.console import SilentReporter
 from cellfeat.registry import installed
 from cellfeat.run import run
@@ -31,9 +31,13 @@ def own_cache(cache, monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def manifest(real_data, tmp_path_factory) -> Path:
-    """60 cells of tecom (with masks) and 60 of bccd: of the commonest four classes, 15 each, by id."""
+    """60 cells of tecom (with masks) and 60 of bccd."""
+    return chosen(real_data, tmp_path_factory.mktemp("real") / "cells.csv", per_class=15)
+
+
+def chosen(real_data: Path, path: Path, per_class: int) -> Path:
+    """A manifest of tecom's and bccd's commonest four classes, so many cells each, by id."""
     taken: dict[tuple[str, str], int] = {}
-    path = tmp_path_factory.mktemp("real") / "cells.csv"
     with (real_data / "manifest.csv").open() as file, path.open("w", newline="") as out:
         rows = sorted(csv.DictReader(file), key=lambda row: row["id"])
         writer = csv.writer(out)
@@ -41,7 +45,7 @@ def manifest(real_data, tmp_path_factory) -> Path:
         for row in rows:
             key = (row["domain"], row["label"])
             taken[key] = taken.get(key, 0) + 1
-            if row["domain"] in ("tecom", "bccd") and row["label"] != "basophil" and taken[key] <= 15:
+            if row["domain"] in ("tecom", "bccd") and row["label"] != "basophil" and taken[key] <= per_class:
                 mask = real_data / row["mask_path"] if row["mask_path"] else ""
                 writer.writerow([row["id"], real_data / row["path"], row["label"], row["domain"], mask])
     return path
@@ -101,6 +105,37 @@ def test_finetuning_on_masks_runs_first_and_is_cached(manifest, tmp_path, cache)
     assert (adapter / "adapter.json").stat().st_mtime_ns == stamp
     assert any("fine-tuned before" in text for text in work.reporter.notes)
     assert [record["scores"] for record in again] == [record["scores"] for record in written]
+
+
+SMALL = ["encoder_depth=2", "decoder_depth=1", "head_width=8", "batch_size=12"]
+REDUCED = {"dorl": SMALL, "dorl-fixed": SMALL, "bc-sam": ["batch_size=12"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(REDUCED))
+def test_the_published_recipes_on_real_cells(real_data, tmp_path, name):
+    """A few cells of each class and laboratory; the adapter is made by the recipe's own `finetune:` on tecom's masks."""
+    few = chosen(real_data, tmp_path / "few.csv", per_class=3 if name == "bc-sam" else 6)
+    sets = ["backbone.weights=cell-tiny", "finetune.epochs=1", "finetune.batch_size=12", "align.epochs=1"]
+    composed = compose.recipe(
+        recipe=name,
+        data=str(few),
+        labels="five-class",
+        protocol={"source": ["tecom"], "folds": 3},
+        sets=[*sets, *(f"align.{one}" for one in REDUCED[name])],
+    )
+    folder, written = run(composed, tmp_path / "run", workplace())
+    assert [(record["source"], record["target"], record["adapt"]) for record in written] == [
+        ("tecom", "tecom", "test"),
+        ("tecom", "bccd", "test"),
+    ]
+    assert "truth masks of tecom" in written[0]["weights_saw"]
+    assert all(np.isfinite(record["scores"]["accuracy"]["mean"]) for record in written)
+    pictures = {"adapter": ("losses.png", "masks.png"), "pipelines/tecom/align-0": ("losses.png", "examples.png")}
+    assert all((folder / place / picture).stat().st_size > 5_000 for place in pictures for picture in pictures[place])
+    images = [Path(row["path"]) for row in csv.DictReader(few.open())][:2]
+    use.predict(folder, images, tmp_path / "p.csv", "new", None, False, workplace())
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 3
 
 
 def test_masks_of_a_laboratory_without_any_are_refused(manifest, tmp_path):

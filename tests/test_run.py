@@ -313,6 +313,6 @@ def test_another_segmenter_or_other_weights_are_another_store(manifest, tmp_path
 
 def test_an_adapter_beside_a_section_that_makes_one_is_refused(manifest, tmp_path):
     backbone = {"name": "lora-sam", "adapter": str(tmp_path)}
-    with pytest.raises(CellfeatError, match=r"makes an adapter of its own.* leave the section out: --set finetune=null"):
+    with pytest.raises(CellfeatError, match=r"makes an adapter of its own.* --set finetune=null"):
         run(recipe_of(manifest, backbone=backbone, finetune={"epochs": 1}), tmp_path / "out", workplace())
     assert not (tmp_path / "out").exists()
