@@ -110,7 +110,10 @@ class Checkpoint:
         return time.monotonic() - self._saved >= max(self.seconds, 20 * self._cost)
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None on a first start."""
+        """The last saved state, or None on a first start; what a killed run had half written goes."""
         import torch
 
+        if is_main():
+            for partial in self.path.parent.glob(f".{self.path.name}.*.partial{self.path.suffix}"):
+                partial.unlink(missing_ok=True)
         return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.is_file() else None

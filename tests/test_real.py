@@ -114,7 +114,7 @@ REDUCED = {"dorl": SMALL, "dorl-fixed": SMALL, "bc-sam": ["batch_size=12"]}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REDUCED))
 def test_the_published_recipes_on_real_cells(real_data, tmp_path, name):
-    """A few cells of each class and laboratory; the adapter is made by the recipe's own `finetune:` on tecom's masks."""
+    """A few cells of each class; the adapter is made by the recipe's own `finetune:` on tecom's masks."""
     few = chosen(real_data, tmp_path / "few.csv", per_class=3 if name == "bc-sam" else 6)
     sets = ["backbone.weights=cell-tiny", "finetune.epochs=1", "finetune.batch_size=12", "align.epochs=1"]
     composed = compose.recipe(

@@ -137,6 +137,15 @@ def test_a_checkpoint_comes_back_whole_and_is_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cae.pt"]
 
 
+def test_what_a_killed_run_had_half_written_goes(tmp_path):
+    Checkpoint(tmp_path, "cae").save(step=1)
+    half, other = tmp_path / ".cae.pt.0123.partial.pt", tmp_path / ".other.pt.0123.partial.pt"
+    for path in (half, other):
+        path.write_bytes(b"half")
+    assert Checkpoint(tmp_path, "cae").load() == {"step": 1}
+    assert (half.exists(), other.exists()) == (False, True)
+
+
 def test_checkpoints_are_read_without_running_code(tmp_path):
     class Trap:
         def __reduce__(self):
