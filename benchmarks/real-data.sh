@@ -21,4 +21,8 @@ run per-domain-z --source tecom --backbone lora-sam --align per-domain-z --clf s
 run per-domain-z-heldout --source tecom --backbone lora-sam --align per-domain-z --clf svm-linear --adapt heldout
 run colour --source tecom --backbone colour --align none --clf svm-linear
 run random-resnext50 --source tecom --backbone resnext50 --align none --clf svm-linear --set backbone.weights=random
+short=(--set backbone.weights=cell-tiny --set finetune.epochs=3 --set align.epochs=1 --source tecom)
+run recipe-dorl --recipe dorl "${short[@]}"
+run recipe-bc-sam --recipe bc-sam "${short[@]}" --set 'dataset.domains=[tecom,bccd]'
+run recipe-dorl-fixed --recipe dorl-fixed "${short[@]}" --set 'dataset.domains=[tecom,bccd]'
 python "$(dirname "$0")/masks.py" "$manifest" | tee "$out/masks.txt"

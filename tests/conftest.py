@@ -38,3 +38,14 @@ def context(tmp_path: Path):
         scratch=scratch,
         reporter=SilentReporter(),
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other make small networks slow on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ TRANSFORM_BATCH = 32
 NETWORK, EXAMPLES = "network/", "examples/"  # prefixes of the tensors in a saved method
 
 
-class AutoencoderAligner:
+class AutoencoderAligner(ABC):
     """Base of the align methods here; a subclass is a dataclass whose fields are its parameters.
 
     After fit: `network_`, `channels_`, `domains_` (trained on), `history_` (mean loss and terms per epoch) and
@@ -58,28 +59,29 @@ class AutoencoderAligner:
         return 1
 
     @property
+    @abstractmethod
     def term_weights(self) -> dict[str, float]:
         """Factor of every term of the loss; the term "domain" compares domains, the others are means over cells."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _build(self) -> nn.Module:
         """The network for maps of `channels_` channels, with fresh parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def optimizer(self, parameters: Iterable[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
-        raise NotImplementedError
+        """The published optimiser at the base learning rate; fused: whether the device has such steps."""
 
+    @abstractmethod
     def losses(self, network: nn.Module, batch: Batch, gather: Callable[..., Any]) -> dict[str, Tensor]:
         """The unweighted terms; `gather(z, domain)` gives both for the cells of all processes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, maps: Tensor) -> Tensor:
         """(B, C, 14, 14) float32 maps -> (B, D) features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruct(self, batch: Batch) -> Tensor:
         """(B, 3, 128, 128) float, about [0, 1]: what the network makes of the maps."""
-        raise NotImplementedError
 
     # The contract of an align method ---------------------------------------------------------------------------------
 
@@ -130,9 +132,9 @@ class AutoencoderAligner:
                 bar.advance(len(rows))
         return np.concatenate(features) if features else np.empty((0, self._width()), np.float32)
 
+    @abstractmethod
     def _width(self) -> int:
         """D, the length of a feature vector."""
-        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """The network and what was drawn as safetensors, the history as JSON, both as pictures."""

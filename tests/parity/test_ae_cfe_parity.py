@@ -14,20 +14,13 @@ from cellfeat_cae.discrepancies import mean_covariance_distance
 from parity.published import DATA, Step, agrees, fill, gradients_agree
 from torch.nn.functional import avg_pool2d
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFERENCE = json.loads((DATA / "ae_cfe.json").read_text())
 TRAINING = REFERENCE["training"]
 RTOL, GRADIENT_RTOL, ENTRY_RTOL = 1e-5, 3e-4, 1e-3
 DISCREPANCY_RTOL = 3e-6  # a biased covariance moves the distances by 7e-6 and 4e-5
 INPUT = (9, 256, 14, 14)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make small networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,13 @@ from cellfeat_cae.bc_sam import BcSamAe
 from cellfeat_cae.bc_sam_network import BcSamAutoencoder
 from parity.published import DATA, Step, agrees, fill, gradients_agree
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFERENCE = json.loads((DATA / "bc_sam_ae.json").read_text())
 TRAINING = REFERENCE["training"]
 RTOL, GRADIENT_RTOL = 1e-5, 3e-4
 ENTRY_RTOL = 3e-3  # the stored entries themselves lie up to 1.3e-3 from the same gradients in float64
 INPUT = (4, 768, 14, 14)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make small networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from cellfeat_cae.network import CrossDomainAutoencoder, as_tokens
 from cellfeat_cae.train import rate_factor
 from parity.published import DATA, EXACTLY_ZERO, Step, agrees, fill
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFERENCE = json.loads((DATA / "cae.json").read_text())
 SCHEDULES = json.loads((DATA / "schedules.json").read_text())
 TRAINING = REFERENCE["training"]
@@ -52,15 +54,6 @@ def network() -> CrossDomainAutoencoder:
     filled = {key: torch.from_numpy(fill(f"cae.{old}", REFERENCE["keys"][old])) for key, old in keys.items()}
     network.load_state_dict({key: tokens_first(key, tensor) for key, tensor in filled.items()})
     return network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make small networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from parity.published import DATA, fill
 from cellfeat import Cells
 from cellfeat.testing import cpu_context
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REFERENCE = json.loads((DATA / "cae.json").read_text())
 RTOL = 1e-4
 
@@ -24,15 +26,6 @@ RTOL = 1e-4
 def numbers() -> dict[str, np.ndarray]:
     with np.load(DATA / "cae.npz") as file:
         return dict(file)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make small networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["", "module."], ids=["one GPU", "several GPUs"])

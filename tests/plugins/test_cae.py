@@ -21,16 +21,9 @@ from cellfeat import CellfeatError
 from cellfeat.testing import check_align, cpu_context, toy_cells
 from cellfeat.training import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"epochs": 2, "batch_size": 4, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8, "latent": 5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make tiny networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

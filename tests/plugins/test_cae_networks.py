@@ -7,14 +7,7 @@ import torch
 from cellfeat_cae.ae_cfe_network import AeCfeAutoencoder, ElementGroupNorm, scale_maps
 from cellfeat_cae.bc_sam_network import BcSamAutoencoder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make tiny networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sizes(layers: torch.nn.Sequential, maps: torch.Tensor) -> list[int]:

@@ -16,16 +16,9 @@ from torch import nn
 from cellfeat import CellfeatError
 from cellfeat.testing import cpu_context, toy_cells
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHANNELS, LATENT = 8, 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other make tiny networks slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def dorl_cae(**sizes: int) -> tuple[CrossDomainAutoencoder, dict[str, torch.Tensor]]:
