@@ -84,13 +84,17 @@ def _as_json(value: Any) -> Any:
 
 def load_state(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `save_state` wrote: (arrays, meta)."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     folder = Path(folder)
     for name in (TENSOR_FILE, STATE_FILE):
         if not (folder / name).is_file():
             raise CellfeatError(f"{folder} has no {name}: it is not a saved method, or its copy is incomplete")
-    return load_file(folder / TENSOR_FILE), json.loads((folder / STATE_FILE).read_text())
+    try:
+        return load_file(folder / TENSOR_FILE), json.loads((folder / STATE_FILE).read_text())
+    except (SafetensorError, ValueError) as error:
+        raise CellfeatError(f"{folder} is damaged: {' '.join(str(error).split())}") from error
 
 
 def load_module(folder: Path, module: torch.nn.Module) -> dict[str, Any]:

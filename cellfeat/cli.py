@@ -241,7 +241,12 @@ def main() -> None:
 
 def _check_launch(arguments: list[str]) -> None:
     """Refuse a launcher's several processes where each would only do and write the same."""
-    if process_count() > 1 and arguments[:1] != ["run"] and arguments[:2] != ["lora-sam", "finetune"]:
+    if (
+        process_count() > 1
+        and "--help" not in arguments
+        and arguments[:1] != ["run"]
+        and arguments[:2] != ["lora-sam", "finetune"]
+    ):
         raise CellfeatError(
             f"several processes were started for `cellfeat {' '.join(arguments[:2])}`; run and lora-sam finetune "
             "train together on several GPUs, everything else is started once"

@@ -26,8 +26,12 @@ MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def process_count() -> int:
-    """How many processes work on this command; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes work on this command; 1 without a launcher.
+
+    Schedulers set WORLD_SIZE for purposes of their own; a launcher says which process this is, too.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdecimal() and "RANK" in os.environ else 1
 
 
 def process_index() -> int:
@@ -75,6 +79,7 @@ def accelerated(context: Context, accumulate: int = 1, all_used: bool = True) ->
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
     states = (AcceleratorState, GradientState, *(() if process_count() > 1 else (PartialState,)))
     with _kept(states):  # accelerate has one of each per process; another training may want another precision
@@ -82,7 +87,8 @@ def accelerated(context: Context, accumulate: int = 1, all_used: bool = True) ->
         accelerator = Accelerator(
             device_placement=False,
             mixed_precision=MIXED_PRECISION[str(context.dtype).removeprefix("torch.")],
-            gradient_accumulation_steps=accumulate,
+            # As a plugin, because an environment variable would win over the plain number.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(accumulate, sync_with_dataloader=False),
             cpu=context.device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not all_used)],
         )

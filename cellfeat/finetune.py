@@ -8,10 +8,11 @@ mask (H, W) bool); it fills `folder`, which its factory then takes as `adapter`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from cellfeat import distributed, images
 from cellfeat.artifacts import atomic_folder
 from cellfeat.datasets import Dataset
+from cellfeat.digests import file_sha256
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.recipe import FinetuneSection, Recipe, parse
 from cellfeat.registry import Registry
@@ -34,11 +36,9 @@ TRUTH = "truth"
 def adapter_for(recipe: Recipe, dataset: Dataset, work: Workplace) -> Path:
     """The adapter's folder, made now or found in the cache."""
     section = recipe.finetune or FinetuneSection()
+    params = checked_params(recipe, work.registry)
     offer = work.registry.find("backbone", recipe.backbone.name)
-    trainer = getattr(offer.factory, "finetune", None)
-    if trainer is None:
-        raise CellfeatError(f"backbone {recipe.backbone.name!r} cannot be fine-tuned on masks; remove `finetune:`")
-    params = _checked(section.params, trainer)
+    trainer = offer.factory.finetune  # type: ignore[attr-defined]
     chosen = _with_masks(dataset, section)
     seed = params.pop("seed", recipe.protocol.seeds[0])
     key = {
@@ -46,6 +46,8 @@ def adapter_for(recipe: Recipe, dataset: Dataset, work: Workplace) -> Path:
         "plugin": [offer.distribution, offer.version],
         "finetune": section.model_dump(),
         "seed": seed,
+        "precision": work.precision,
+        "weights": _file_digest(recipe.backbone.params.get("weights")),
         "data": chosen.digest,
     }
     folder = cache_folder() / "adapters" / fingerprint(key)[:20]
@@ -77,13 +79,29 @@ def make_adapter(
         distributed.meet(choose_device(work.device))  # none may still have to look whether the name is free
 
 
-def _checked(params: dict[str, Any], trainer: Callable[..., Any]) -> dict[str, Any]:
-    """The section's parameters, which are the trainer's keyword arguments."""
+def _file_digest(weights: Any) -> str | None:
+    """Of weights that are a file: another content under the same name is another start."""
+    return file_sha256(Path(weights)) if isinstance(weights, str) and Path(weights).is_file() else None
+
+
+def checked_params(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """The section's parameters, which are the trainer's keyword arguments, of the types that it wants.
+
+    Raises: CellfeatError for a backbone that cannot be fine-tuned, and for parameters that it does not take.
+    """
+    offer = registry.find("backbone", recipe.backbone.name)
+    trainer = getattr(offer.factory, "finetune", None)
+    if trainer is None:
+        raise CellfeatError(f"backbone {recipe.backbone.name!r} cannot be fine-tuned on masks; remove `finetune:`")
+    params = (recipe.finetune or FinetuneSection()).params
     possible = set(inspect.signature(trainer).parameters) - {"pairs", "folder", "context", "saw", "weights"} | {"seed"}
     for key in params:
         if key not in possible:
             raise CellfeatError(unknown("parameter of finetune", key, {*possible, "masks", "domains"}))
-    return dict(params)
+    known = {key: value for key, value in params.items() if key != "seed"}
+    tuner = replace(offer, slot="finetune", factory=functools.partial(trainer, None, None, saw=()))
+    values = tuner.arguments(known)
+    return {key: values.get(key, value) for key, value in params.items()}
 
 
 def _shared(recipe: Recipe, trainer: Callable[..., Any]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def assign(data: dict[str, Any], assignments: Iterable[str]) -> None:
     for text in assignments:
         path, equals, value = text.partition("=")
         keys = ["classifier" if key == "clf" and not i else key for i, key in enumerate(path.strip().split("."))]
-        if keys[0] in OPTIONAL and value.strip() == "null":
+        if len(keys) == 1 and keys[0] in OPTIONAL and value.strip() in ("null", "~"):
             data[keys[0]] = None  # as in finetune=null: the section is left out
             continue
         if not equals or len(keys) < 2 or not all(keys):

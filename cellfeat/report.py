@@ -10,7 +10,7 @@ from rich.table import Table
 from cellfeat.metrics import MINIMUM_CELLS
 
 ADAPT_WORDS = {
-    "none": "no fit of this run was shown a target cell",
+    "none": "no method was shown a target cell; what weights and adapters have seen is said below",
     "test": "the target cells themselves were seen without labels (transductive, as published)",
     "heldout": "each half of the target was scored by a fit that saw the other half without labels",
 }

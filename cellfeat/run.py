@@ -16,7 +16,7 @@ from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, Result, check_enough
 from cellfeat.extract import Encoder
-from cellfeat.finetune import adapter_for
+from cellfeat.finetune import adapter_for, checked_params
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.slots import Context
@@ -62,6 +62,8 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
 
 def _prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
     """The recipe with a classifier where its methods have no head, once everything in it is seen to work together."""
+    if recipe.finetune is not None:
+        checked_params(recipe, work.registry)
     pipeline = Pipeline.build(recipe, work.registry, (), context)
     if recipe.classifier is None and not pipeline.has_own_head:
         recipe = resolve(recipe.model_copy(update={"classifier": Part(name=DEFAULT_CLASSIFIER)}), work.registry)

@@ -129,7 +129,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {name: value for name, value in content.items() if _is_tensor(value)} if isinstance(content, dict) else {}
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
+        if isinstance(content, dict)
+        else {}
+    )
     if not tensors:
         raise CellfeatError(f"{path} holds no weights: a dictionary of tensors by name is expected")
     return tensors
@@ -210,7 +214,7 @@ def _read_checkpoint(path: Path) -> Any:
             f"{path} was not loaded: it is no plain PyTorch checkpoint, or reading it would run code that it brings. "
             "Save its state_dict alone, best as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file fails in any way, and unpickling code is not run
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CellfeatError(
             f"{path} cannot be read as a PyTorch checkpoint: it is none, or damaged ({type(error).__name__}: {reason})"

@@ -246,3 +246,11 @@ def test_functions_that_run_code_are_refused(tmp_path):
     save_estimator(FunctionTransformer(eval), tmp_path / "f.skops")
     with pytest.raises(CellfeatError, match=r"not trusted: builtins\.eval"):
         load_estimator(tmp_path / "f.skops")
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_a_damaged_state_is_one_line(tmp_path, name):
+    save_state(tmp_path, {"x": np.zeros(3)}, {"y": 1})
+    (tmp_path / name).write_bytes(b"{damaged")
+    with pytest.raises(CellfeatError, match="is damaged:"):
+        load_state(tmp_path)

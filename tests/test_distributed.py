@@ -174,9 +174,7 @@ def test_every_process_takes_a_gpu_of_its_own(monkeypatch, process):
         choose_device("auto")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["predict", "out", "images"], ["lora-sam", "pretrain", "x.yaml"], ["--help"], []]
-)
+@pytest.mark.parametrize("arguments", [["predict", "out", "images"], ["lora-sam", "pretrain", "x.yaml"], []])
 def test_a_launcher_around_a_command_that_trains_nothing_is_refused(monkeypatch, capsys, process, arguments):
     process(0, 2)
     monkeypatch.setattr(sys, "argv", ["cellfeat", *arguments])
@@ -332,3 +330,13 @@ def test_only_the_main_process_leaves_a_run_and_clears_up(content, process, monk
         assert (tmp_path / "runs" / "out").exists() == (index == 0)
         assert len(list((tmp_path / "runs").iterdir())) == (1 - index)
     assert left == [1, 0]
+
+
+@pytest.mark.parametrize("content", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "abc", "RANK": "0"}])
+def test_a_schedulers_own_world_size_is_no_launcher(content, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in content.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.process_count() == 1
+    assert distributed.is_main()

@@ -245,6 +245,10 @@ def test_a_section_that_may_be_absent_is_taken_out_by_null():
     data = parse({"finetune": {"epochs": 3}, "segmenter": {"name": "otsu"}, "classifier": {"name": "lr"}}).as_dict()
     assign(data, ["finetune=null", "segmenter = null", "clf=null"])
     assert (data["finetune"], data["segmenter"], data["classifier"]) == (None, None, None)
+    one = parse({"finetune": {"stop_after": 85}, "classifier": {"name": "rf"}}).as_dict()
+    assign(one, ["finetune.stop_after=null", "clf.max_depth=null"])
+    assert one["finetune"]["stop_after"] is None, "a value is set, the section stays"
+    assert one["classifier"] == {"name": "rf", "max_depth": None}
     for text in ("backbone=null", "finetune=3", "align=null"):
         with pytest.raises(CellfeatError, match="not of the form"):
             assign(data, [text])

@@ -14,6 +14,7 @@ from helpers import Identity, with_plugins
 from cellfeat import CellfeatError, SavesState, UnseenDomainError, recipe, records, use
 from cellfeat.console import SilentReporter
 from cellfeat.demo import write_demo
+from cellfeat.finetune import checked_params
 from cellfeat.metrics import SCORES
 from cellfeat.registry import installed
 from cellfeat.report import result_table
@@ -316,3 +317,21 @@ def test_an_adapter_beside_a_section_that_makes_one_is_refused(manifest, tmp_pat
     with pytest.raises(CellfeatError, match=r"makes an adapter of its own.* --set finetune=null"):
         run(recipe_of(manifest, backbone=backbone, finetune={"epochs": 1}), tmp_path / "out", workplace())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"epochs": "many"}, "finetune 'lora-sam': epochs is 'many', but must be int"),
+        ({"epoch": 3}, "no parameter of finetune named 'epoch'. Did you mean 'epochs'"),
+    ],
+)
+def test_wrong_parameters_of_finetune_show_before_any_image_is_opened(manifest, tmp_path, monkeypatch, params, message):
+    monkeypatch.setattr("cellfeat.run.load_dataset", lambda *_: pytest.fail("images were opened"))
+    with pytest.raises(CellfeatError, match=message):
+        run(recipe_of(manifest, backbone={"name": "lora-sam"}, finetune=params), tmp_path / "out", workplace())
+
+
+def test_numbers_of_finetune_may_be_written_as_yaml_reads_them():
+    composed = recipe.parse({"finetune": {"lr": "1e-4"}})  # YAML reads 1e-4, without a point, as text
+    assert checked_params(composed, installed()) == {"lr": 1e-4}

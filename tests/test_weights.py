@@ -305,3 +305,11 @@ def test_downloads_are_kept_in_the_cache_folder(own_cache, monkeypatch):
 def test_file_sha256(tmp_path):
     (tmp_path / "a").write_bytes(CONTENT)
     assert f"sha256:{file_sha256(tmp_path / 'a')}" == sha256(CONTENT)
+
+
+def test_a_checkpoint_with_other_keys_than_names_holds_no_weights(tmp_path):
+    import torch
+
+    torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
+    with pytest.raises(CellfeatError, match="holds no weights: a dictionary of tensors by name is expected"):
+        load_tensors(tmp_path / "numbered.pth")

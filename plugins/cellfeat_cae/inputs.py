@@ -76,7 +76,7 @@ def anchor_domain(name: str, cells: Cells, wanted: str | None, context: Context)
         raise CellfeatError(f"align {name!r} got no cells to fit on; check the data set and the protocol's selection")
     domains = sorted(set(cells.domain.tolist()))
     sources = sorted(set(cells.domain[~cells.is_target].tolist())) or domains
-    if wanted is not None and wanted not in domains:
+    if wanted is not None and wanted not in domains and len(domains) > 1:
         raise CellfeatError(
             f"align {name!r}: anchor is {wanted!r}, but the cells are of {', '.join(domains)}; name one of these, or "
             "leave anchor out for the first source"
@@ -85,7 +85,7 @@ def anchor_domain(name: str, cells: Cells, wanted: str | None, context: Context)
         context.note(f"{name}: only domain {domains[0]!r} is seen, so nothing draws domains together")
     elif wanted is None and len(sources) != 1:
         context.note(f"{name}: of the domains {', '.join(sources)} the first, {sources[0]!r}, is the one drawn to")
-    return wanted or sources[0]
+    return wanted if wanted in domains else sources[0]
 
 
 def check_numbers(method: Any, at_least_one: Iterable[str], not_negative: Iterable[str]) -> None:
@@ -94,6 +94,11 @@ def check_numbers(method: Any, at_least_one: Iterable[str], not_negative: Iterab
         value = getattr(method, key)
         if value is not None and value < 1:
             raise CellfeatError(f"align {method.name!r}: {key} must be at least 1, got {value}")
+    if method.accumulate > method.batch_size:
+        raise CellfeatError(
+            f"align {method.name!r}: accumulate is {method.accumulate}, but a batch of {method.batch_size} has no more "
+            f"than {method.batch_size} parts"
+        )
     if not method.learning_rate > 0:
         raise CellfeatError(f"align {method.name!r}: learning_rate must be above 0, got {method.learning_rate:g}")
     for key in not_negative:

@@ -99,7 +99,7 @@ class Trainer:
             self.begun.append(self._step(parts, read))
             self.done += 1
             last = number == self.steps_per_epoch
-            if last or self.done == 1 or number % CHECK_EVERY == 0:
+            if last or self.done == 1 or number % CHECK_EVERY == 0 or self.checkpoint.due():
                 start = self.done - len(self.begun)
                 check_finite(
                     self, torch.stack(self.begun), start, dict(enumerate(batches, self.steps_per_epoch * epoch))

@@ -156,7 +156,7 @@ class Finetuning:
             self.begun.append(self.step(epoch, rows) * len(rows))
             self.done += 1
             last = self.done == epoch * self.steps_per_epoch
-            if last or self.done == 1 or self.done % CHECK_EVERY == 0:
+            if last or self.done == 1 or self.done % CHECK_EVERY == 0 or self.checkpoint.due():
                 self._check(epoch)
             if last:
                 self.history.append((torch.stack(self.begun).sum(dim=0) / len(self.frames.images)).tolist())
@@ -234,7 +234,10 @@ class Finetuning:
 
     def _restore(self) -> None:
         state = self.checkpoint.load()
-        if state is None or state.get("identity") != self.identity:
+        if state is None:
+            return
+        if state.get("identity") != self.identity:
+            self.context.note(f"{self.checkpoint.path} belongs to other data or settings; fine-tuning starts anew")
             return
         with torch.no_grad():
             for name, value in self.trained.items():

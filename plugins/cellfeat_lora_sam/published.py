@@ -8,6 +8,7 @@ in order, even numbers for queries and odd ones for values, their product added 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -41,8 +42,10 @@ def import_dorl(path: Path, folder: Path, base: str = "vit_b", mean: Triple = ME
     """
     from cellfeat_lora_sam.adapter import save_adapter
 
-    if not all(value > 0 for value in std):  # written so that nan is refused too
-        raise CellfeatError(f"std is {std}; three numbers above 0 are needed")
+    if not all(0 < value < math.inf for value in std) or not all(map(math.isfinite, mean)):
+        raise CellfeatError(
+            f"mean is {mean}, std is {std}; three numbers above 0 are needed for std, finite ones for mean"
+        )
     tensors = {name.removeprefix("module."): value.detach() for name, value in load_tensors(path).items()}
     sizes, rank = _sizes(path, tensors)
     base_sha256 = _check_base(path, base, sizes)

@@ -325,6 +325,7 @@ def test_a_loss_that_explodes_names_step_and_remedy(cells, tmp_path):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"heads": -1}, "heads must be at least 1, got -1"),
+        ({"batch_size": 2, "accumulate": 5}, "accumulate is 5, but a batch of 2 has no more than 2 parts"),
         ({"mask_ratio": 1.0}, "mask_ratio must be at least 0 and below 1, got 1"),
         ({"head_width": 12}, "head_width must be a multiple of 8, got 12"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),

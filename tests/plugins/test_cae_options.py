@@ -193,8 +193,7 @@ def test_views_change_the_features_not_the_training(cells, fitted, tmp_path):
         (9, 2),
         (9, 9),  # parts of one cell
         (4, 3),  # batches of 4, 4 and 1: the last has two empty parts
-        (2, 5),  # more parts than a batch has cells
-        (1, 2),  # batches of one cell
+        (2, 2),  # batches of two cells and of one
     ],
 )
 def test_parts_add_up_to_the_batch(cells, tmp_path, batch_size, accumulate):
