@@ -188,4 +188,4 @@ def test_domains_are_missing_from_the_parts_that_a_batch_is_computed_in(cells, t
     assert notes_of(Cae(batch_size=5), cells, tmp_path, [together]) == []
     (note,) = notes_of(Cae(batch_size=5, accumulate=2), cells, tmp_path, [together])  # (0, 3, 6) and (1, 4)
     assert note.startswith("cae: 50% of the batches' parts have no cell of domain 'elsewhere' (3 of 9 cells)")
-    assert notes_of(Cae(batch_size=5, accumulate=9), cells, tmp_path, [together[:3]])[0].startswith("cae: 67% of")
+    assert notes_of(Cae(batch_size=5, accumulate=5), cells, tmp_path, [together[:3]])[0].startswith("cae: 67% of")
