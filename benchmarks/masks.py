@@ -1,53 +1,125 @@
-"""Mean IoU of segmenters against the true masks of a manifest, by domain.
+"""IoU of segmenters against the true masks of a manifest, by domain, and what their own quality is worth.
 
-python benchmarks/masks.py cells.csv --segmenter lora-sam --segmenter otsu
+python benchmarks/masks.py cells.csv --segmenter lora-sam --segmenter classical --segmenter otsu
 """
 
 from __future__ import annotations
 
-import csv
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import common
 import numpy as np
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cellfeat import Workplace, images, metrics
+from cellfeat import Workplace, metrics
 
-BATCH, SIZE = 16, 224
+FLAGGED = 0.8  # a predicted IoU below this flags a mask, a true one below it is a bad mask
 
 
 def main(
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV; rows without mask_path are passed over")],
     segmenter: Annotated[list[str] | None, typer.Option(help="A segmenter's name; repeat for several")] = None,
-    device: str = "auto",
+    domain: Annotated[list[str] | None, typer.Option(help="Only this domain; repeat for several")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cells of each domain, evenly by id")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of lora-sam: a name or a file")] = None,
+    json: Annotated[Path | None, typer.Option(help="Append a JSON line per segmenter and domain to this file")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
 ) -> None:
+    """IoU of whole cell and nucleus at 224 px; nothing is fitted to the masks."""
     work = Workplace.on_terminal(device)
-    context = work.context(1234, "masks")
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = sorted((row for row in csv.DictReader(file) if row.get("mask_path")), key=lambda row: row["id"])
-    table = Table()
-    for heading in ("segmenter", "domain", "cells", "mean IoU", "median", "below 0.5"):
-        table.add_column(heading, justify="left" if heading in ("segmenter", "domain") else "right")
-    for name in segmenter or ["lora-sam", "otsu"]:
-        method = work.registry.create("segmenter", name, {}, context)
-        found: dict[str, list[float]] = {}
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            frames = [images.resize(images.read_rgb(manifest.parent / row["path"]), SIZE) for row in batch]
-            truth = [images.resize_mask(images.read_mask(manifest.parent / row["mask_path"]), SIZE) for row in batch]
-            mask = method.segment(torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())).cpu().numpy()
-            for row, value in zip(batch, metrics.intersection_over_union(mask, np.stack(truth)), strict=True):
-                found.setdefault(row["domain"], []).append(float(value))
-        for domain, values in sorted(found.items()):
-            share = np.mean(np.array(values) < 0.5)
-            figures = (f"{np.mean(values):.3f}", f"{np.median(values):.3f}", f"{100 * share:.1f} %")
-            table.add_row(name, domain, str(len(values)), *figures)
-    Console().print(table)
+    rows = common.read_rows(manifest, domain, limit=limit)
+    records = []
+    for name in segmenter or ["lora-sam", "classical", "otsu"]:
+        method = common.make_segmenter(name, common.lora_sam_params(weights) if name == "lora-sam" else {}, work)
+        for place in dict.fromkeys(row.domain for row in rows):
+            found = judge(method, [row for row in rows if row.domain == place])
+            about = {"segmenter": name, "weights_sha256": getattr(method, "weights_sha256", None), "domain": place}
+            if name == "lora-sam":
+                about |= {"weights": weights, "weights_saw": getattr(method, "weights_saw", None)}
+            records.append(about | found)
+    common.append_json(json, "masks", records)
+    show(records)
+
+
+def judge(method: Any, rows: list[common.Row]) -> dict[str, Any]:
+    """The figures of one segmenter on one domain."""
+    whole, nuclei, predicted = [], [], []
+    started = time.perf_counter()
+    for batch in common.batches(rows):
+        cells = [common.read_cell(row) for row in batch]
+        mask, nucleus, quality = answer(method, common.tensor([cell.image for cell in cells]))
+        whole += metrics.intersection_over_union(mask, np.stack([cell.cell for cell in cells])).tolist()
+        predicted += [] if quality is None else quality.tolist()
+        if nucleus is not None:
+            told = [place for place, cell in enumerate(cells) if cell.nucleus is not None]
+            truth = np.array([cells[place].nucleus for place in told], bool).reshape(-1, *nucleus.shape[1:])
+            nuclei += metrics.intersection_over_union(nucleus[told], truth).tolist()
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cell": figures(whole),
+        "nucleus": figures(nuclei) if nuclei else None,
+        "quality": worth(predicted, whole) if predicted else None,
+    }
+
+
+def answer(method: Any, frames: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Masks (B, S, S) bool of cell and, where the method tells them, nucleus, and the predicted IoU (B,)."""
+    nuclei = method.nuclei(frames).cpu().numpy() if hasattr(method, "nuclei") else None
+    if not hasattr(method, "encode"):
+        return method.segment(frames).cpu().numpy(), nuclei, None
+    features = method.encode(frames)  # a backbone that segments knows its mask and what it thinks of it at once
+    quality = getattr(features, "quality", None)
+    return features.mask.cpu().numpy(), nuclei, None if quality is None else quality.float().cpu().numpy()
+
+
+def figures(values: list[float]) -> dict[str, Any]:
+    low, high = common.interval(values)
+    below = float(np.mean(np.array(values) < 0.5))
+    mean, median = float(np.mean(values)), float(np.median(values))
+    return {"cells": len(values), "mean": mean, "low": low, "high": high, "median": median, "below_half": below}
+
+
+def worth(predicted: list[float], true: list[float]) -> dict[str, Any]:
+    """How far a predicted IoU tells the true one; None where nothing can be said."""
+    from scipy import stats
+
+    guess, bad = np.array(predicted), np.array(true) < FLAGGED
+    varies = len(set(predicted)) > 1 and len(set(true)) > 1
+    return {
+        "spearman": float(stats.spearmanr(guess, true).statistic) if varies else None,
+        "threshold": FLAGGED,
+        "flagged": int(np.sum(guess < FLAGGED)),
+        "bad": int(bad.sum()),
+        "bad_flagged": float(np.mean(guess[bad] < FLAGGED)) if bad.any() else None,
+    }
+
+
+def show(records: list[dict[str, Any]]) -> None:
+    headings = ("cells", "mean IoU", "95 %", "median", "below 0.5", "nucleus IoU", "95 %")
+    table = common.new_table("Masks", "segmenter", "domain", *headings, left=2)
+    for record in records:
+        cell, nucleus = record["cell"], record["nucleus"]
+        row = [str(cell["cells"]), *_mean(cell), f"{cell['median']:.3f}", f"{100 * cell['below_half']:.1f} %"]
+        table.add_row(record["segmenter"], record["domain"], *row, *(_mean(nucleus) if nucleus else ("–", "–")))
+    common.show(table)
+    judged = [record for record in records if record["quality"]]
+    if not judged:
+        return
+    headings = ("Spearman", f"flagged, below {FLAGGED}", f"true IoU below {FLAGGED}", "of these flagged")
+    table = common.new_table("Predicted IoU against the true one", "segmenter", "domain", *headings, left=2)
+    for record in judged:
+        found = record["quality"]
+        rank = "–" if found["spearman"] is None else f"{found['spearman']:.2f}"
+        share = "–" if found["bad_flagged"] is None else f"{100 * found['bad_flagged']:.0f} %"
+        table.add_row(record["segmenter"], record["domain"], rank, str(found["flagged"]), str(found["bad"]), share)
+    common.show(table)
+
+
+def _mean(found: dict[str, Any]) -> tuple[str, str]:
+    return f"{found['mean']:.3f}", f"{found['low']:.3f}–{found['high']:.3f}"
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    common.start(main)

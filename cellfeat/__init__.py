@@ -13,7 +13,7 @@ _HOMES = {
     "cellfeat.artifacts": ("SavesState", "load_module", "load_state", "save_state"),
     "cellfeat.digests": ("file_sha256",),
     "cellfeat.finetune": ("make_adapter",),
-    "cellfeat.workplace": ("Workplace",),
+    "cellfeat.workplace": ("Workplace", "load_photographs"),
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

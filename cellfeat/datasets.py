@@ -12,14 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat.decode import IMAGE_SUFFIXES, ImageError
+from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
 from cellfeat.labels import Vocabulary, load_vocabulary
 from cellfeat.manifest import Row, chosen_domains, read_rows, row_problems
-from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip, write_skipped
+from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, refuse_or_skip, write_skipped
 from cellfeat.types import UNLABELED
 
-__all__ = ["Dataset", "Skipped", "check_images", "read_manifest", "unlabelled_images", "write_skipped"]
+__all__ = [
+    "Dataset",
+    "Skipped",
+    "check_images",
+    "read_manifest",
+    "write_skipped",
+]
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def read_manifest(
         raise CellfeatError(f"{manifest}: no row is left of {len(rows)}; {found}")
     names = [str(placed[row.line]) for row in kept]
     classes = vocabulary.classes if vocabulary else tuple(sorted(set(names) - {""}))
-    data = _from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
+    data = from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
     data = replace(data, dropped_by_domain=_count(without), skipped=tuple(skipped))
     return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped))
 
@@ -145,7 +151,8 @@ def _place(row: Row, vocabulary: Vocabulary | None, problems: dict[int, str]) ->
         return None
 
 
-def _from_rows(rows: Sequence[Row], labels: Sequence[int], classes: tuple[str, ...], source: str) -> Dataset:
+def from_rows(rows: Sequence[Row], labels: Sequence[int], classes: tuple[str, ...], source: str) -> Dataset:
+    """The data set of sound rows in the order of their ids, with one label for each."""
     masks = tuple(row.mask_path for row in rows)
     recorded = np.array([row["sha256"].lower() for row in rows], dtype=str)
     return Dataset(
@@ -239,35 +246,3 @@ def _fault(
             f"{mask.height}; image and mask must have the same size"
         )
     return None
-
-
-def unlabelled_images(sources: Path | str | Iterable[Path | str], domain: str = "new") -> Dataset:
-    """Image files, and folders of them at any depth, as one domain without labels.
-
-    An id is the path below the folder that was named, or the file's name; where two agree, the whole path.
-
-    Raises: CellfeatError for what does not exist and for a folder without images.
-    """
-    sources = [sources] if isinstance(sources, str | Path) else list(sources)
-    named: list[tuple[str, Path]] = []
-    for path in map(Path, sources):
-        found = find_images(path) if path.is_dir() else [path]
-        if not path.exists():
-            raise CellfeatError(f"{path}: no such file or folder")
-        if not found:
-            raise CellfeatError(f"{path}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
-        named += [(one.relative_to(path).as_posix() if path.is_dir() else path.name, one) for one in found]
-    if not named:
-        raise CellfeatError("no images were named; name image files or folders of them")
-    clashes = {name for name, count in Counter(name for name, _ in named).items() if count > 1}
-    unique = {path.as_posix() if name in clashes else name: path for name, path in named}
-    ids = sorted(unique)
-    return Dataset(
-        id=np.array(ids, dtype=str),
-        path=tuple(unique[name] for name in ids),
-        domain=np.full(len(ids), domain),
-        label=np.full(len(ids), UNLABELED, dtype=np.int64),
-        classes=(),
-        group=np.array(ids, dtype=str),
-        source=", ".join(map(str, sources)),
-    )

@@ -74,9 +74,9 @@ def demo_manifest(cache: Path, progress: ProgressBar | None = None) -> Path:
 
     The folder is named after the drawing program, so that another version of it draws its own set.
     """
-    from cellfeat import synthetic, synthetic_cells, synthetic_laboratories
+    from cellfeat import synthetic, synthetic_cells, synthetic_laboratories, synthetic_types
 
-    modules = (synthetic, synthetic_cells, synthetic_laboratories)
+    modules = (synthetic, synthetic_cells, synthetic_laboratories, synthetic_types)
     program = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     folder = Path(cache) / f"{PER_CLASS}-per-class-seed-{SEED}-{hashlib.sha256(program).hexdigest()[:12]}"
     manifest = folder / "manifest.csv"

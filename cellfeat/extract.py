@@ -18,7 +18,7 @@ from cellfeat.datasets import Dataset
 from cellfeat.distributed import main_first
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Backbone, Context, Segmenter
-from cellfeat.store import COLUMNS, Store
+from cellfeat.store import COLUMNS, QUALITY, Store
 from cellfeat.types import Cells, Column, Features
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BATCH = 16
 BATCHES_AHEAD = 2
 ROWS_PER_VERSION = 256  # what a kill can cost: at most so many rows are encoded again
+DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ class Encoder:
                 size, interpolation = self.backbone.image_size, self.backbone.interpolation
                 batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
                 self._fill(store, missing, batches, _with_small(columns))
-        return Cells(
+        cells = Cells(
             id=dataset.id,
             domain=dataset.domain,
             label=dataset.label,
             group=dataset.group,
             is_target=np.zeros(len(dataset), dtype=bool),
-            columns={name: store.column(name, digests) for name in columns},
+            columns=_stored(store, columns, digests),
         )
+        self._tell_doubtful(cells)
+        return cells
 
     def encode_images(self, image: Column, columns: Sequence[str], folder: Path) -> dict[str, Column]:
         """The columns of (N, 3, S, S) uint8 images that exist in no file, kept in a store inside `folder`."""
@@ -74,7 +77,16 @@ class Encoder:
         wanted = np.array([row_of[digest] for digest in missing], dtype=int)
         batches = (image.read(wanted[start : start + BATCH]) for start in range(0, len(wanted), BATCH))
         self._fill(store, missing, batches, columns)
-        return {name: store.column(name, digests) for name in columns}
+        return _stored(store, columns, digests)
+
+    def _tell_doubtful(self, cells: Cells) -> None:
+        counts = doubtful_masks(cells)
+        if counts:
+            where = ", ".join(f"{count} of {domain}" for domain, count in counts.items())
+            self.context.note(
+                f"{sum(counts.values())} of {len(cells)} masks look doubtful ({where}): the backbone predicts an "
+                f"intersection over union below {DOUBTFUL:g} for them; `cellfeat extract` writes it as mask_quality"
+            )
 
     def _fill(
         self, store: Store, digests: Sequence[str], batches: Iterable[np.ndarray], columns: Sequence[str]
@@ -90,7 +102,7 @@ class Encoder:
                 bar.advance(len(batch))
                 rows = sum(len(item[columns[0]]) for item in waiting)
                 if rows >= ROWS_PER_VERSION or done == len(digests):
-                    values = {name: np.concatenate([item[name] for item in waiting]) for name in columns}
+                    values = {name: np.concatenate([item[name] for item in waiting]) for name in waiting[0]}
                     store.append(digests[done - rows : done], values)
                     waiting.clear()
         if empty:
@@ -100,6 +112,20 @@ class Encoder:
 def _with_small(columns: Sequence[str]) -> tuple[str, ...]:
     """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again."""
     return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, "pooled")))
+
+
+def _stored(store: Store, columns: Sequence[str], digests: Sequence[str]) -> dict[str, Column]:
+    """The wanted columns, and the masks' quality where it is known of all of them."""
+    known = bool(digests) and set(columns) != {"image"} and not store.missing([QUALITY], digests)
+    return {name: store.column(name, digests) for name in (*columns, *([QUALITY] if known else []))}
+
+
+def doubtful_masks(cells: Cells) -> dict[str, int] | None:
+    """{domain: masks whose predicted quality is below `DOUBTFUL`}, only domains that have any; None: not known."""
+    if QUALITY not in cells.columns:
+        return None
+    names, counts = np.unique(cells.domain[cells.quality < DOUBTFUL], return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def _check(columns: Sequence[str]) -> None:
@@ -134,7 +160,8 @@ def encode_batch(
     columns: Sequence[str],
     context: Context,
 ) -> dict[str, np.ndarray]:
-    """The columns of (B, 3, S, S) uint8 RGB images, plus `empty` (B,) bool: cells whose mask has no pixel.
+    """The columns of (B, 3, S, S) uint8 RGB images, plus `empty` (B,) bool: cells whose mask has no pixel; and before
+    all others the quality (B,) float32 of the backbone's own masks, where it tells it.
 
     The forward pass always has `BATCH` images: a short batch is padded with its last image, so that a cell's features
     do not depend on how many came with it.
@@ -155,6 +182,9 @@ def encode_batch(
             )
         mask = features.mask if segmenter is None else segmenter.segment(tensor)
         values = _columns(tensor, features, mask, segmenter is not None, columns, context)
+        if features.quality is not None and segmenter is None:
+            # Written first, so that whoever finds any other column of an image finds this one too.
+            values = {QUALITY: features.quality.float().cpu().numpy(), **values}
     empty = torch.zeros(len(padded), dtype=torch.bool) if mask is None else ~mask.flatten(1).any(1)
     return {name: value[:count] for name, value in values.items()} | {"empty": empty.cpu().numpy()[:count]}
 
@@ -179,6 +209,10 @@ def _columns(
                 raise CellfeatError("the align method reads a token map, but this backbone gives one vector per image")
             values[name] = features.embedding.float().cpu().numpy()
         elif name == "pooled":
+            if segmented and is_map and features.pooled is not None:
+                context.note(
+                    "with a --segmenter, features are the mean over its cell's tokens, not what the backbone pools"
+                )
             values[name] = _pooled(features, mask, is_map, segmented).float().cpu().numpy()
         elif name == "mask":
             whole = np.ones((len(tensor), *tensor.shape[-2:]), dtype=bool)

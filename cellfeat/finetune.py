@@ -42,7 +42,7 @@ def adapter_for(recipe: Recipe, dataset: Dataset, work: Workplace) -> Path:
     chosen = _with_masks(dataset, section)
     seed = params.pop("seed", recipe.protocol.seeds[0])
     key = {
-        "backbone": recipe.backbone.model_dump(),
+        "backbone": {"name": recipe.backbone.name, **_shared(recipe, trainer)},  # not how it pools, for example
         "plugin": [offer.distribution, offer.version],
         "finetune": section.model_dump(),
         "seed": seed,

@@ -13,6 +13,7 @@ from cellfeat import metrics
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Result, score
+from cellfeat.store import QUALITY
 from cellfeat.types import Cells
 
 SCHEMA = 1
@@ -105,6 +106,7 @@ def write_predictions(path: Path, results: Iterable[Result], cells: Cells, class
                     "id": cells.id[one.rows],
                     "label": names[cells.label[one.rows]],
                     "predicted": names[one.classes],
+                    **({"mask_quality": cells.read(QUALITY, one.rows)} if QUALITY in cells.columns else {}),
                 }
                 proba = {f"p_{name}": one.proba[:, i].astype(np.float32) for i, name in enumerate(classes)}
                 tables.append(pa.table({key: pa.array(values) for key, values in {**columns, **proba}.items()}))

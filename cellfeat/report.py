@@ -92,6 +92,9 @@ def caption(records: Sequence[dict[str, Any]]) -> str:
         for record in records
         if record["held_out_folds"] and record["left_out"]
     ]
+    if first.get("doubtful_masks"):  # absent where the backbone cannot tell, and from records before it could
+        counts = ", ".join(f"{name} {count}" for name, count in first["doubtful_masks"].items())
+        lines.append(f"Masks that look doubtful, by their predicted quality: {counts}.")
     if first["weights_saw"] is None:
         lines.append("What the pretrained weights have seen is not known.")
     elif first["weights_saw"]:

@@ -15,7 +15,7 @@ from cellfeat import datasets, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, Result, check_enough
-from cellfeat.extract import Encoder
+from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
@@ -54,6 +54,9 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
             shutil.copytree(fitted.backbone.params["adapter"], folder / ADAPTER)
             evaluator.saved_recipe = _with_adapter(fitted, out.resolve() / ADAPTER)
         about = _about(recipe, dataset, encoder, prototype, context, work)
+        doubtful = doubtful_masks(cells)
+        if doubtful is not None:
+            about["doubtful_masks"] = doubtful
         written = _evaluate(evaluator, folder, about)
     if is_main():  # another process may be here while this one still writes the last checkpoint
         evaluator.clear_scratch()

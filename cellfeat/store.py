@@ -22,7 +22,8 @@ from cellfeat.errors import CellfeatError
 from cellfeat.types import Column
 
 COLUMNS = ("image", "mask", "map", "pooled", "crop")
-LAYOUT = 1  # of these files; another layout is another store
+QUALITY = "quality"  # kept beside these where the backbone tells it
+LAYOUT = 2  # of these files; another layout is another store
 
 
 def cache_folder() -> Path:
@@ -107,7 +108,7 @@ class Store:
         return [digest for digest in dict.fromkeys(digests) if not all(digest in rows for rows in have)]
 
     def append(self, digests: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
-        """Add rows to columns as one atomic version each; a digest that a column has already is left as it is."""
+        """Add rows to columns, in their order, as one atomic version each; what a column has already stays as it is."""
         for column, array in values.items():
             dataset = self._open(column)
             have = self._rows_of(column, dataset)

@@ -1,7 +1,8 @@
 """Synthetic white blood cells on a smear, as several laboratories would have photographed them.
 
-One biology, drawn by `synthetic_cells` as concentrations of two dyes; a `Laboratory` holds everything that belongs to
-stain, slide and camera. Light follows Beer and Lambert: intensity = lamp * exp(-sum of dye * optical density).
+One biology: forms of `synthetic_types`, drawn by `synthetic_cells` as concentrations of two dyes. A `Laboratory` holds
+everything that belongs to stain, slide and camera. Light follows Beer and Lambert: intensity = lamp * exp(-sum of
+dye * optical density).
 For tests, the built-in demo set and pre-training; no substitute for real images in an evaluation.
 """
 
@@ -12,15 +13,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cellfeat.synthetic_cells import CELL_TYPES, CellLayers, blur, draw_white_cell, fill, outline, smooth_noise
+from cellfeat.synthetic_cells import CellLayers, blur, draw_white_cell, fill, smooth_noise
 from cellfeat.synthetic_laboratories import LABORATORIES, Laboratory, random_laboratory
+from cellfeat.synthetic_types import CELL_TYPES, choose_form, outline
 
-__all__ = ["CLASSES", "LABORATORIES", "Laboratory", "SyntheticCell", "draw_cell", "random_laboratory"]
+__all__ = ["ALL_TYPES", "CLASSES", "LABORATORIES", "Laboratory", "SyntheticCell", "draw_cell", "random_laboratory"]
 
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+ALL_TYPES: tuple[str, ...] = (*CLASSES, *(name for name in CELL_TYPES if name not in CLASSES))
 
 _SUPERSAMPLING = 1.5
-_RED_CELL_DIAMETER = 0.58  # relative to a neutrophil: 7.5 µm against 13 µm
+_NEUTROPHIL_DIAMETER = 13.5  # µm, of a typical one
+_RED_CELL_DIAMETER = 7.5 / _NEUTROPHIL_DIAMETER  # 7-8 µm in a smear
 _DIAMETER_LIMITS = (0.24, 0.84)  # share of the frame; keeps every mask between 3 % and 70 % of the area
 
 
@@ -30,7 +34,7 @@ class SyntheticCell(NamedTuple):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) uint8, 0 background, 128 cytoplasm, 255 nucleus; one connected cell.
-        label: one of `CLASSES`.
+        label: one of `ALL_TYPES`.
     """
 
     image: np.ndarray
@@ -44,7 +48,7 @@ def draw_cell(
     """Draw one white blood cell near the middle of a field of red cells.
 
     Args:
-        label: one of `CLASSES`.
+        label: one of `ALL_TYPES`; the first five, `CLASSES`, are those of the demo set.
         laboratory: a `Laboratory`, or the name of one in `LABORATORIES`.
         rng: the only source of chance; the same state gives the same cell.
         size: side of the image in px instead of the laboratory's own; the scene keeps its proportions.
@@ -61,19 +65,23 @@ def draw_cell(
         raise ValueError(f"size is {size} px; a cell needs at least 32 px.")
     sampled = min(size, laboratory.resolution)
     side = round(_SUPERSAMPLING * sampled)
-    share = float(np.clip(laboratory.cell_share * rng.uniform(*CELL_TYPES[label].diameter), *_DIAMETER_LIMITS))
-    reach = min(0.04, 0.5 - share / 2.0) + 0.02
+    kind, diameter = choose_form(label, rng)
+    relative = diameter / _NEUTROPHIL_DIAMETER
+    share = float(np.clip(laboratory.cell_share * relative, *_DIAMETER_LIMITS))
+    reach = min(max(0.04, laboratory.off_centre), 0.5 - share / 2.0) + 0.02
     centre = side * (0.5 + np.clip(rng.normal(0.0, laboratory.off_centre, 2), -reach, reach))
-    cell = draw_white_cell(label, side * share / 2.0, rng)
-    dyes = _surroundings(side, centre, side * share / 2.0, laboratory, rng)
+    radius = side * share / 2.0
+    cell = draw_white_cell(kind, radius, rng)
+    # the magnification follows where a very small or large cell was brought to the limits
+    dyes = _surroundings(side, centre, radius, radius / relative, laboratory, rng)
     covered = _paste(dyes, cell, centre)
     image = _photograph(dyes, sampled, size, laboratory, rng)
     return SyntheticCell(image, _mask(covered, size), label)
 
 
 def _checked_laboratory(label: str, laboratory: Laboratory | str) -> Laboratory:
-    if label not in CLASSES:
-        raise ValueError(f"no class named {label!r}. Possible: {', '.join(CLASSES)}.")
+    if label not in ALL_TYPES:
+        raise ValueError(f"no class named {label!r}. Possible: {', '.join(ALL_TYPES)}.")
     if isinstance(laboratory, Laboratory):
         return laboratory
     if laboratory not in LABORATORIES:
@@ -84,11 +92,13 @@ def _checked_laboratory(label: str, laboratory: Laboratory | str) -> Laboratory:
 
 
 def _surroundings(
-    side: int, centre: np.ndarray, radius: float, laboratory: Laboratory, rng: np.random.Generator
+    side: int, centre: np.ndarray, radius: float, unit: float, laboratory: Laboratory, rng: np.random.Generator
 ) -> np.ndarray:
-    """Dyes (4, side, side) float32 around the white cell: azure, eosin, red and the refractive contours."""
+    """Dyes (4, side, side) float32 around the white cell: azure, eosin, red and the refractive contours.
+
+    `radius` is the white cell's and `unit` a typical neutrophil's, both px.
+    """
     dyes = np.zeros((4, side, side), np.float32)
-    unit = laboratory.cell_share * side / 2.0
     _add_red_cells(dyes, centre, radius, unit * _RED_CELL_DIAMETER, laboratory, rng)
     for _ in range(rng.poisson(laboratory.debris)):
         _add_platelet(dyes, unit * rng.uniform(0.10, 0.26), rng)
@@ -103,18 +113,34 @@ def _add_red_cells(
     """Scatter red cells, in place; most keep clear of one another and of the white cell, some overlap."""
     side = dyes.shape[1]
     wanted = laboratory.red_density * rng.uniform(0.4, 1.3) * (side + 2.0 * usual) ** 2 / (np.pi * usual**2)
-    placed = np.array([[*centre, radius]])
     tries = int(2.5 * wanted)
     spots = rng.uniform(-usual, side + usual, (tries, 2))
     sizes = usual * rng.normal(1.0, 0.07, tries).clip(0.8, 1.2)
     allowed = np.where(rng.random(tries) < 0.15, 0.6, 0.97)
-    for spot, size, near in zip(spots, sizes, allowed, strict=True):
+    abuts = _crowd(spots, sizes, centre, radius, laboratory.crowding, rng) if laboratory.crowding else [False] * tries
+    placed = np.array([[*centre, radius]])
+    for spot, size, near, abutting in zip(spots, sizes, allowed, abuts, strict=True):
         if len(placed) > wanted:
             break
-        if np.all(np.hypot(*(placed[:, :2] - spot).T) > near * (placed[:, 2] + size)):
+        # the first is the white cell
+        others = placed[1:] if abutting else placed
+        if np.all(np.hypot(*(others[:, :2] - spot).T) > near * (others[:, 2] + size)):
             placed = np.vstack([placed, [*spot, size]])
             # plain numbers: numpy's own would turn the pixels of a red cell into float64
             _add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
+
+
+def _crowd(
+    spots: np.ndarray, sizes: np.ndarray, centre: np.ndarray, radius: float, crowding: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Move red cells near the white cell against its rim or a little below it, in place; returns which, (N,) bool."""
+    away = spots - centre
+    distance = np.hypot(*away.T) + 1e-6
+    abuts = (rng.random(len(spots)) < crowding) & (distance < radius + 2.8 * sizes)
+    # a red cell gives way, so at most half of it is hidden
+    touching = radius + sizes * rng.uniform(0.15, 1.05, len(spots))
+    spots[abuts] = (centre + away * (touching / distance)[:, None])[abuts]
+    return abuts
 
 
 def _add_red_cell(
@@ -152,11 +178,12 @@ def _add_platelet(dyes: np.ndarray, size: float, rng: np.random.Generator) -> No
 
 def _add_neighbour(dyes: np.ndarray, centre: np.ndarray, radius: float, unit: float, rng: np.random.Generator) -> None:
     """Part of another white cell, cut by the border, in place; it never touches the one in the middle."""
-    size = unit * rng.uniform(0.85, 1.1)
+    kind, diameter = choose_form(ALL_TYPES[rng.integers(len(ALL_TYPES))], rng)
+    size = unit * diameter / _NEUTROPHIL_DIAMETER
     away = max(1.4 * (radius + size), 0.5 * dyes.shape[1] + 0.3 * size)
     angle = rng.uniform(0.0, 2.0 * np.pi)
     spot = centre + away * np.array([np.sin(angle), np.cos(angle)])
-    _paste(dyes, draw_white_cell(CLASSES[rng.integers(len(CLASSES))], size, rng), spot)
+    _paste(dyes, draw_white_cell(kind, size, rng), spot)
 
 
 def _paste(dyes: np.ndarray, cell: CellLayers, centre: np.ndarray) -> np.ndarray:
@@ -172,6 +199,8 @@ def _paste(dyes: np.ndarray, cell: CellLayers, centre: np.ndarray) -> np.ndarray
     view *= 1.0 - 0.95 * body
     view[0] += cell.azure[inner]
     view[1] += cell.eosin[inner]
+    if cell.red is not None:
+        view[2] += cell.red[inner]
     view[3] += 4.0 * body * (1.0 - body)
     covered[0, rows, columns] = body
     covered[1, rows, columns] = cell.nucleus[inner]

@@ -35,6 +35,7 @@ class Laboratory:
         cell_share: diameter of a typical neutrophil as share of the frame's side.
         off_centre: standard deviation of the cell's position, as share of the frame's side.
         red_density: share of the free background that red cells would cover, 0..1.
+        crowding: probability that a red cell near the white cell touches it or lies a little below it, 0..1.
         pallor: how pale red cells are in their centre, 0..1.
         rim: optical density of the refractive contour around every cell.
         debris: mean number of platelets and specks of precipitate in the frame.
@@ -62,6 +63,7 @@ class Laboratory:
     cell_share: float = 0.5
     off_centre: float = 0.03
     red_density: float = 0.4
+    crowding: float = 0.0
     pallor: float = 0.6
     rim: float = 0.0
     debris: float = 1.0
@@ -91,10 +93,10 @@ def random_laboratory(rng: np.random.Generator) -> Laboratory:
     base = np.array([[0.9, 0.9, 0.12], [0.1, 0.8, 0.36], [0.17, 0.33, 0.32]])
     stain = np.clip(base + rng.normal(0.0, 0.18, (3, 3)) * [[1.0], [1.0], [0.5]], 0.0, None)
     azure, eosin, red = (_colour(row) for row in stain)
-    backgrounds = [(0.82, 0.86, 0.95), (1.0, 0.96, 0.62), (1.0, 0.88, 0.82), (1.0, 1.0, 1.0), (0.85, 0.85, 0.82)]
-    light = np.array(backgrounds[rng.integers(len(backgrounds))]) * rng.uniform(0.8, 1.12) + rng.normal(0.0, 0.05, 3)
+    tint = rng.uniform(0.0, 0.4) * rng.random(3)
+    light = rng.uniform(0.7, 1.12) * (1.0 - tint)
     return Laboratory(
-        "random", azure=azure, eosin=eosin, red=red, light=_colour(np.clip(light, 0.35, 1.15)),
+        "random", azure=azure, eosin=eosin, red=red, light=_colour(light),
         azure_strength=rng.uniform(0.65, 1.4), eosin_strength=rng.uniform(0.5, 1.5),
         stain_spread=rng.uniform(0.05, 0.3), contrast=float(np.exp(rng.uniform(-1.1, 0.5))),
         gamma=rng.uniform(0.7, 1.5), haze=_sometimes(rng, 0.5, 0.3),
@@ -102,7 +104,8 @@ def random_laboratory(rng: np.random.Generator) -> Laboratory:
         blur=0.015 * rng.uniform(0.1, 1.0) ** 1.5, sharpening=_sometimes(rng, 0.4, 1.5),
         noise=rng.uniform(0.5, 7.0), resolution=int(rng.integers(60, 191)),
         jpeg_quality=int(rng.integers(40, 96)) if rng.random() < 0.3 else None, cell_share=rng.uniform(0.32, 0.72),
-        off_centre=rng.uniform(0.01, 0.06), red_density=rng.uniform(0.0, 0.8), pallor=rng.uniform(0.2, 1.0),
+        off_centre=rng.uniform(0.01, 0.06) if rng.random() < 0.9 else rng.uniform(0.1, 0.3),
+        crowding=_sometimes(rng, 0.45, 1.0), red_density=rng.uniform(0.0, 0.8), pallor=rng.uniform(0.2, 1.0),
         rim=_sometimes(rng, 0.3, 0.6), debris=rng.uniform(0.0, 2.5),
     )  # fmt: skip
 

@@ -251,6 +251,9 @@ def check_backbone(factory: Callable[..., Any], **params: Any) -> Any:
         else:
             assert value.is_floating_point(), f"{name} has dtype {value.dtype}, must be floating"
             assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
+            if name == "quality":
+                assert value.dim() == 1, f"quality has the shape {tuple(value.shape)}, must be (images,)"
+                assert torch.equal(value, value.clamp(0, 1)), "quality has values outside 0..1"
             first = getattr(alone, name)
             assert torch.allclose(first, value[:1], rtol=1e-4, atol=1e-4), f"{name} depends on the rest of the batch"
         assert torch.equal(value, getattr(again, name)), f"{name} differs between two calls"

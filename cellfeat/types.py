@@ -25,11 +25,14 @@ class Features(NamedTuple):
     embedding: (B, C, h, w) token map or (B, D) vector, float.
     mask: (B, S, S) bool in the backbone's frame, True on the cell; None when the backbone does not segment.
     pooled: (B, D) float when the backbone pools better than the mean over the cell's tokens that the core takes.
+    quality: (B,) float 0..1, predicted intersection over union of the mask with the cell; None when the backbone
+        cannot tell.
     """
 
     embedding: torch.Tensor
     mask: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
+    quality: torch.Tensor | None = None
 
 
 class MissingColumnError(CellfeatError, AttributeError):
@@ -128,7 +131,9 @@ class Cells:
     Columns, each read on demand as a NumPy array (`cells.pooled`, or `cells.read(name, rows)` for some rows):
     image (N, 3, S, S) uint8 RGB in the backbone's frame; mask (N, S, S) bool, True on the cell;
     map (N, C, h, w) float token map; pooled (N, D) float32, mean over the cell's tokens;
-    crop (N, 3, 128, 128) uint8 RGB, the cell alone, 128 outside it.
+    crop (N, 3, 128, 128) uint8 RGB, the cell alone, 128 outside it;
+    quality (N,) float32 0..1, the mask's predicted intersection over union, where the backbone tells it: for reports,
+    and no column that a method may read.
     """
 
     id: np.ndarray

@@ -19,7 +19,9 @@ from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
 from cellfeat.recipe import DatasetSection, Recipe, parse
 from cellfeat.run import read_run, saved_recipe
+from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, Cells
+from cellfeat.unlabelled import unlabelled_images
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
 if TYPE_CHECKING:
@@ -70,9 +72,11 @@ def predict(
     chosen, proba = pipeline.predict(cells, context)
     with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "path", "label", "probability", *(f"p_{name}" for name in pipeline.classes)])
+        quality = _quality(cells)
+        writer.writerow(["id", "path", "label", "probability", *quality, *(f"p_{name}" for name in pipeline.classes)])
         for row, path in enumerate(dataset.path):
-            values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *proba[row])]
+            told = [values[row] for values in quality.values()]
+            values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *told, *proba[row])]
             writer.writerow([_plain(cells.id[row]), _plain(str(path)), pipeline.classes[chosen[row]], *values])
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
@@ -96,7 +100,7 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
         found = datasets.read_manifest(images[0], skip_bad=work.skip_bad)
         found = replace(found, domain=np.full(len(found), domain), label=np.full(len(found), UNLABELED))
     else:
-        found = datasets.unlabelled_images(images, domain)
+        found = unlabelled_images(images, domain)
     return datasets.check_images(found, work.skip_bad, work.reporter.progress)
 
 
@@ -154,6 +158,7 @@ def _finish(
     labels = ["" if label == UNLABELED else dataset.classes[label] for label in cells.label]
     about = {**about, "dataset": dataset.digest, "versions": provenance.versions()}
     rows = {"id": cells.id, "domain": cells.domain, "label": np.array(labels, dtype=str), "group": cells.group}
+    rows |= _quality(cells)
     with atomic_file(out) as partial:
         (_write_anndata if out.suffix.lower() == ".h5ad" else _write_parquet)(partial, rows, vectors, about)
     if dataset.skipped:
@@ -161,8 +166,13 @@ def _finish(
     return vectors.shape
 
 
+def _quality(cells: Cells) -> dict[str, np.ndarray]:
+    """The predicted quality of the cells' masks as a column, where it is known."""
+    return {"mask_quality": cells.read(QUALITY)} if QUALITY in cells.columns else {}
+
+
 def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
-    """A column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata."""
+    """`rows`, then a column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -172,7 +182,7 @@ def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarr
 
 
 def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
-    """X = features, obs = id, domain, label and group, uns["cellfeat"] = provenance as JSON."""
+    """X = features, obs = `rows`, uns["cellfeat"] = provenance as JSON."""
     try:
         import anndata
         import pandas as pd

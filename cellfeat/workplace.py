@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cellfeat.registry import Registry
 from cellfeat.slots import Context, Reporter
 from cellfeat.store import cache_folder, fingerprint
 from cellfeat.training import choose_device, choose_dtype
+from cellfeat.unlabelled import without_labels
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     else:
         manifest = Path(section.manifest)
     dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
+    for text in dataset.notes():
+        work.reporter.note(text)
+    return datasets.check_images(dataset, skip_bad=work.skip_bad, progress=work.reporter.progress)
+
+
+def load_photographs(
+    manifest: str, domains: Sequence[str], leave_out: Sequence[str], work: Workplace
+) -> datasets.Dataset:
+    """Images of a manifest without their labels, each decoded once: for training that may see none."""
+    dataset = without_labels(manifest, domains or None, leave_out, work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
     return datasets.check_images(dataset, skip_bad=work.skip_bad, progress=work.reporter.progress)

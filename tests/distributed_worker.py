@@ -22,6 +22,7 @@ from cellfeat_cae.cae import Cae
 from cellfeat_lora_sam.finetune import FinetuneSettings, Finetuning
 from cellfeat_lora_sam.finetune_data import load_frames
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from helpers import with_nucleus
 
 from cellfeat import Cells, Context, distributed, find_weights, save_state, synthetic
 from cellfeat.testing import cpu_context, toy_cells
@@ -87,11 +88,16 @@ def pairs(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(cell.image, cell.mask == 255) for cell in cells]
 
 
-def tune(params: dict[str, Any], folder: Path, stop: int | None = None) -> None:
-    """Fine-tune cell-tiny to five images, stopped once and resumed if asked for; keep what it makes of them."""
+def tune(params: dict[str, Any], folder: Path, stop: int | None = None, nucleus: bool = False) -> None:
+    """Fine-tune cell-tiny to five images, stopped once and resumed if asked for; keep what it makes of them.
+
+    nucleus: with a mask for the nucleus, which is to stay as it was.
+    """
     context = cpu_context(folder / "scratch", seed=3)
     settings = FinetuneSettings(image_size=SIZE, **params)
     path, frames = find_weights(settings.weights, NAMED_WEIGHTS), load_frames(pairs(5), SIZE, context)
+    if nucleus:
+        path = with_nucleus(folder / "scratch" / f"nucleus-{distributed.process_index()}.safetensors")
     if stop and distributed.process_count() > 1:
         with suppress(Stopped):
             Finetuning(settings, path, frames, stopping(context, stop)).fit()
@@ -122,6 +128,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "fine-tuning": partial(tune, TUNING),
     "fine-tuning-parts": partial(tune, TUNING | {"accumulate": 2}),
     "fine-tuning-resumed": partial(tune, TUNING, stop=1),
+    "fine-tuning-nucleus": partial(tune, TUNING | {"accumulate": 2}, stop=1, nucleus=True),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,3 +66,32 @@ class NearestMean:
 
     def predict(self, features):
         return ((features[:, None] - self.means_) ** 2).sum(-1).argmin(1)
+
+
+IOU_HEAD = "mask_decoder.iou_prediction_head.layers.2"
+
+
+def with_nucleus(path: Path, own_colours: bool = True) -> Path:
+    """Weights of cell-tiny with qualities that mean nothing."""
+    import torch
+    from cellfeat_lora_sam.checkpoints import read_weights, save_weights
+    from cellfeat_lora_sam.named import NAMED_WEIGHTS
+
+    state = dict(read_weights(NAMED_WEIGHTS["cell-tiny"].path).state)
+    state |= {f"{IOU_HEAD}.weight": 0.05 * state[f"{IOU_HEAD}.weight"]}
+    state |= {f"{IOU_HEAD}.bias": torch.tensor([0.5, 0.8, 0.7])}
+    save_weights(path, state, {"own_colours": own_colours, "saw": ["drawn cells"], "build": "tiny"})
+    return path
+
+
+def without_nucleus(path: Path) -> Path:
+    """Weights of cell-tiny that tell cell from background alone, of images standardised by constants."""
+    from cellfeat_lora_sam.checkpoints import read_weights, save_weights
+    from cellfeat_lora_sam.named import NAMED_WEIGHTS
+
+    state = dict(read_weights(NAMED_WEIGHTS["cell-tiny"].path).state)
+    state = {name: value for name, value in state.items() if ".output_hypernetworks_mlps.2." not in name}
+    for name in ("mask_decoder.mask_tokens.weight", f"{IOU_HEAD}.weight", f"{IOU_HEAD}.bias"):
+        state[name] = state[name][:2]
+    save_weights(path, state, {"saw": ["drawn cells"], "build": "tiny"})
+    return path

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cellfeat.datasets import check_images, read_manifest, unlabelled_images, write_skipped
+from cellfeat.datasets import check_images, read_manifest, write_skipped
 from cellfeat.demo import demo_dataset, demo_manifest, write_demo
 from cellfeat.errors import CellfeatError
 from cellfeat.images import image_digest, read_mask, read_rgb
@@ -245,29 +245,6 @@ def test_progress_counts_every_image(folder):
 
     check_images(read_manifest(write_csv(folder / "m.csv", ["a,a.png,x,one", "b,b.png,x,one"])), progress=Bar)
     assert seen == [["checking images", 2, 2]]
-
-
-def test_unlabelled_images_are_one_domain(folder):
-    draw(folder / "more" / "deep" / "e.jpg")
-    draw(folder / "more" / "b.png", seed=1)
-    dataset = unlabelled_images([folder / "a.png", folder / "more"], "clinic")
-    assert dataset.id.tolist() == ["a.png", "b.png", "deep/e.jpg"]
-    assert dataset.label.tolist() == [-1, -1, -1]
-    assert set(dataset.domain) == {"clinic"}
-    assert dataset.classes == ()
-    clash = unlabelled_images([folder / "b.png", folder / "more"])
-    assert len(set(clash.id)) == 3
-    assert check_images(clash).size.shape == (3, 2)
-
-
-def test_unlabelled_images_that_are_not_there(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(CellfeatError, match="no images in this folder"):
-        unlabelled_images(tmp_path)
-    with pytest.raises(CellfeatError, match=r"absent\.png: no such file or folder"):
-        unlabelled_images(tmp_path / "absent.png")
-    with pytest.raises(CellfeatError, match="no images were named"):
-        unlabelled_images([])
 
 
 # Writing and joining manifests

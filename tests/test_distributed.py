@@ -255,7 +255,7 @@ def test_the_cases_differ_by_more_than_the_processes_do(pairs_of_runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cae-resumed", "fine-tuning-resumed"])
+@pytest.mark.parametrize("name", ["cae-resumed", "fine-tuning-resumed", "fine-tuning-nucleus"])
 def test_two_processes_go_on_inside_an_epoch(pairs_of_runs, name):
     _, _, notes = pairs_of_runs(name)
     assert any("goes on after step 1 of 4" in note for note in notes)

@@ -18,11 +18,11 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics provenance slots synthetic_cells synthetic_laboratories",
-    1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic",
-    2: "classification downloads drawing images manifest registry scan splits store training",
+    0: "errors metrics provenance slots synthetic_laboratories synthetic_types",
+    1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic_cells",
+    2: "classification downloads drawing images manifest registry scan splits store synthetic training",
     3: "curves datasets exchange layouts testing weights",
-    4: "demo extract pictures",
+    4: "demo extract pictures unlabelled",
     5: "handing workplace",
     6: "pipeline finetune",
     7: "evaluate",

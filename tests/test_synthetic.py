@@ -6,8 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from cellfeat.synthetic import CLASSES, LABORATORIES, Laboratory, SyntheticCell, draw_cell, random_laboratory
-from cellfeat.synthetic_cells import CELL_TYPES
+from cellfeat.synthetic import (
+    ALL_TYPES,
+    CLASSES,
+    LABORATORIES,
+    Laboratory,
+    SyntheticCell,
+    draw_cell,
+    random_laboratory,
+)
+from cellfeat.synthetic_types import CELL_TYPES
 
 
 def draw_many(label: str, laboratory: Laboratory | str, count: int, size: int = 96) -> list[SyntheticCell]:
@@ -15,7 +23,7 @@ def draw_many(label: str, laboratory: Laboratory | str, count: int, size: int = 
     return [draw_cell(label, laboratory, rng, size=size) for _ in range(count)]
 
 
-def check_mask(cell: SyntheticCell) -> None:
+def check_mask(cell: SyntheticCell, off: float = 0.12) -> None:
     body, nucleus = cell.mask > 0, cell.mask == 255
     assert cell.mask.dtype == np.uint8
     assert set(np.unique(cell.mask)) == {0, 128, 255}
@@ -25,8 +33,8 @@ def check_mask(cell: SyntheticCell) -> None:
     assert components == 2  # the background counts as one
     rows, columns = np.nonzero(body)
     side = cell.mask.shape[0]
-    assert abs(rows.mean() / side - 0.5) < 0.12
-    assert abs(columns.mean() / side - 0.5) < 0.12
+    assert abs(rows.mean() / side - 0.5) < off
+    assert abs(columns.mean() / side - 0.5) < off
 
 
 def optical_density(cell: SyntheticCell, where: np.ndarray) -> np.ndarray:
@@ -41,8 +49,10 @@ def nucleus_share(label: str) -> float:
 
 
 def test_the_classes_are_those_the_drawing_knows():
-    assert set(CLASSES) == set(CELL_TYPES)
-    assert list(CLASSES) == sorted(CLASSES)
+    assert CLASSES == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+    assert ALL_TYPES[:5] == CLASSES
+    assert sorted(ALL_TYPES) == sorted(CELL_TYPES)
+    assert {"band_neutrophil", "metamyelocyte", "myelocyte", "promyelocyte", "erythroblast"} < set(ALL_TYPES)
 
 
 @pytest.mark.parametrize("laboratory", LABORATORIES)
@@ -70,9 +80,9 @@ def test_the_global_random_state_is_left_alone():
 
 
 @pytest.mark.parametrize("laboratory", LABORATORIES)
-@pytest.mark.parametrize("label", CLASSES)
+@pytest.mark.parametrize("label", ALL_TYPES)
 def test_masks_are_sound(label, laboratory):
-    for cell in draw_many(label, laboratory, 20):
+    for cell in draw_many(label, laboratory, 12):
         check_mask(cell)
         assert cell.label == label
 
@@ -80,7 +90,21 @@ def test_masks_are_sound(label, laboratory):
 def test_masks_are_sound_in_random_laboratories():
     rng = np.random.default_rng(5)
     for index in range(100):
-        check_mask(draw_cell(CLASSES[index % 5], random_laboratory(rng), rng, size=64))
+        laboratory = random_laboratory(rng)
+        cell = draw_cell(ALL_TYPES[index % len(ALL_TYPES)], laboratory, rng, size=64)
+        check_mask(cell, 0.12 if laboratory.off_centre <= 0.06 else 0.4)
+
+
+def test_a_cell_far_off_the_middle_stays_in_the_frame():
+    far = dataclasses.replace(LABORATORIES["lab-a"], off_centre=0.3)
+    away = []
+    for cell in draw_many("neutrophil", far, 20, size=64):
+        check_mask(cell, 0.4)
+        rows, columns = np.nonzero(cell.mask)
+        away.append(np.hypot(rows.mean() / 64 - 0.5, columns.mean() / 64 - 0.5))
+    assert max(away) > 0.2
+    whole = (draw_many("neutrophil", "lab-a", 1, size=64)[0].mask > 0).sum()
+    assert min((cell.mask > 0).sum() for cell in draw_many("neutrophil", far, 20, size=64)) > 0.6 * whole
 
 
 @pytest.mark.parametrize("size", [None, 32, 97, 224])
@@ -160,6 +184,74 @@ def test_monocytes_are_largest_and_lymphocytes_smallest():
     assert min(area, key=area.get) == "lymphocyte"
 
 
+# Diameters in a smear (µm) and nucleus as a share of the cell, widest ranges of the sources in `synthetic_types`.
+TEXTBOOK = {
+    "basophil": (10.0, 14.0, 0.25, 0.50),
+    "eosinophil": (12.0, 17.0, 0.18, 0.38),
+    "lymphocyte": (7.0, 16.0, 0.33, 0.90),
+    "monocyte": (14.0, 20.0, 0.30, 0.60),
+    "neutrophil": (12.0, 15.0, 0.18, 0.38),
+    "band_neutrophil": (10.0, 16.0, 0.20, 0.42),
+    "metamyelocyte": (10.0, 18.0, 0.33, 0.60),
+    "myelocyte": (12.0, 18.0, 0.45, 0.70),
+    "promyelocyte": (15.0, 21.0, 0.55, 0.80),
+    "erythroblast": (8.0, 15.0, 0.25, 0.80),
+    "reactive_lymphocyte": (12.0, 23.0, 0.25, 0.60),
+}
+
+
+@pytest.mark.parametrize("label", ALL_TYPES)
+def test_sizes_and_nuclei_are_those_of_the_textbooks(label):
+    small, large, least, most = TEXTBOOK[label]
+    for cell in draw_many(label, "lab-a", 12, size=128):
+        body = (cell.mask > 0).sum()
+        # lab-a shows a typical neutrophil, 13.5 µm, on 46 % of the side
+        assert small - 0.6 <= np.sqrt(4.0 * body / np.pi) / 128 / 0.46 * 13.5 <= large + 0.6
+        assert least <= (cell.mask == 255).sum() / body <= most
+
+
+def test_granulocytes_lose_nucleus_and_blue_as_they_mature():
+    series = ("promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "neutrophil")
+    cells = {label: draw_many(label, "lab-a", 12) for label in series}
+    shares = [np.mean([(c.mask == 255).sum() / (c.mask > 0).sum() for c in cells[label]]) for label in series]
+    blue = [np.mean([optical_density(c, c.mask == 128)[0] for c in cells[label]]) for label in series]
+    assert shares == sorted(shares, reverse=True)
+    assert blue[0] > 1.3 * blue[1] > 1.3 * 1.2 * blue[2]
+
+
+def test_only_erythroblasts_hold_haemoglobin():
+    """Without any other red dye, the cytoplasm of a nucleated red cell takes the colour of the red cells."""
+    plain = dataclasses.replace(
+        LABORATORIES["lab-c"], red=(0.0, 0.0, 1.5), azure=(1.0, 1.0, 0.0), eosin=(0.0, 1.0, 0.0)
+    )
+    plain = dataclasses.replace(plain, unevenness=0.0, vignetting=0.0, red_density=0.0, debris=0.0)
+
+    def blue_light_lost(label: str) -> float:
+        return float(np.mean([optical_density(c, c.mask == 128)[2] for c in draw_many(label, plain, 8)]))
+
+    assert blue_light_lost("erythroblast") > 0.3
+    assert max(blue_light_lost(label) for label in ALL_TYPES if label != "erythroblast") < 0.12
+
+
+def test_red_cells_touch_the_white_cell_only_where_they_crowd():
+    quiet = {"noise": 0.0, "unevenness": 0.0, "stain_spread": 0.0, "jpeg_quality": None, "debris": 0.0}
+    clear = dataclasses.replace(LABORATORIES["lab-c"], red_density=0.6, haze=0.0, vignetting=0.0, **quiet)
+    crowded = dataclasses.replace(clear, crowding=1.0)
+    rims = {0.0: [], 1.0: []}
+    for seed in range(12):
+        pair = [draw_cell("monocyte", lab, np.random.default_rng(seed), size=128) for lab in (clear, crowded)]
+        # the white cell lies on top: its mask and its inside do not depend on the red cells
+        np.testing.assert_array_equal(pair[0].mask, pair[1].mask)
+        body = (pair[0].mask > 0).astype(np.uint8)
+        inside = cv2.erode(body, np.ones((7, 7), np.uint8)) > 0
+        assert np.abs(pair[0].image[inside].astype(int) - pair[1].image[inside]).mean() < 3.0
+        ring = (cv2.dilate(body, np.ones((11, 11), np.uint8)) - cv2.dilate(body, np.ones((5, 5), np.uint8))) > 0
+        for cell, crowding in zip(pair, rims, strict=True):
+            green = cell.image[..., 1].astype(float)
+            rims[crowding].append((green[ring] < 0.9 * np.percentile(green, 98)).mean())
+    assert np.mean(rims[1.0]) > np.mean(rims[0.0]) + 0.15
+
+
 def test_granulocyte_nuclei_are_lobed_and_lymphocyte_nuclei_are_not():
     def lobed_share(label: str) -> float:
         lobed = 0
@@ -178,15 +270,30 @@ def test_granulocyte_nuclei_are_lobed_and_lymphocyte_nuclei_are_not():
 def test_random_laboratories_go_beyond_the_fixed_ones():
     rng = np.random.default_rng(8)
     drawn = [random_laboratory(rng) for _ in range(400)]
-    for field in ("contrast", "gamma", "haze", "blur", "noise", "resolution", "cell_share", "red_density", "rim"):
+    for field in (
+        "contrast",
+        "gamma",
+        "haze",
+        "blur",
+        "noise",
+        "resolution",
+        "cell_share",
+        "red_density",
+        "rim",
+        "crowding",
+    ):
         values = [getattr(laboratory, field) for laboratory in drawn]
         fixed = [getattr(laboratory, field) for laboratory in LABORATORIES.values()]
         assert min(values) <= min(fixed), field
         # 192 px is full resolution at every training size below it
         assert max(values) >= min(max(fixed), 189), field
+    crowding, off_centre = (np.array([getattr(lab, field) for lab in drawn]) for field in ("crowding", "off_centre"))
+    assert 0.4 < np.mean(crowding == 0.0) < 0.7
+    assert crowding.max() > 0.9
+    assert 0.03 < np.mean(off_centre > 0.08) < 0.2
     lights = np.array([laboratory.light for laboratory in drawn])
     for laboratory in LABORATORIES.values():
-        assert np.abs(lights - laboratory.light).max(axis=1).min() < 0.1
+        assert np.abs(lights - laboratory.light).max(axis=1).min() < 0.15
 
 
 def test_a_random_laboratory_follows_its_generator():

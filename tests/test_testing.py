@@ -287,7 +287,12 @@ class Dark:
         return images.float().mean(1) < 150
 
 
-@pytest.mark.parametrize("factory", [Mean, Map])
+class Judged(Mean):
+    def encode(self, images):
+        return super().encode(images)._replace(quality=images.float().mean((1, 2, 3)) / 255)
+
+
+@pytest.mark.parametrize("factory", [Mean, Map, Judged])
 def test_right_backbones_pass(factory):
     assert isinstance(check_backbone(factory), factory)
 
@@ -337,6 +342,13 @@ WRONG_BACKBONES = {
         encoding(lambda f, images: f._replace(mask=f.mask.float())),
         "mask has dtype torch.float32, must be",
     ),
+    "quality shape": (
+        encoding(lambda f, images: f._replace(quality=f.embedding / 255)),
+        r"quality has the shape \(3, 3\), must be \(images,\)",
+    ),
+    "quality range": (encoding(lambda f, images: f._replace(quality=f.embedding[:, 0])), r"quality has values outside"),
+    "quality rows": (encoding(lambda f, images: f._replace(quality=torch.ones(2))), "quality has 2 rows for 3 images"),
+    "quality bool": (encoding(lambda f, images: f._replace(quality=f.mask[:, 0, 0])), "quality has dtype torch.bool"),
     "mask size": (encoding(lambda f, images: f._replace(mask=f.mask[:, :8])), r"mask has the shape \(3, 8, 16\)"),
 }
 

@@ -1,8 +1,9 @@
-"""What costs nothing: backbone `colour` (histograms) and segmenter `otsu`, the floors that every table should show."""
+"""What costs nothing: backbone `colour` (histograms), segmenters `otsu` and `classical`; floors for every table."""
 
 from __future__ import annotations
 
 from cellfeat import hookimpl
+from cellfeat_classical.classical import Classical
 from cellfeat_classical.colour import Colour
 from cellfeat_classical.otsu import Otsu
 
@@ -14,4 +15,4 @@ def cellfeat_backbone() -> dict:
 
 @hookimpl
 def cellfeat_segmenter() -> dict:
-    return {"otsu": Otsu}
+    return {"otsu": Otsu, "classical": Classical}

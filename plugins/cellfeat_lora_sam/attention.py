@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,6 +33,8 @@ class SplitAttention(Attention):
 
     The position terms q·Rh[row] and q·Rw[column] are appended to q as extra channels and selected by one-hot rows and
     columns appended to k. One matrix product then gives what SAM adds up in tensors of tokens x tokens.
+
+    A grid smaller than the tables were made for is a window of the same scale: the offsets that it lacks are left out.
     """
 
     def __init__(self, width: int, heads: int, grid: tuple[int, int]) -> None:
@@ -45,14 +47,20 @@ class SplitAttention(Attention):
         qkv = self.qkv(tokens).reshape(batch, height * width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         grid_q = q.unflatten(2, (height, width))
-        rows = get_rel_pos(height, height, self.rel_pos_h).to(q)
-        columns = get_rel_pos(width, width, self.rel_pos_w).to(q)
+        rows = _offsets(self.rel_pos_h, height).to(q)
+        columns = _offsets(self.rel_pos_w, width).to(q)
         by_row = torch.einsum("bnhwc,hkc->bnhwk", grid_q, rows).flatten(2, 3)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", grid_q, columns).flatten(2, 3)
         place = _one_hot_places(height, width, q).expand(batch, self.num_heads, -1, -1)
         weights = torch.cat((q * self.scale, by_row, by_column), -1) @ torch.cat((k, place), -1).transpose(-2, -1)
         attended = weights.softmax(dim=-1) @ v
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+def _offsets(table: Tensor, side: int) -> Tensor:
+    """Table (2T - 1, c) of the offsets 1-T..T-1 -> (side, side, c): that of the offset from key to query."""
+    places = torch.arange(side, device=table.device)
+    return table[places[:, None] - places[None] + len(table) // 2]
 
 
 def _one_hot_places(height: int, width: int, like: Tensor) -> Tensor:

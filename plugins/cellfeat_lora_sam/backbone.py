@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cellfeat import CellfeatError, Context, Features, NamedWeights, find_weights
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
@@ -14,21 +14,30 @@ if TYPE_CHECKING:
 
     import torch
 
-    from cellfeat_lora_sam.network import SamOutput
+    from cellfeat_lora_sam.network import Colours, SamOutput
+
+Pooling = Literal["auto", "cell", "parts"]
+DETAIL = 1.5  # sides of the network's frame: what images are brought to when they are looked at twice
 
 
 class LoraSam:
     """Segment Anything adapted to single cells: tokens before the neck, and the cell's mask (DoRL, arXiv 2408.07467).
 
     Args:
-        weights: a name (cell-tiny, vit_b, vit_l, vit_h, vit_b_lm, vit_l_lm) or the path of a file, in Meta's layout or
-            as safetensors of this plugin.
+        weights: a name of `cellfeat weights list`, or the path of a file, in Meta's layout or as safetensors of this
+            plugin.
         adapter: folder made by `cellfeat lora-sam finetune` for exactly these weights.
-        image_size: side S of the frame, px, a multiple of 16; 224 as published.
+        image_size: side of the frame that the network sees, px, a multiple of 16; 224 as published.
+        pooling: "cell", the mean over the cell's tokens, as published; "parts", means and deviations over cell, nucleus
+            and cytoplasm; "auto", parts where the weights tell the nucleus from the cell.
+        passes: 2 looks a second time, at a window around the mask in which every cell has one size, and appends what
+            is pooled there. The window is cut from images half as large again as the frame, S = 336 px for 224.
+        own_colours: standardise each image by its own colours, or by those of the training images; None: as the
+            weights, or the adapter, were trained.
 
     Weights with Meta's own decoder have no class for "cell": without an adapter their mask is SAM's answer to one point
-    in the middle of the image. A single point is ambiguous, so SAM gives three masks; the one with the best quality
-    predicted by SAM is taken, as its authors recommend.
+    in the image's main nucleus, which is found by its colour. A single point is ambiguous, so SAM gives three masks;
+    the one with the best quality predicted by SAM is taken, as its authors recommend.
     """
 
     named_weights: ClassVar[Mapping[str, NamedWeights]] = NAMED_WEIGHTS
@@ -41,67 +50,150 @@ class LoraSam:
         weights: str = "cell-tiny",
         adapter: str | None = None,
         image_size: int = 224,
+        pooling: Pooling = "auto",
+        passes: int = 1,
+        own_colours: bool | None = None,
         context: Context | None = None,
     ) -> None:
         import torch
 
         from cellfeat_lora_sam.loading import load_network
+        from cellfeat_lora_sam.network import SAM_MASKS, WITH_NUCLEUS
 
         check_image_size(image_size)
-        self.image_size = image_size
+        if passes not in (1, 2):
+            raise CellfeatError(f"passes is {passes}; possible are 1, and 2 for a second look at the cell alone")
+        self._side, self._passes = image_size, passes
+        # a second look at pixels that the first has averaged away would see nothing new
+        self.image_size = image_size if passes == 1 else round(DETAIL * image_size)
         self._device = context.device if context else torch.device("cpu")
         self._dtype = context.dtype if context else torch.float32
         path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress if context else None)
-        network, self.weights_sha256, self.weights_saw = load_network(weights, path, adapter, image_size)
+        network, self.weights_sha256, self.weights_saw = load_network(weights, path, adapter, image_size, own_colours)
         self._network = network.to(self._device)
+        self._is_prompted, self._tells_nucleus = network.masks == SAM_MASKS, network.masks == WITH_NUCLEUS
+        self._in_parts = self._tells_nucleus if pooling == "auto" else pooling == "parts"
+        if self._in_parts and not self._tells_nucleus:
+            tuned = "" if adapter is None else f" with the adapter {adapter}"
+            raise CellfeatError(
+                f"pooling is 'parts', but the weights {weights!r}{tuned} tell no nucleus from the cell; possible are "
+                "'cell' and 'auto'"
+            )
         if self._is_prompted and context:
             context.note(
                 f"the weights {weights!r} have no decoder for cells: masks come from SAM's own decoder with one point "
-                "in the middle of each image. An adapter (cellfeat lora-sam finetune) gives better ones"
+                "in each image's main nucleus. An adapter (cellfeat lora-sam finetune) gives better ones"
             )
 
-    @property
-    def _is_prompted(self) -> bool:
-        return self._network.masks > 2
-
     def encode(self, images: torch.Tensor) -> Features:
-        """(B, 3, S, S) uint8 RGB -> embedding (B, C, S/16, S/16) float32, mask (B, S, S) bool."""
+        """(B, 3, S, S) uint8 RGB -> embedding (B, C, S/16, S/16) float32, mask (B, S, S) bool.
+
+        pooled: (B, 6C) for parts, None for the cell; with a second look twice as wide, (B, 12C) or (B, 2C). quality: of
+        weights that tell the nucleus, None of others; 0 for an empty mask.
+        """
+        import torch
+
         if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
             raise CellfeatError(
                 f"images of shape {tuple(images.shape)} were given; this backbone takes (B, 3, {self.image_size}, "
                 f"{self.image_size}), RGB"
             )
-        output = self._forward(images)
-        return Features(output.tokens.float().contiguous(), self._masks(output, self.image_size))
+        with torch.inference_mode():
+            images = images.to(self._device, non_blocking=True)
+            frames = self._frames(images)
+            colours = self._colours(frames)
+            output = self._forward(frames, colours)
+            tokens, mask = output.tokens.float().contiguous(), self._masks(output, self.image_size)
+            pooled = self._pooled(images, colours, output, mask)
+            return Features(tokens, mask, pooled, self._quality(output, mask))
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, s, s) uint8 RGB of any side s -> (B, s, s) bool, True on the cell; resized to S for the network."""
+        import torch
+
+        with torch.inference_mode():
+            frames = self._frames(images.to(self._device, non_blocking=True))
+            return self._masks(self._forward(frames, self._colours(frames)), images.shape[-1])
+
+    def nuclei(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, s, s) uint8 RGB of any side s -> (B, s, s) bool, True on the nucleus of the cell that `segment` finds.
+
+        Raises:
+            CellfeatError: for weights that tell no nucleus.
+        """
+        import torch
+
+        from cellfeat_lora_sam.network import nucleus_mask
+
+        if not self._tells_nucleus:
+            raise CellfeatError("these weights tell no nucleus from the cell; cell-tiny does")
+        with torch.inference_mode():
+            frames = self._frames(images.to(self._device, non_blocking=True))
+            output = self._forward(frames, self._colours(frames))
+            return nucleus_mask(output.logits.float(), self._masks(output, images.shape[-1]))
+
+    def _frames(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, s, s) as the network takes them, of side S."""
         from torch.nn import functional
 
-        side = images.shape[-1]
-        if side != self.image_size:
-            size = (self.image_size, self.image_size)
-            images = functional.interpolate(images.float(), size, mode="bilinear", antialias=True).clamp(0, 255)
-        return self._masks(self._forward(images), side)
+        if images.shape[-1] == self._side:
+            return images
+        size = (self._side, self._side)
+        return functional.interpolate(images.float(), size, mode="bilinear", antialias=True).clamp(0, 255)
 
-    def _forward(self, images: torch.Tensor) -> SamOutput:
+    def _colours(self, images: torch.Tensor) -> Colours | None:
+        from cellfeat_lora_sam.network import colours_of
+
+        return colours_of(images) if self._network.own_colours else None
+
+    def _forward(self, images: torch.Tensor, colours: Colours | None) -> SamOutput:
+        from cellfeat.training import autocast
+
+        with autocast(self._device, self._dtype):
+            if not self._is_prompted:
+                return self._network(images, colours)
+            from cellfeat_lora_sam.prompt import nucleus_points
+
+            return self._network.forward_points(images, nucleus_points(images), colours)
+
+    def _masks(self, output: SamOutput, side: int) -> torch.Tensor:
+        from cellfeat_lora_sam.network import best_mask, two_class_mask
+
+        if self._is_prompted:
+            return best_mask(output.logits.float(), output.quality, side)
+        return two_class_mask(output.logits.float(), side)
+
+    def _pooled(
+        self, images: torch.Tensor, colours: Colours | None, output: SamOutput, cell: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The vectors of all passes side by side; None where they are the mean over the cell that the core takes."""
         import torch
 
         from cellfeat.training import autocast
+        from cellfeat_lora_sam.network import nucleus_mask
+        from cellfeat_lora_sam.second_look import look_again
 
-        with torch.inference_mode(), autocast(self._device, self._dtype):
-            images = images.to(self._device, non_blocking=True)
-            return self._network.forward_centre(images) if self._is_prompted else self._network(images)
+        if self._passes == 1 and not self._in_parts:
+            return None
+        nucleus = nucleus_mask(output.logits.float(), cell) if self._in_parts else cell
+        first = self._pool(output.tokens, cell, nucleus)
+        if self._passes == 1:
+            return first
+        look = look_again(images, cell, nucleus, self._side)
+        with autocast(self._device, self._dtype):
+            tokens = self._network.encode(look.images, colours)
+        return torch.cat((first, self._pool(tokens, look.cell, look.nucleus)), dim=1)
 
-    def _masks(self, output: SamOutput, side: int) -> torch.Tensor:
-        import torch
+    def _pool(self, tokens: torch.Tensor, cell: torch.Tensor, nucleus: torch.Tensor) -> torch.Tensor:
+        from cellfeat.images import masked_mean
+        from cellfeat_lora_sam.pooling import pool_parts
 
-        from cellfeat_lora_sam.network import best_mask, two_class_mask
+        return pool_parts(tokens, cell, nucleus) if self._in_parts else masked_mean(tokens, cell)
 
-        with torch.inference_mode():
-            if self._is_prompted:
-                return best_mask(output.logits.float(), output.quality, side)
-            return two_class_mask(output.logits.float(), side)
+    def _quality(self, output: SamOutput, cell: torch.Tensor) -> torch.Tensor | None:
+        if not self._tells_nucleus:  # the heads of other decoders were never taught the quality of a cell's mask
+            return None
+        return output.quality[:, 1].float().clamp(0, 1) * cell.flatten(1).any(dim=1)
 
     @staticmethod
     def finetune(
@@ -120,17 +212,20 @@ class LoraSam:
         rank: int = 4,
         accumulate: int = 1,
         stop_after: int | None = None,
+        own_colours: bool | None = None,
     ) -> None:
         """Fill the empty `folder` with an adapter to pairs of image (H, W, 3) uint8 RGB and mask (H, W) bool.
 
         LoRA on query and value and the whole decoder, 0.2 cross-entropy + 0.8 Dice, AdamW, a warm-up of some epochs and
         then half a cosine; the defaults are the published ones (DoRL, stage 1). `saw` names the data. `stop_after`
         breaks the schedule off: the authors used the state after 85 of 150 epochs.
+
+        Weights that tell the nucleus go on telling it, as they did before: it is no part of the masks.
         """
         from cellfeat_lora_sam.finetune import FinetuneSettings, finetune
 
         check_image_size(image_size)
-        numbers = (epochs, batch_size, lr, weight_decay, warmup, rank, accumulate, stop_after)
+        numbers = (epochs, batch_size, lr, weight_decay, warmup, rank, accumulate, stop_after, own_colours)
         finetune(pairs, folder, FinetuneSettings(weights, image_size, *numbers), saw, context)
 
 

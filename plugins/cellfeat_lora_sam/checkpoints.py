@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cellfeat import CellfeatError, load_tensors
 from cellfeat.training import seeded
-from cellfeat_lora_sam.network import SAM_MASKS, SAM_MEAN, SAM_STD, TWO_CLASSES, SamNetwork
+from cellfeat_lora_sam.network import SAM_MASKS, SAM_MEAN, SAM_STD, TWO_CLASSES, WITH_NUCLEUS, SamNetwork
 from cellfeat_lora_sam.sizes import BUILDS, PATCH_SIZE, SamSizes
 
 HEADER = "cellfeat"  # key of our JSON in the header of a safetensors file
@@ -32,8 +32,13 @@ class SamWeights(NamedTuple):
 
     @property
     def masks(self) -> int:
-        """Mask tokens of the decoder: 2 (background, cell) or 4 (as Meta published it)."""
+        """Mask tokens of the decoder: 2 (background, cell), 3 (and nucleus) or 4 (as Meta published it)."""
         return len(self.state["mask_decoder.mask_tokens.weight"])
+
+    @property
+    def own_colours(self) -> bool:
+        """Whether the network was trained on images standardised by their own colours."""
+        return bool(self.meta.get("own_colours", False))
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -66,17 +71,21 @@ def read_weights(path: Path) -> SamWeights:
         raise CellfeatError(f"{path} is no SAM checkpoint: nothing in it begins with {', '.join(absent)} (but {found})")
     state.setdefault("pixel_mean", torch.tensor(SAM_MEAN).view(3, 1, 1))
     state.setdefault("pixel_std", torch.tensor(SAM_STD).view(3, 1, 1))
-    return SamWeights(split_qkv(state), _sizes(path, state), _header(path))
+    header = _header(path)
+    return SamWeights(split_qkv(state), _sizes(path, state, header.get("build")), header)
 
 
-def build_network(weights: SamWeights, image_size: int) -> SamNetwork:
+def build_network(weights: SamWeights, image_size: int, own_colours: bool | None = None) -> SamNetwork:
     """The network for images of side `image_size` px, positions resampled to its grid.
+
+    own_colours: whether it standardises each image by its own colours; None: as the weights were trained.
 
     Raises:
         CellfeatError: for weights whose names or shapes do not fit the build.
     """
     with torch.device("meta"):  # no time is lost on random numbers that are replaced at once
-        network = SamNetwork(weights.sizes, image_size, weights.masks)
+        own = weights.own_colours if own_colours is None else own_colours
+        network = SamNetwork(weights.sizes, image_size, weights.masks, own)
     try:
         network.load_state_dict(fit_positions(weights.state, weights.sizes, image_size), assign=True)
     except RuntimeError as error:
@@ -84,9 +93,9 @@ def build_network(weights: SamWeights, image_size: int) -> SamNetwork:
     return network
 
 
-def with_two_classes(weights: SamWeights, seed: int) -> SamWeights:
+def with_cell_decoder(weights: SamWeights, seed: int) -> SamWeights:
     """The weights with a fresh decoder head for background and cell where they have Meta's four masks."""
-    if weights.masks == TWO_CLASSES:
+    if weights.masks != SAM_MASKS:
         return weights
     from cellfeat_lora_sam.network import build_mask_decoder
 
@@ -133,18 +142,18 @@ def _resample(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(planes, size, mode="bilinear", align_corners=False)
 
 
-def _sizes(path: Path, state: Mapping[str, Tensor]) -> SamSizes:
-    """The build that has this width and depth."""
+def _sizes(path: Path, state: Mapping[str, Tensor], said: str | None) -> SamSizes:
+    """The build that has this width and depth; of several, the one that the file says it is."""
     width = state["image_encoder.pos_embed"].shape[-1] if "image_encoder.pos_embed" in state else 0
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
     masks = len(state.get("mask_decoder.mask_tokens.weight", ()))
-    for sizes in BUILDS.values():
-        if (sizes.embed_dim, sizes.depth) == (width, depth) and masks in (TWO_CLASSES, SAM_MASKS):
-            return sizes
+    fitting = {name: sizes for name, sizes in BUILDS.items() if (sizes.embed_dim, sizes.depth) == (width, depth)}
+    if fitting and masks in (TWO_CLASSES, WITH_NUCLEUS, SAM_MASKS):
+        return fitting.get(said or "", next(iter(fitting.values())))
     builds = ", ".join(f"{name} {sizes.embed_dim} x {sizes.depth}" for name, sizes in BUILDS.items())
     raise CellfeatError(
         f"{path} has an encoder {width} wide and {depth} deep and {masks} mask tokens; possible are {builds} with "
-        f"{TWO_CLASSES} or {SAM_MASKS} mask tokens"
+        f"{TWO_CLASSES}, {WITH_NUCLEUS} or {SAM_MASKS} mask tokens"
     )
 
 

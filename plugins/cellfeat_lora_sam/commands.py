@@ -69,16 +69,23 @@ def pretrain(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for the weights; interim ones are put there too")
     ],
+    data: Annotated[
+        str | None, typer.Option(help="Manifest CSV of photographs; no label is read. Without: drawn cells alone")
+    ] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only this laboratory; repeat for several")] = None,
+    leave_out: Annotated[
+        Path | None, typer.Option(help="Text file of ids, one to a line, of images that must not be seen")
+    ] = None,
     device: Device = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out")] = False,
 ) -> None:
-    """Train a small network from scratch on synthetic cells, as `cell-tiny` was."""
-    from dataclasses import asdict
-
+    """Train a small network from scratch on drawn cells and photographs without labels, as `cell-tiny` was."""
     from cellfeat import Workplace
-    from cellfeat_lora_sam.pretrain import pretrain as run
-    from cellfeat_lora_sam.pretrain import read_config
+    from cellfeat_lora_sam.pretrain_config import read_config
+    from cellfeat_lora_sam.pretrain_run import pretrain_from
 
     settings = read_config(config)
-    context = Workplace.on_terminal(device, settings.precision).context(settings.seed, "pretrain", asdict(settings))
-    found = run(settings, output, context)
-    typer.echo(f"{output}: mean IoU {found['iou']:.3f} on synthetic cells that were held out")
+    work = Workplace.on_terminal(device, settings.precision, skip_bad)
+    found = pretrain_from(settings, output, data, domain or [], leave_out, work)
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+    typer.echo(f"{output}: mean IoU on drawn cells that were held out: {figures}")

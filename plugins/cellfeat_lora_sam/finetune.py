@@ -17,14 +17,16 @@ from torch import Tensor
 from cellfeat import CellfeatError, Context, distributed, file_sha256, find_weights, pictures
 from cellfeat.training import Checkpoint, seeded
 from cellfeat_lora_sam.adapter import add_lora, save_adapter, trained_parameters
-from cellfeat_lora_sam.checkpoints import build_network, read_weights, with_two_classes
+from cellfeat_lora_sam.checkpoints import SamWeights, build_network, read_weights, with_cell_decoder
+from cellfeat_lora_sam.distillation import keeping_loss, teacher_of
 from cellfeat_lora_sam.finetune_data import Frames, augment, load_frames
 from cellfeat_lora_sam.losses import low_resolution, segmentation_loss
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
-from cellfeat_lora_sam.network import two_class_mask
+from cellfeat_lora_sam.network import TWO_CLASSES, WITH_NUCLEUS, SamOutput, two_class_mask
 
 CHECK_EVERY = 20  # steps between two looks at the losses; each look makes a GPU wait
 TERMS = ("loss", "cross-entropy", "1 - Dice")
+KEPT_TERMS = ("nucleus", "quality")  # of networks that tell the nucleus
 EXAMPLES = 8
 
 
@@ -42,6 +44,7 @@ class FinetuneSettings:
     rank: int = 4
     accumulate: int = 1
     stop_after: int | None = None  # epochs, where the schedule of all of them is to be broken off
+    own_colours: bool | None = None  # None: as the weights were trained
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup", "rank", "accumulate", "stop_after"):
@@ -72,6 +75,7 @@ def finetune(
     about = {
         "base": settings.weights,
         "base_sha256": file_sha256(path),
+        "own_colours": run.network.own_colours,
         "saw": list(saw),
         "images": len(frames.images),
         "seed": context.seed,
@@ -103,10 +107,10 @@ class Finetuning:
 
     def __init__(self, settings: FinetuneSettings, path: Path, frames: Frames, context: Context) -> None:
         self.settings, self.frames, self.context = settings, frames, context
-        base = with_two_classes(read_weights(path), context.seed)
-        base.state["pixel_mean"] = torch.tensor(frames.mean, dtype=torch.float32).view(3, 1, 1)
-        base.state["pixel_std"] = torch.tensor(frames.std, dtype=torch.float32).clamp(min=1e-3).view(3, 1, 1)
-        self.network = build_network(base, settings.image_size)
+        base, size, own = with_cell_decoder(read_weights(path), context.seed), settings.image_size, settings.own_colours
+        self.network = build_network(_with_colours(base, frames, own), size, own)
+        self.teacher = teacher_of(base, size, own).to(context.device) if base.masks == WITH_NUCLEUS else None
+        self.terms = TERMS if self.teacher is None else TERMS + KEPT_TERMS
         with seeded(context.seed):
             self.lora = add_lora(self.network, settings.rank)
         self.network.to(context.device).train()
@@ -117,7 +121,7 @@ class Finetuning:
         self.checkpoint = Checkpoint(context.scratch, "finetune")
         self.epochs = min(settings.epochs, settings.stop_after or settings.epochs)
         self.steps_per_epoch = math.ceil(len(frames.images) / settings.batch_size)
-        self.history: list[list[float]] = []  # per epoch: loss, cross-entropy, Dice
+        self.history: list[list[float]] = []  # per epoch: the loss and its terms
         self.begun: list[Tensor] = []  # the same times the images, per step of the epoch that is going on
         self.done = 0  # steps
         self.identity = _identity(settings, path, frames, context)
@@ -130,7 +134,8 @@ class Finetuning:
         self._restore()
         count, epochs = len(self.frames.images), self.epochs
         with (
-            # The prompt encoder's and the quality head's parameters are trained as published, but take no part.
+            # As published, the prompt encoder's parameters are trained but take no part; nor does, of two masks, the
+            # quality head.
             distributed.accelerated(self.context, self.settings.accumulate, all_used=False) as self.accelerator,
             self.context.progress(
                 epochs * self.steps_per_epoch, f"fine-tuning · {epochs} epochs, {count} images"
@@ -144,7 +149,7 @@ class Finetuning:
             for epoch in range(self.done // self.steps_per_epoch + 1, epochs + 1):
                 self._epoch(epoch, bar)
             self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        return {name: [epoch[i] for epoch in self.history] for i, name in enumerate(TERMS)}
+        return {name: [epoch[i] for epoch in self.history] for i, name in enumerate(self.terms)}
 
     def _epoch(self, epoch: int, bar: Any) -> None:
         """One epoch, counted from 1, or what is left of it."""
@@ -165,22 +170,31 @@ class Finetuning:
             bar.advance(1)
 
     def step(self, epoch: int, rows: np.ndarray) -> Tensor:
-        """One step on these images; gives (3,): loss, cross-entropy and Dice before it, on the device."""
+        """One step on these images; gives the loss and its terms before it, (3,) or (5,), on the device."""
         device, accumulate = self.context.device, self.settings.accumulate
-        sums = torch.zeros(len(TERMS), device=device)
+        sums = torch.zeros(len(self.terms), device=device)
         for part in distributed.divided(len(rows), accumulate):
             made = [self._augmented(epoch, int(row)) for row in rows[part.rows]]
             images = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in made])).to(device)
             masks = torch.from_numpy(np.stack([mask for _, mask in made])).to(device)
             with self.accelerator.accumulate(self.wrapped):
-                logits = self.wrapped(images).logits
-                terms = segmentation_loss(logits.float(), low_resolution(masks), part)
-                self.accelerator.backward(terms.loss)
+                terms = self._losses(images, self.wrapped(images), low_resolution(masks), part)
+                self.accelerator.backward(terms[0])
                 self.stepper.step()
                 self.stepper.zero_grad()
             sums += torch.stack(terms).detach() / accumulate
         # In every step, so that a checkpoint holds the whole batch's and all processes stop at the same one.
         return self.accelerator.reduce(sums, "mean")
+
+    def _losses(self, images: Tensor, output: SamOutput, cell: Tensor, part: distributed.Part) -> tuple[Tensor, ...]:
+        """The loss and its terms for cells (B, S/4, S/4)."""
+        terms = segmentation_loss(output.logits[:, :TWO_CLASSES].float(), cell, part)
+        if self.teacher is None:
+            return tuple(terms)
+        with torch.no_grad(), self.accelerator.autocast():
+            before = self.teacher(images)
+        kept = keeping_loss(output, before, cell, part)
+        return (terms.loss + kept.loss, *terms[1:], *kept[1:])
 
     def examples(self) -> dict[str, np.ndarray]:
         """A few training images with their masks and those of the tuned network, in the frame's size."""
@@ -246,6 +260,15 @@ class Finetuning:
         self.history, self.done, self._scaler = state["history"], state["done"], state["scaler"]
         self.begun = [step.to(self.context.device) for step in state["begun"]]
         self.context.note(f"fine-tuning goes on after step {self.done} of {self.epochs * self.steps_per_epoch}")
+
+
+def _with_colours(weights: SamWeights, frames: Frames, own_colours: bool | None) -> SamWeights:
+    """The weights with the training images' mean and deviation, unless each image is standardised by its own."""
+    if weights.own_colours if own_colours is None else own_colours:
+        return weights
+    mean, std = torch.tensor(frames.mean, dtype=torch.float32), torch.tensor(frames.std, dtype=torch.float32)
+    colours = {"pixel_mean": mean.view(3, 1, 1), "pixel_std": std.clamp(min=1e-3).view(3, 1, 1)}
+    return weights._replace(state=weights.state | colours)
 
 
 def draw(folder: Path, history: dict[str, list[float]], examples: dict[str, np.ndarray]) -> None:

@@ -20,16 +20,22 @@ class LoadedNetwork(NamedTuple):
     saw: tuple[str, ...] | None
 
 
-def load_network(weights: str, path: Path, adapter: str | None, image_size: int) -> LoadedNetwork:
-    """The network of the weights at `path`, called `weights`, with an adapter's folder put onto it."""
+def load_network(
+    weights: str, path: Path, adapter: str | None, image_size: int, own_colours: bool | None = None
+) -> LoadedNetwork:
+    """The network of the weights at `path`, called `weights`, with an adapter's folder put onto it.
+
+    own_colours: see `build_network`; None: as the adapter was trained, else as the weights were.
+    """
     base = read_weights(path)
     sha256, saw = file_sha256(path), saw_of(weights, base.meta)
     if adapter is None:
-        network = build_network(base, image_size)
+        network = build_network(base, image_size, own_colours)
     else:
         about = adapters.read_about(Path(adapter))
         adapters.check_base(Path(adapter), about, weights, sha256)
-        network = build_network(adapters.with_tuned_decoder(base, Path(adapter)), image_size)
+        own = about.get("own_colours") if own_colours is None else own_colours
+        network = build_network(adapters.with_tuned_decoder(base, Path(adapter)), image_size, own)
         adapters.merge_lora(network, Path(adapter))
         sha256 = adapters.adapter_sha256(Path(adapter), sha256)
         saw = None if saw is None else (*saw, *about["saw"])

@@ -9,19 +9,18 @@ from cellfeat import NamedWeights
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _MICRO_SAM = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
 _META_CARD = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-# No image of these sets was trained on, but the program that draws the cells was written with them in view.
-SYNTHETIC_SAW = ("synthetic cells, drawn by a program whose author looked at acevedo20, tecom and bccd",)
+_CELL_TINY_SAW = ("drawn cells", "acevedo20 (images without labels)")
 _LM_SAW = ("SA-1B", "light-microscopy images of micro-sam's generalist: see its model card")
 
 _ALL = (
     NamedWeights(
         name="cell-tiny",
-        digest="sha256:24d6d89af1343bebb44c17086211f6366fe9de442325559ec37f901da2d84162",
+        digest="sha256:ba87fdf63d7d8688c19b1fe790b98ab9755c8a116e5899f0d286483734f136a1",
         path=Path(__file__).parent / "weights" / "cell-tiny.safetensors",
-        size_mb=9.0,
+        size_mb=9.1,
         licence="Apache-2.0",
-        card="benchmarks/cell-tiny.yaml",
-        saw=SYNTHETIC_SAW,
+        card="docs/cell-tiny.md",
+        saw=_CELL_TINY_SAW,
     ),
     NamedWeights(
         name="vit_b",

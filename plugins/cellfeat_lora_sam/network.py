@@ -2,7 +2,8 @@
 
 Built from the modules of the `segment-anything` package. What differs: query, key and value are separate layers, so
 that an adapter can reach two of them alone; the tokens before the neck are returned beside the masks; a whole batch is
-decoded at once; with two mask tokens, background and cell, both are kept (LoRA-SAM as in DoRL, arXiv 2408.07467).
+decoded at once; with two mask tokens, background and cell, both are kept (LoRA-SAM as in DoRL, arXiv 2408.07467), and
+a third may tell the nucleus.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cellfeat_lora_sam.sizes import PATCH_SIZE, SamSizes
 
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB on 0..255, of Meta's weights
 TWO_CLASSES = 2  # mask tokens: background, cell
+WITH_NUCLEUS = 3  # and nucleus
 SAM_MASKS = 4  # mask tokens of the published decoder: one for clear prompts, three for ambiguous ones
 
 
@@ -36,69 +38,103 @@ class SamOutput(NamedTuple):
     quality: Tensor
 
 
+class Colours(NamedTuple):
+    """Mean and standard deviation by channel, each (B, 3, 1, 1) float, RGB on 0..255."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
 class SamNetwork(nn.Module):
-    """SAM for square images of one size, without prompts or with one point in the middle.
+    """SAM for square images of one size, without prompts or with one point in each.
 
     Parameters keep the names of Meta's checkpoints, but for `qkv.{weight,bias}`, which are `qkv.{q,k,v}.{weight,bias}`.
 
     Args:
         sizes: numbers of the build, see `BUILDS`.
         image_size: S, a multiple of 16.
-        masks: mask tokens of the decoder: 2 (background, cell) or 4 (as published).
+        masks: mask tokens of the decoder: 2 (background, cell), 3 (background, cell, nucleus) or 4 (as published).
+        own_colours: standardise each image by its own colours rather than by those of the training images.
+
+    Images smaller than S are windows of the same scale: they meet the middle of every table of positions.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, sizes: SamSizes, image_size: int = 224, masks: int = TWO_CLASSES) -> None:
+    def __init__(
+        self, sizes: SamSizes, image_size: int = 224, masks: int = TWO_CLASSES, own_colours: bool = False
+    ) -> None:
         super().__init__()
-        self.sizes, self.image_size, self.masks = sizes, image_size, masks
+        self.sizes, self.image_size, self.masks, self.own_colours = sizes, image_size, masks, own_colours
         self.register_buffer("pixel_mean", torch.tensor(SAM_MEAN).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(SAM_STD).view(3, 1, 1))
         self.image_encoder = _image_encoder(sizes, image_size)
         self.prompt_encoder = _prompt_encoder(sizes, image_size)
         self.mask_decoder = build_mask_decoder(sizes, masks)
 
-    def forward(self, images: Tensor) -> SamOutput:
-        """(B, 3, S, S) RGB, 0..255, uint8 or float -> `SamOutput`, without a prompt."""
-        tokens = self.encode(images)
+    def forward(self, images: Tensor, colours: Colours | None = None) -> SamOutput:
+        """(B, 3, S, S) RGB, 0..255, uint8 or float -> `SamOutput`, without a prompt; `colours` as in `encode`."""
+        tokens = self.encode(images, colours)
         sparse, dense = self.prompt_encoder(None, None, None)
         return SamOutput(tokens, *self.decode(tokens, sparse, dense))
 
-    def forward_centre(self, images: Tensor) -> SamOutput:
-        """The same with one foreground point in the middle of every image."""
-        tokens = self.encode(images)
-        middle = torch.full((1, 1, 2), self.image_size / 2 - 0.5, device=images.device)
-        label = torch.ones((1, 1), device=images.device)
+    def forward_points(self, images: Tensor, points: Tensor, colours: Colours | None = None) -> SamOutput:
+        """The same with one foreground point in every image; points (B, 2) float, x and y in px, 0 in the first."""
+        tokens = self.encode(images, colours)
+        prompt = points.to(images.device)[:, None], torch.ones((len(points), 1), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            sparse, dense = self.prompt_encoder((middle, label), None, None)
+            sparse, dense = self.prompt_encoder(prompt, None, None)
         return SamOutput(tokens, *self.decode(tokens, sparse, dense))
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) RGB, 0..255 -> (B, C, S/16, S/16) tokens before the neck."""
+    def encode(self, images: Tensor, colours: Colours | None = None) -> Tensor:
+        """(B, 3, S, S) RGB, 0..255 -> (B, C, S/16, S/16) tokens before the neck.
+
+        colours: with `own_colours`, those of the frames that the images are windows of; None takes the images' own.
+        """
         encoder = self.image_encoder
-        tokens = encoder.patch_embed((images.float() - self.pixel_mean) / self.pixel_std) + encoder.pos_embed
+        if self.own_colours:
+            mean, deviation = colours_of(images) if colours is None else colours
+        else:
+            mean, deviation = self.pixel_mean, self.pixel_std
+        patches = encoder.patch_embed((images.float() - mean) / deviation)
+        tokens = patches + _middle(encoder.pos_embed, patches.shape[1])
         for block in encoder.blocks:
             tokens = block(tokens)
         return tokens.permute(0, 3, 1, 2)
 
     def decode(self, tokens: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, C, h, w) and one prompt for all of them -> logits (B, masks, 4h, 4w), quality (B, masks).
+        """Tokens (B, C, h, w) and a prompt for each, or one for all -> logits (B, masks, 4h, 4w), quality (B, masks).
 
         `MaskDecoder.predict_masks` decodes many prompts for one image and would pair every image with every prompt.
         """
         decoder = self.mask_decoder
-        image = self.image_encoder.neck(tokens) + dense
-        batch, _, height, width = image.shape
+        batch, _, height, width = tokens.shape
+        image = self.image_encoder.neck(tokens) + dense[..., :height, :width]  # the same everywhere
         with torch.autocast(tokens.device.type, enabled=False):  # phases of many turns do not fit into half precision
-            where = self.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
-        asked = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight, sparse[0]))
-        answers, image = decoder.transformer(image, where, asked.expand(batch, -1, -1))
+            where = self.prompt_encoder.get_dense_pe().movedim(1, -1)
+            where = _middle(where, height).movedim(-1, 1).expand(batch, -1, -1, -1)
+        learned = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(batch, -1, -1)
+        asked = torch.cat((learned, sparse.expand(batch, -1, -1)), dim=1)
+        answers, image = decoder.transformer(image, where, asked)
         upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(batch, -1, height, width))
         heads = enumerate(decoder.output_hypernetworks_mlps)
         weights = torch.stack([head(answers[:, 1 + index]) for index, head in heads], dim=1)
         logits = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
         return logits, decoder.iou_prediction_head(answers[:, 0])
+
+
+def colours_of(images: Tensor) -> Colours:
+    """Mean and deviation of each image's pixels by channel, of (B, 3, H, W); a flat image's deviation is taken as 1."""
+    pixels = images.flatten(2).float()
+    mean, deviation = pixels.mean(dim=2)[..., None, None], pixels.std(dim=2, correction=0)[..., None, None]
+    return Colours(mean, deviation.clamp(min=1.0))
+
+
+def _middle(grid: Tensor, side: int) -> Tensor:
+    """The middle (B, side, side, C) of a grid (B, h, h, C); the grid itself where it has this side."""
+    start = (grid.shape[1] - side) // 2
+    return grid[:, start : start + side, start : start + side]
 
 
 def upsample(logits: Tensor, image_size: int) -> Tensor:
@@ -107,9 +143,14 @@ def upsample(logits: Tensor, image_size: int) -> Tensor:
 
 
 def two_class_mask(logits: Tensor, image_size: int) -> Tensor:
-    """Logits (B, 2, s, s) of background and cell -> (B, S, S) bool, True on the cell."""
-    background, cell = upsample(logits, image_size).unbind(dim=1)
+    """Logits (B, 2 or 3, s, s) of background, cell and perhaps nucleus -> (B, S, S) bool, True on the cell."""
+    background, cell = upsample(logits[:, :TWO_CLASSES], image_size).unbind(dim=1)
     return cell > background
+
+
+def nucleus_mask(logits: Tensor, cell: Tensor) -> Tensor:
+    """Logits (B, 3, s, s) and the cell (B, S, S) bool -> (B, S, S) bool, True on the nucleus, a part of the cell."""
+    return (upsample(logits[:, TWO_CLASSES:], cell.shape[-1])[:, 0] > 0) & cell
 
 
 def best_mask(logits: Tensor, quality: Tensor, image_size: int) -> Tensor:

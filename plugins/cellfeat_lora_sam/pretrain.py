@@ -1,267 +1,311 @@
-"""Pre-training of a small SAM from scratch on synthetic cells: how `cell-tiny` was made.
+"""Pre-training of a small SAM from scratch: how `cell-tiny` was made.
 
-Cell against background by the two-class decoder, with two helpers that are thrown away afterwards: the nucleus read off
-the tokens, and the drawn class read off their mean over the cell, so that the tokens carry more than the outline. No
-real image and no real label is used.
+One network learns to outline cell and nucleus and to carry in its tokens what a classifier needs. It sees drawn cells,
+whose masks and types are exact, and photographs without labels, whose masks a segmenter made: the classical one at
+first, later the network of an earlier run (self-training). Every photograph is seen in stains, lights and scales that
+no laboratory has, and the tokens must tell the original stain, what classical image analysis measured in it, and agree
+with a momentum teacher that saw it nearly unchanged. See `pretrain_heads` for sources.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cellfeat import CellfeatError
-from cellfeat.training import Checkpoint, autocast, choose_dtype, seeded, warmup_cosine
-from cellfeat_lora_sam.checkpoints import save_weights
-from cellfeat_lora_sam.losses import segmentation_loss
-from cellfeat_lora_sam.named import SYNTHETIC_SAW
-from cellfeat_lora_sam.network import SamNetwork, two_class_mask
-from cellfeat_lora_sam.pretrain_data import CellBatch, SyntheticCells, batches
+from cellfeat.training import Checkpoint, autocast, choose_dtype, seeded
+from cellfeat_lora_sam.checkpoints import build_network, read_weights, save_weights
+from cellfeat_lora_sam.network import WITH_NUCLEUS, SamNetwork
+from cellfeat_lora_sam.pretrain_check import held_out_iou, scale_tokens, token_deviation
+from cellfeat_lora_sam.pretrain_config import PretrainConfig
+from cellfeat_lora_sam.pretrain_heads import (
+    Heads,
+    Teacher,
+    agreement_loss,
+    comparison_loss,
+    descriptor_loss,
+    mask_losses,
+    pooled,
+    stain_loss,
+    type_loss,
+)
+from cellfeat_lora_sam.pretrain_masks import segment_network
+from cellfeat_lora_sam.pretrain_pool import NO_TYPE, Pool, recovered_pool, saved_or_made
+from cellfeat_lora_sam.pretrain_views import MASK_STRIDE, Views, reduced, sources, views
+from cellfeat_lora_sam.pretrain_words import Words, bags, bags_loss, words_loss
 from cellfeat_lora_sam.sizes import BUILDS
 
 if TYPE_CHECKING:
     from cellfeat import Context
 
-HELD_OUT_SEED = 1_000_003  # added to the seed for cells that are never trained on
-CLASSES = 5
+WORDS_FROM = 256  # photographs that the visual words are found in
+HEAD_RATE = 0.1  # of the learning rate: a head sums over a thousand numbers, and each step moves all of its weights
+WEAK = 0.2  # how far the teacher's view strays from the photograph, as a share of the student's
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """The numbers of one pre-training run.
+class Answers(NamedTuple):
+    """What the teacher says of B views: pooled vectors (B, 6C) and chances of the prototypes (B, P)."""
 
-    Attributes:
-        build: name of the network's sizes. image_size: side of its frame, px.
-        steps, batch_size, lr, weight_decay, warmup, clip: of AdamW; after `warmup` steps the rate falls to 0.
-        average: decay of the running mean of the weights, which is what is saved.
-        nucleus_weight, class_weight: weights of the two helpers' losses beside the segmentation's 1.
-        drawn_size, shares: see `SyntheticCells`.
-        precision: fp32 or bf16, of the forward pass. seed: of weights and cells.
-        export_every: steps between checkpoints and interim files.
-        held_out: cells, never trained on, that the final mask is measured on.
-    """
-
-    build: str = "tiny"
-    image_size: int = 224
-    steps: int = 2000
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 100
-    clip: float = 1.0
-    average: float = 0.995
-    nucleus_weight: float = 0.3
-    class_weight: float = 0.2
-    drawn_size: int = 128
-    shares: tuple[float, float] = (0.25, 0.9)
-    precision: str = "fp32"
-    seed: int = 1234
-    export_every: int = 200
-    held_out: int = 200
-
-
-def read_config(path: Path) -> PretrainConfig:
-    """A YAML file of `PretrainConfig`'s fields; what is not given keeps its default.
-
-    Raises:
-        CellfeatError: for a file that is no mapping, an unknown field or a value of the wrong type.
-    """
-    import yaml
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CellfeatError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    fields = PretrainConfig.__dataclass_fields__
-    if not isinstance(values, dict) or set(values) - set(fields):
-        got = sorted(set(values) - set(fields)) if isinstance(values, dict) else type(values).__name__
-        raise CellfeatError(f"{path} holds {got}, which is no pre-training setting. Possible: {', '.join(fields)}")
-    try:
-        config = TypeAdapter(PretrainConfig).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CellfeatError(f"{path}: {first['loc'][-1]} = {first['input']!r}: {first['msg']}") from error
-    if config.build not in BUILDS:
-        raise CellfeatError(f"{path}: build = {config.build!r}. Possible: {', '.join(BUILDS)}")
-    choose_dtype(config.precision)
-    return config
-
-
-class Helpers(nn.Module):
-    """Heads that make the tokens (B, C, h, w) carry nucleus and class; not part of the saved network."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.nucleus = nn.Conv2d(width, 2 * 4 * 4, kernel_size=1)
-        self.classes = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CLASSES))
-
-    def forward(self, tokens: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Nucleus logits (B, 2, 4h, 4w) and class logits (B, 5), the latter from the mean over the true cell."""
-        share = functional.adaptive_avg_pool2d(cell[:, None].float(), (tokens.shape[-2], tokens.shape[-1]))
-        mean = (tokens.float() * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3)).clamp(min=1e-6)
-        return functional.pixel_shuffle(self.nucleus(tokens), 4), self.classes(mean)
+    vectors: Tensor
+    chances: Tensor
 
 
 class Pretraining:
-    """The state of one run: network, helpers, optimizer and the running mean of the network's weights."""
+    """The state of one run: network and heads, their running means (the teacher), optimizer and step."""
 
-    def __init__(self, config: PretrainConfig, context: Context) -> None:
-        self.config, self.context = config, context
+    def __init__(self, config: PretrainConfig, drawn: Pool, photographed: Pool | None, context: Context) -> None:
+        from cellfeat import synthetic
+
+        self.config, self.context, device = config, context, context.device
+        self.pools = [pool.to(device) for pool in (drawn, photographed) if pool is not None]
+        self.words = self._words()
+        words = 1 if self.words is None else len(self.words.bias)  # fewer than `WORDS` in few photographs
         with seeded(config.seed):
-            self.network = SamNetwork(BUILDS[config.build], config.image_size)
-            nn.init.trunc_normal_(self.network.image_encoder.pos_embed, std=0.02)
-            self.helpers = Helpers(self.network.sizes.embed_dim)
-        self.cells = SyntheticCells(
-            config.seed, config.steps * config.batch_size, config.image_size, config.drawn_size, config.shares
-        )
-        _measure_colours(self.network, self.cells)
-        self.network.to(context.device).train()
-        self.helpers.to(context.device).train()
-        self.parameters = [*self.network.parameters(), *self.helpers.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.step = 0
+            self.network = _network(config)
+            descriptors = drawn.descriptors.shape[1]
+            self.heads = Heads(self.network.sizes.embed_dim, descriptors, len(synthetic.ALL_TYPES), words)
+        self.network.to(device).train()
+        self.heads.to(device).train()
+        self.average = deepcopy(self.network).eval().requires_grad_(False)
+        self.average_heads = deepcopy(self.heads).eval().requires_grad_(False)
+        self.teacher = Teacher(device)
+        self.parameters = [*self.network.parameters(), *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(_groups(self.network, self.heads, config.weight_decay), betas=(0.9, 0.98))
+        self.step, self.recovered = 0, False
 
-    def train_step(self, batch: CellBatch) -> dict[str, float]:
-        """One step on one batch; the loss's terms."""
-        config, device = self.config, self.context.device
-        batch = CellBatch(*(values.to(device, non_blocking=True) for values in batch))
+    def _words(self) -> Words | None:
+        """The visual words of the photographs, or None without any."""
+        if len(self.pools) == 1:
+            return None
+        config, pool = self.config, self.pools[1]
+        generator = torch.Generator().manual_seed(config.seed)
+        rows = pool.known.nonzero()[:, 0].cpu()
+        rows = rows[torch.randperm(len(rows), generator=generator)[:WORDS_FROM]].to(self.context.device)
+        plain = replace(config.near, pasted=0.0)
+        batch = views(sources(pool, rows, plain, generator), config.view_size, plain, generator, strength=0.0)
+        inside = functional.interpolate(batch.cell[:, None].float(), scale_factor=MASK_STRIDE)[:, 0] > 0
+        words = Words.fitted(batch.density.cpu(), inside.cpu(), config.seed)
+        return Words(*(values.to(self.context.device) for values in words))
+
+    def train_step(self) -> dict[str, float]:
+        """One step: whole frames every few steps, otherwise two near views of each cell; the loss's terms."""
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        whole = self.step % config.frames_every == 0
+        pool, rows = self._rows(config.frame_batch if whole else config.batch_size, generator)
+        ranges = config.frames if whole else config.near
+        source = _joined([sources(p, r, ranges, generator) for p, r in zip(pool, rows, strict=True)])
+        source = reduced(source, config.image_size) if whole else source
+        known, drawn, measured, described = _facts(pool, rows)
+        size, copies = (config.image_size, 1) if whole else (config.view_size, 2)
+        batch = _stacked([views(source, size, ranges, generator) for _ in range(copies)])
+        facts = [values.repeat(copies, *[1] * (values.dim() - 1)) for values in (known, drawn, measured, described)]
+        answers = None if whole else self._answers(source, generator)
+        terms = self._terms(batch, whole, answers, *facts)
+        self._update(terms)
+        return {name: value.item() for name, value in terms.items()}
+
+    def _rows(self, count: int, generator: torch.Generator) -> tuple[list[Pool], list[Tensor]]:
+        """Rows of each pool, photographs and drawn cells in the wanted shares."""
+        sizes = [count] if len(self.pools) == 1 else [round(count * self.config.drawn_share)]
+        sizes += [count - sizes[0]] * (len(self.pools) - 1)
+        rows = [torch.randint(len(p.images), (n,), generator=generator) for p, n in zip(self.pools, sizes, strict=True)]
+        return self.pools, [r.to(self.context.device) for r in rows]
+
+    @torch.no_grad()
+    def _answers(self, source: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Answers:
+        """The teacher's answers to a view that is close to the photograph, for both views of the student."""
+        config = self.config
+        batch = views(source, config.view_size, config.near, generator, strength=WEAK)
+        with autocast(self.context.device, choose_dtype(config.precision)):
+            vectors = pooled(self.average.encode(batch.images, batch.colours), batch)
+            scores = self.average_heads.scores(self.average_heads.norm(vectors))
+        return Answers(vectors.float().repeat(2, 1), self.teacher.answers(scores.float()).repeat(2, 1))
+
+    def _terms(
+        self,
+        batch: Views,
+        whole: bool,
+        answers: Answers | None,
+        known: Tensor,
+        drawn: Tensor,
+        measured: Tensor,
+        described: Tensor,
+    ) -> dict[str, Tensor]:
+        weights, heads = self.config.weights, self.heads
+        with autocast(self.context.device, choose_dtype(self.config.precision)):
+            output = self.network(batch.images, None if whole else batch.colours)
+            vectors = pooled(output.tokens, batch)
+            normal = heads.norm(vectors)
+            told = (heads.descriptors(normal), heads.types(normal), heads.stain(output.tokens))
+            scores = heads.scores(normal) if answers is not None else None
+            spoken = (heads.words(output.tokens), heads.bags(normal)) if self.words is not None else None
+        terms = mask_losses(output, batch, known, weights.nucleus, weights.quality)
+        terms["descriptors"] = weights.descriptors * descriptor_loss(told[0], measured, described)
+        terms["types"] = weights.types * type_loss(told[1], drawn)
+        terms["stain"] = weights.stain * stain_loss(told[2], batch, drawn == NO_TYPE)
+        if spoken is not None and self.words is not None:
+            shares, counted = self.words.shares(batch.density), (drawn == NO_TYPE) & known
+            terms["words"] = weights.words * words_loss(spoken[0], shares, batch.cell, counted)
+            terms["bags"] = weights.bags * bags_loss(spoken[1], bags(shares, batch.cell, batch.nucleus), counted)
+        if scores is not None and answers is not None:
+            terms["compare"] = weights.compare * comparison_loss(scores.float(), answers.chances)
+            terms["agree"] = weights.agree * agreement_loss(vectors, answers.vectors)
+        return terms
+
+    def _update(self, terms: dict[str, Tensor]) -> None:
+        config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * warmup_cosine(self.step, config.warmup, config.steps)
-        with autocast(device, choose_dtype(config.precision)):
-            output = self.network(batch.images)
-            nucleus, classes = self.helpers(output.tokens, batch.cell)
-        terms = {
-            "mask": segmentation_loss(output.logits.float(), batch.cell).loss,
-            "nucleus": config.nucleus_weight * segmentation_loss(nucleus.float(), batch.nucleus).loss,
-            "class": config.class_weight * functional.cross_entropy(classes.float(), batch.label),
-        }
+            group["lr"] = group["rate"] * config.lr * config.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.parameters, config.clip)
         self.optimizer.step()
         self.step += 1
-        self._update_average()
-        return {name: value.item() for name, value in terms.items()}
+        decay = min(config.average, self.step / (self.step + 10))  # short at first: the start is no good guess
+        with torch.no_grad():
+            for mean, now in ((self.average, self.network), (self.average_heads, self.heads)):
+                for old, new in zip(mean.parameters(), now.parameters(), strict=True):
+                    old.lerp_(new, 1 - decay)
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.config.average, self.step / (self.step + 10))  # short at first: the start is no good guess
-        for name, value in self.network.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
+    def recover(self) -> None:
+        """Self-training: the averaged network segments what the segmenter could not; once, and kept beside the pool."""
+        if self.recovered or len(self.pools) == 1:
+            return
+        segment = segment_network(self.average, self.config, self.context)
+        pool = saved_or_made(
+            self.context.scratch / "recovered.safetensors",
+            lambda: recovered_pool(self.pools[1].to(torch.device("cpu")), segment, self.context),
+        )
+        self.pools[1], self.recovered = pool.to(self.context.device), True
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-        return {
-            "network": self.network.state_dict(),
-            "helpers": self.helpers.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
-            "step": self.step,
-        }
+        """Everything that a resumed run needs, but for the pools."""
+        modules = {name: getattr(self, name).state_dict() for name in _MODULES}
+        return {**modules, "centre": self.teacher.centre, "step": self.step}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.helpers.load_state_dict(state["helpers"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = {name: value.to(self.context.device) for name, value in state["average"].items()}
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(state[name])
+        self.teacher.centre = state["centre"].to(self.context.device)
         self.step = state["step"]
 
-    def export(self, path: Path, **facts: Any) -> None:
-        """The averaged network as float16 safetensors that say what they saw and how they were made."""
-        from importlib.metadata import version
 
-        meta = {
-            "build": self.config.build,
-            "image_size": self.config.image_size,
-            "saw": list(SYNTHETIC_SAW),
-            "steps": self.step,
-            "config": self.config.__dict__,
-            "versions": {name: version(name) for name in ("cellfeat", "torch", "segment-anything")},
-        }
-        save_weights(path, self.average, json.loads(json.dumps(meta | facts)))
+_MODULES = ("network", "heads", "average", "average_heads", "optimizer")
 
 
-def pretrain(config: PretrainConfig, output: Path, context: Context) -> dict[str, float]:
-    """Train from scratch and write the weights to `output`; interim files every `export_every` steps.
+def pretrain(
+    config: PretrainConfig,
+    drawn: Pool,
+    photographed: Pool | None,
+    saw: Sequence[str],
+    output: Path,
+    context: Context,
+) -> dict[str, float]:
+    """Train and write the weights to `output`; an interim file is put there every `export_every` steps.
+
+    saw: what the weights are to say that they have seen.
 
     Returns:
-        mean intersection over union on held-out synthetic cells, as {"iou": 0..1}.
+        mean intersection over union on drawn cells that were held out, as {"cell": 0..1, "nucleus": 0..1}.
     """
-    run, checkpoint = Pretraining(config, context), Checkpoint(context.scratch, "pretrain")
+    run, checkpoint = Pretraining(config, drawn, photographed, context), Checkpoint(context.scratch, "pretrain")
     state = checkpoint.load()
     if state is not None:
         run.restore(state)
         context.note(f"pre-training goes on after step {run.step} of {config.steps}")
+    sums: dict[str, float] = {}
     with context.progress(config.steps, "pre-training") as bar:
         bar.advance(run.step)
-        for batch in batches(run.cells, config.batch_size, first=run.step * config.batch_size):
-            terms = run.train_step(batch)
+        while run.step < config.steps:
+            if config.recover_at is not None and run.step >= config.recover_at:
+                run.recover()
+            for name, value in run.train_step().items():
+                sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
             bar.advance()
             if run.step % config.export_every == 0:
                 checkpoint.save(**run.state())
-                run.export(output)
-                context.note(f"step {run.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in terms.items()))
-    run.network.load_state_dict(run.average)
-    scale_tokens(run.network, 1 / token_deviation(run.network, config, context))
-    run.average = run.network.state_dict()
-    found = {"iou": held_out_iou(run.network, config, context)}
-    run.export(output, held_out=found)
+                _export(output, run, saw)
+                context.note(f"step {run.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in sums.items()))
+    scale_tokens(run.average, 1 / token_deviation(run.average, config, context))
+    found = held_out_iou(run.average, config, context)
+    _export(output, run, saw, held_out=found)
     return found
 
 
-@torch.no_grad()
-def scale_tokens(network: SamNetwork, factor: float) -> None:
-    """Multiply the tokens before the neck by `factor`, in place, and change nothing else.
+def _export(path: Path, run: Pretraining, saw: Sequence[str], **facts: Any) -> None:
+    """The averaged network as float16 safetensors that say what they saw and how they were made."""
+    from importlib.metadata import version
 
-    Every layer that adds to the tokens is scaled. Those that read them, in the blocks and after the neck's first
-    convolution, normalise first and do not notice. Methods that reconstruct tokens (a squared error beside other
-    losses) depend on the scale; training from scratch leaves it to chance.
-    """
-    encoder = network.image_encoder
-    encoder.pos_embed.mul_(factor)
-    for layer in (encoder.patch_embed.proj, *(part for b in encoder.blocks for part in (b.attn.proj, b.mlp.lin2))):
-        layer.weight.mul_(factor)
-        layer.bias.mul_(factor)
-
-
-@torch.inference_mode()
-def token_deviation(network: SamNetwork, config: PretrainConfig, context: Context) -> float:
-    """Standard deviation of all token values on held-out synthetic cells."""
-    network.eval()
-    found = [network.encode(batch.images.to(context.device)) for batch in _held_out(config)]
-    return torch.cat(found).std().item()
+    meta = {
+        "build": run.config.build,
+        "image_size": run.config.image_size,
+        "own_colours": True,
+        "saw": list(saw),
+        "steps": run.step,
+        "config": run.config.as_dict(),
+        "versions": {name: version(name) for name in ("cellfeat", "torch", "segment-anything")},
+        "hardware": _hardware(run.context.device),
+    }
+    save_weights(path, run.average.state_dict(), json.loads(json.dumps(meta | facts)))
 
 
-@torch.inference_mode()
-def held_out_iou(network: SamNetwork, config: PretrainConfig, context: Context) -> float:
-    """Mean intersection over union of the predicted cell on synthetic cells of another seed, at every fourth pixel."""
-    network.eval()
-    found: list[Tensor] = []
-    for batch in _held_out(config):
-        predicted = two_class_mask(network(batch.images.to(context.device)).logits, config.image_size)[:, ::4, ::4]
-        truth = batch.cell.to(context.device).bool()
-        found.append((predicted & truth).sum((1, 2)) / (predicted | truth).sum((1, 2)))
-    return torch.cat(found).mean().item()
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def _held_out(config: PretrainConfig) -> Iterable[CellBatch]:
-    cells = SyntheticCells(
-        config.seed + HELD_OUT_SEED, config.held_out, config.image_size, config.drawn_size, config.shares
-    )
-    return batches(cells, min(config.batch_size, config.held_out))
+def _network(config: PretrainConfig) -> SamNetwork:
+    """A fresh network, or one that goes on from the weights that the settings name."""
+    if config.start_from is not None:
+        weights = read_weights(Path(config.start_from))
+        if weights.masks != WITH_NUCLEUS:
+            raise CellfeatError(
+                f"start_from: {config.start_from} has no mask token for the nucleus; name weights made by `pretrain`"
+            )
+        return build_network(weights, config.image_size, own_colours=True)
+    network = SamNetwork(BUILDS[config.build], config.image_size, WITH_NUCLEUS, own_colours=True)
+    nn.init.trunc_normal_(network.image_encoder.pos_embed, std=0.02)
+    return network
 
 
-def _measure_colours(network: SamNetwork, cells: SyntheticCells, count: int = 256) -> None:
-    """Set the network's input mean and deviation: means over images of each image's mean and deviation."""
-    images = torch.stack([torch.from_numpy(cells[index][0]).float() for index in range(min(count, len(cells)))])
-    network.pixel_mean.copy_(images.mean(dim=(0, 1, 2)).view(3, 1, 1))
-    network.pixel_std.copy_(images.std(dim=(1, 2), correction=0).mean(dim=0).view(3, 1, 1))
+def _groups(network: nn.Module, heads: Heads, decay: float) -> list[dict[str, Any]]:
+    """Parameters for AdamW: matrices decay, biases, norms and positions do not; heads on vectors are slower."""
+    groups = []
+    token_heads = nn.ModuleList([heads.stain, heads.words])
+    slow = {name: p for name, p in heads.named_parameters() if not name.startswith(("stain.", "words."))}
+    fast = dict(network.named_parameters()) | dict(token_heads.named_parameters())
+    for named, rate in ((fast, 1.0), (slow, HEAD_RATE)):
+        still = {name for name, p in named.items() if p.dim() < 2 or "pos" in name}
+        for chosen, factor in ((False, decay), (True, 0.0)):
+            parameters = [p for name, p in named.items() if (name in still) is chosen]
+            groups.append({"params": parameters, "weight_decay": factor, "rate": rate})
+    return groups
+
+
+def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    frames, masks, light = (torch.cat(values) for values in zip(*parts, strict=True))
+    return frames, masks, light
+
+
+def _facts(pools: list[Pool], rows: list[Tensor]) -> tuple[Tensor, ...]:
+    names = ("known", "drawn", "descriptors", "described")
+    chosen = list(zip(pools, rows, strict=True))
+    return tuple(torch.cat([getattr(pool, name)[r] for pool, r in chosen]) for name in names)
+
+
+def _stacked(several: list[Views]) -> Views:
+    if len(several) == 1:
+        return several[0]
+    images, colours, *rest = zip(*several, strict=True)
+    joined = [torch.cat(values) for values in zip(*colours, strict=True)]
+    return Views(torch.cat(images), type(colours[0])(*joined), *(torch.cat(values) for values in rest))

@@ -30,6 +30,7 @@ MEAN: Triple = (215.0322, 187.7592, 200.4668)
 STD: Triple = (41.3047, 56.9191, 21.9522)
 SAW = "masks of DoRL's fine-tuning set (not published)"
 DECODER = ("prompt_encoder.", "mask_decoder.")
+PUBLISHED_MASKS = 2  # background and cell
 PUBLISHED_RANK = 4  # what the authors' program loads, whatever its --rank says
 
 
@@ -57,6 +58,7 @@ def import_dorl(path: Path, folder: Path, base: str = "vit_b", mean: Triple = ME
     about = {
         "base": base,
         "base_sha256": base_sha256,
+        "own_colours": False,  # their program standardises by constants, whatever the base was trained with
         "saw": [SAW],
         "imported": {"format": "dorl", "file": path.name, "sha256": file_sha256(path), "rank": rank},
     }
@@ -84,6 +86,13 @@ def export_dorl(source: Path, path: Path) -> str:
         )
     lora = load_tensors(source / adapters.LORA / "adapter_model.safetensors")
     decoder = load_tensors(source / adapters.DECODER)
+    masks = len(decoder["mask_decoder.mask_tokens.weight"])
+    if masks != PUBLISHED_MASKS or about.get("own_colours"):
+        colours = "its images' own colours" if about.get("own_colours") else "constant colours"
+        raise CellfeatError(
+            f"{source} was made for a decoder with {masks} masks and {colours}; DoRL's program knows only "
+            f"{PUBLISHED_MASKS} masks (background, cell) and constant colours"
+        )
     published = {_published_name(name): value for name, value in lora.items()}
     content = {name: published[name] for name in sorted(published)}
     content |= {name: value for name, value in decoder.items() if name.startswith(DECODER)}

@@ -31,7 +31,7 @@ def test_every_shipped_plugin_loads():
     names = {slot: set(installed().names(slot)) for slot in ("backbone", "segmenter", "align", "classifier")}
     assert names == {
         "backbone": {"lora-sam", "resnext50", "timm", "colour"},
-        "segmenter": {"lora-sam", "otsu"},
+        "segmenter": {"lora-sam", "otsu", "classical"},
         "align": {"none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"},
         "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost"},
     }

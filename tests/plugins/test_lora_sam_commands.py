@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from cellfeat import CellfeatError, synthetic
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +79,55 @@ def test_finetune_refuses_a_rate_before_it_reads_the_manifest(tmp_path):
         run("finetune", tmp_path / "absent.csv", "-o", tmp_path / "adapter", "--lr", -1)
 
 
-def test_pretrain_writes_weights_that_the_backbone_takes(tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text("steps: 1\nbatch_size: 1\nimage_size: 32\ndrawn_size: 48\nheld_out: 1\nwarmup: 1\n")
+TINY = """
+{steps: 1, batch_size: 2, frame_batch: 2, image_size: 64, view_size: 32, pool_size: 64, drawn: 2, drawn_size: 48,
+held_out: 1, warmup: 1, cooldown: 1}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text(TINY)
+    return tmp_path / "config.yaml"
+
+
+def test_pretrain_writes_weights_that_the_backbone_takes(settings, tmp_path):
     path = tmp_path / "own.safetensors"
-    output = run("pretrain", config, "-o", path, "--device", "cpu")
-    assert "on synthetic cells that were held out" in output
+    output = run("pretrain", settings, "-o", path, "--device", "cpu")
+    assert f"{path}: mean IoU on drawn cells that were held out: cell 0." in output
+    assert ", nucleus 0." in output
     assert read_weights(path).meta["steps"] == 1
-    assert LoraSam(weights=str(path), image_size=32).weights_saw == LoraSam.named_weights["cell-tiny"].saw
+    backbone = LoraSam(weights=str(path), image_size=64)
+    assert backbone.weights_saw == ("drawn cells",)
+
+
+def test_pretrain_hands_data_domains_and_ids_on(settings, manifest, tmp_path, monkeypatch):
+    from cellfeat_lora_sam import pretrain_run
+
+    seen = []
+    monkeypatch.setattr(pretrain_run, "pretrain_from", lambda *given: seen.append(given) or {"cell": 0.5, "nucleus": 1})
+    path, ids = tmp_path / "own.safetensors", tmp_path / "ids.txt"
+    more = ("--domain", "here", "--domain", "there", "--leave-out", ids, "--device", "cpu", "--skip-bad")
+    output = run("pretrain", settings, "-o", path, "--data", manifest, *more)
+    config, *others, work = seen[0]
+    assert config.drawn_size == 48
+    assert others == [path, str(manifest), ["here", "there"], ids]
+    assert (work.device, work.precision, work.skip_bad) == ("cpu", "fp32", True)
+    assert "cell 0.500, nucleus 1.000" in output
+    (tmp_path / "bf16.yaml").write_text("precision: bf16")
+    run("pretrain", tmp_path / "bf16.yaml", "-o", path)
+    assert seen[1][1:5] == (path, None, [], None)
+    assert (seen[1][5].device, seen[1][5].precision, seen[1][5].skip_bad) == ("auto", "bf16", False)
+
+
+def test_pretrain_refuses_settings_output_and_ids(settings, manifest, tmp_path):
+    path = tmp_path / "own.safetensors"
+    (tmp_path / "wrong.yaml").write_text("near: {blur: 1}")
+    with pytest.raises(CellfeatError, match=r"holds \['blur'\], which is no pre-training setting"):
+        run("pretrain", tmp_path / "wrong.yaml", "-o", path)
+    with pytest.raises(CellfeatError, match="the weights become a file; name one that ends in"):
+        run("pretrain", settings, "-o", tmp_path)
+    (tmp_path / "ids.txt").write_text("cell-17")
+    with pytest.raises(CellfeatError, match="1 of the ids to leave out are not among its 4 images, the first is 'cell"):
+        run("pretrain", settings, "-o", path, "--data", manifest, "--leave-out", tmp_path / "ids.txt")
+    assert not path.exists()

@@ -57,7 +57,7 @@ def adapter(tmp_path_factory) -> Path:
 
 def test_the_loss_falls_and_only_safe_files_are_left(adapter):
     about = json.loads((adapter / "adapter.json").read_text())
-    assert set(about["epoch_losses"]) == {"loss", "cross-entropy", "1 - Dice"}
+    assert set(about["epoch_losses"]) == {"loss", "cross-entropy", "1 - Dice", "nucleus", "quality"}
     losses = about["epoch_losses"]["loss"]
     assert len(losses) == 3
     assert losses[-1] < 0.9 * losses[0]

@@ -1,148 +1,332 @@
-"""Pre-training on synthetic cells: settings, data, and a run that is killed and goes on."""
+"""Pre-training itself: steps, teacher, checkpoints, what is written; and the weights that are shipped."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from cellfeat_lora_sam import LoraSam
-from cellfeat_lora_sam.checkpoints import read_weights
-from cellfeat_lora_sam.network import SamNetwork
-from cellfeat_lora_sam.pretrain import PretrainConfig, pretrain, read_config, scale_tokens, token_deviation
-from cellfeat_lora_sam.pretrain_data import SyntheticCells, _window, batches
+from cellfeat_lora_sam import LoraSam, pretrain, pretrain_check
+from cellfeat_lora_sam.checkpoints import build_network, read_weights, save_weights
+from cellfeat_lora_sam.network import SamNetwork, SamOutput
+from cellfeat_lora_sam.pretrain import Pretraining
+from cellfeat_lora_sam.pretrain_check import held_out_iou, scale_tokens, token_deviation
+from cellfeat_lora_sam.pretrain_config import LossWeights, read_config
+from cellfeat_lora_sam.pretrain_pool import Pool
+from cellfeat_lora_sam.sizes import BUILDS
+from helpers import with_nucleus
+from pretraining import MINI, QUICK, as_photographs, drawn_cells, with_scratch
 
 from cellfeat import CellfeatError
 
-CONFIGURATION = Path(__file__).parents[2] / "benchmarks" / "cell-tiny.yaml"
-QUICK = PretrainConfig(
-    image_size=32, steps=3, batch_size=2, warmup=1, drawn_size=48, export_every=1, held_out=2, precision="fp32"
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHIPPED = Path(__file__).parents[2] / "benchmarks" / "cell-tiny.yaml"
+SAW = ["drawn cells", "one (images without labels)"]
 
 
-def test_the_shipped_weights_were_made_by_the_shipped_configuration():
-    config = read_config(CONFIGURATION)
-    meta = read_weights(LoraSam.named_weights["cell-tiny"].path).meta
-    assert meta["config"] == {**config.__dict__, "shares": list(config.shares)}
-    assert meta["held_out"]["iou"] > 0.85
+@pytest.fixture(autouse=True)
+def mini_build(monkeypatch) -> None:
+    monkeypatch.setitem(BUILDS, "mini", MINI)
 
 
-@torch.inference_mode()
-def test_tokens_are_scaled_and_nothing_else_changes():
-    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    network = read_network(LoraSam.named_weights["cell-tiny"].path, 64)
-    before = network(images)
-    scale_tokens(network, 0.25)
-    after = network(images)
-    torch.testing.assert_close(after.tokens, 0.25 * before.tokens, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
+@pytest.fixture
+def pools(context) -> tuple[Pool, Pool]:
+    drawn = drawn_cells(context)
+    return drawn, as_photographs(drawn_cells(context, replace(QUICK, seed=9)), [True, True, False, True])
 
 
-def test_the_shipped_tokens_have_unit_deviation_on_cells(context):
-    network = read_network(LoraSam.named_weights["cell-tiny"].path, 224)
-    few = replace(read_config(CONFIGURATION), held_out=8)
-    assert token_deviation(network, few, context) == pytest.approx(1, abs=0.2)
+def started(pools: tuple[Pool, Pool | None], context, **changes) -> Pretraining:
+    return Pretraining(replace(QUICK, **changes), *pools, context)
 
 
-def read_network(path: Path, size: int) -> SamNetwork:
-    from cellfeat_lora_sam.checkpoints import build_network
-
-    return build_network(read_weights(path), size).eval()
+# One step
 
 
-def test_cells_are_a_function_of_seed_and_index():
-    cells, again, other = (SyntheticCells(seed, 4, 64, 48, (0.3, 0.9)) for seed in (1, 1, 2))
-    image, mask, label = cells[2]
-    assert image.shape == (64, 64, 3)
-    assert mask.shape == (16, 16)
-    assert set(np.unique(mask)) <= {0, 128, 255}
-    assert np.array_equal(image, again[2][0])
-    assert label == again[2][2]
-    assert not np.array_equal(image, other[2][0])
+def test_steps_change_between_whole_frames_and_near_views(pools, context, monkeypatch):
+    run, seen = started(pools, context), []
+    monkeypatch.setattr(run.network, "forward", lambda images, colours: seen.append((images, colours)) or 1 / 0)
+    for step, side, count in ((0, 64, 2), (1, 32, 4), (2, 64, 2), (3, 32, 4)):
+        run.step = step
+        with pytest.raises(ZeroDivisionError):
+            run.train_step()
+        images, colours = seen[-1]
+        assert images.shape == (count, 3, side, side)
+        assert (colours is None) == (step % 2 == 0)  # a whole frame's colours are its own
+    near = seen[1][0]
+    assert not torch.equal(near[:2], near[2:])  # two views of each cell
 
 
-def test_a_batch_later_on_is_the_same_as_on_the_way_there():
-    cells = SyntheticCells(1, 6, 32, 48, (0.3, 0.9))
-    _, second, _ = batches(cells, 2)
-    resumed = next(iter(batches(cells, 2, first=2)))
-    assert torch.equal(second.images, resumed.images)
-    assert torch.equal(second.cell, resumed.cell)
-    assert (second.nucleus <= second.cell).all()
+def test_a_step_is_a_function_of_seed_and_step(pools, context):
+    first, again, other = (started(pools, context) for _ in range(3))
+    other.config = replace(QUICK, seed=QUICK.seed + 1)
+    again.step = first.step = other.step = 1
+    torch.manual_seed(5)
+    wanted = first.train_step()
+    torch.manual_seed(6)
+    assert again.train_step() == wanted
+    assert other.train_step() != wanted
+    assert set(wanted) == {"cell", *(field.name for field in fields(LossWeights))}
+    for mine, value in zip(again.parameters, first.parameters, strict=True):
+        assert torch.equal(mine, value)
 
 
-def test_the_window_holds_the_cell_whole():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        mask = np.zeros((100, 100), np.uint8)
-        top, left = rng.integers(5, 40, 2)
-        height, width = rng.integers(10, 55, 2)
-        mask[top : top + height, left : left + width] = 255
-        share = rng.uniform(0.25, 0.9)
-        row, column, side = _window(mask, share, rng)
-        assert min(row, column) >= 0
-        assert max(row, column) + side <= 100
-        assert mask[row : row + side, column : column + side].sum() == mask.sum()
-        if side < 100:
-            assert max(height, width) / side == pytest.approx(share, abs=0.05)
+def test_weights_of_the_losses_scale_their_terms(pools, context):
+    ones = LossWeights(*[1.0] * len(fields(LossWeights)))
+    plain = started(pools, context, weights=ones)
+    plain.step = 1
+    wanted = plain.train_step()
+    assert all(value > 0 for value in wanted.values())
+    factors = {name: factor for factor, name in enumerate(wanted.keys() - {"cell"}, start=2)}
+    assert set(factors) == {field.name for field in fields(LossWeights)}
+    other = started(pools, context, weights=LossWeights(**factors))
+    other.step = 1
+    found = other.train_step()
+    assert found == {name: pytest.approx(factors.get(name, 1) * value, rel=1e-4) for name, value in wanted.items()}
+
+
+def test_rows_come_from_both_pools_in_the_wanted_shares(pools, context):
+    run = started(pools, context, drawn_share=0.25)
+    taken, rows = run._rows(8, torch.Generator().manual_seed(0))
+    assert [len(r) for r in rows] == [2, 6]
+    assert taken[0].drawn.min() >= 0
+    assert taken[1].drawn.max() == -1
+    alone = started((pools[0], None), context, drawn_share=0.25)
+    assert [len(r) for r in alone._rows(8, torch.Generator().manual_seed(0))[1]] == [8]
+    assert set(alone._rows(64, torch.Generator().manual_seed(0))[1][0].tolist()) == {0, 1, 2, 3}
+    for share in (0.0, 1.0):
+        assert started(pools, context, drawn_share=share).train_step()["cell"] > 0
+
+
+def test_the_update_follows_rate_decay_and_running_mean(pools, context):
+    run = started(pools, context, steps=10, warmup=4, cooldown=2, lr=0.01, average=0.9)
+    before = [value.detach().clone() for value in run.network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, run.average.parameters(), strict=True))
+    run.train_step()
+    assert {group["lr"] for group in run.optimizer.param_groups} == {0.01 / 4, pretrain.HEAD_RATE * 0.01 / 4}
+    now = list(run.network.parameters())
+    assert sum(not torch.equal(a, b) for a, b in zip(before, now, strict=True)) > 0.8 * len(now)
+    for old, new, mean in zip(before, now, run.average.parameters(), strict=True):
+        torch.testing.assert_close(mean, old + (new - old) * (1 - 1 / 11))  # the mean forgets its start soon
+    run.step = 8
+    run.train_step()
+    assert max(group["lr"] for group in run.optimizer.param_groups) == 0.01
+
+
+def test_matrices_decay_and_heads_are_slower(pools, context):
+    run = started(pools, context)
+    encoder, heads = run.network.image_encoder, run.heads
+    group_of = {id(p): group for group in run.optimizer.param_groups for p in group["params"]}
+    assert len(group_of) == len(run.parameters)
+    for parameter, decay, rate in (
+        (encoder.blocks[0].mlp.lin1.weight, QUICK.weight_decay, 1.0),
+        (run.network.mask_decoder.mask_tokens.weight, QUICK.weight_decay, 1.0),
+        (encoder.pos_embed, 0.0, 1.0),
+        (encoder.blocks[0].attn.rel_pos_h, 0.0, 1.0),
+        (encoder.blocks[0].norm1.weight, 0.0, 1.0),
+        (heads.stain.weight, QUICK.weight_decay, 1.0),  # on tokens, not on the thousand numbers of a vector
+        (heads.words.bias, 0.0, 1.0),
+        (heads.bags.weight, QUICK.weight_decay, pretrain.HEAD_RATE),
+        (heads.descriptors.bias, 0.0, pretrain.HEAD_RATE),
+    ):
+        group = group_of[id(parameter)]
+        assert (group["weight_decay"], group["rate"]) == (decay, rate)
+
+
+def test_the_teacher_is_the_running_mean_and_learns_nothing_by_itself(pools, context):
+    run = started(pools, context)
+    assert not any(p.requires_grad for p in [*run.average.parameters(), *run.average_heads.parameters()])
+    generator = torch.Generator().manual_seed(0)
+    source = (
+        torch.rand(3, 3, 80, 80, generator=generator) * 255,
+        torch.full((3, 80, 80), 255).byte(),
+        torch.ones(3, 3),
+    )
+    first = run._answers(source, generator)
+    assert first.chances.shape == (6, run.teacher.centre.shape[0])
+    assert first.vectors.shape == (6, 6 * MINI.embed_dim)
+    for values in first:
+        assert torch.equal(values[:3], values[3:])  # the same for both views
+    torch.testing.assert_close(first.chances.sum(1), torch.ones(6))
+    before = run._answers(source, torch.Generator().manual_seed(0)).vectors
+    with torch.no_grad():
+        for value in [*run.network.parameters(), *run.heads.parameters()]:
+            value.zero_()
+    assert torch.equal(run._answers(source, torch.Generator().manual_seed(0)).vectors, before)
+
+
+def test_the_network_recovers_masks_once_when_it_is_time(pools, context, tmp_path):
+    config = replace(QUICK, recover_at=1, trusted=-9.0)
+    run = Pretraining(config, *pools, context)
+    run.recover()
+    first = run.pools[1]
+    assert first.known.tolist() == [True] * 4
+    assert first.described.tolist() == [True, True, False, True]
+    with torch.no_grad():
+        run.average.mask_decoder.mask_tokens.weight.normal_(std=9.0)
+    run.recover()
+    assert run.pools[1] is first
+    again = Pretraining(config, *pools, context)  # after a kill: what was kept in the scratch folder
+    again.recover()
+    assert torch.equal(again.pools[1].masks, first.masks)
+    alone = Pretraining(config, pools[0], None, context)
+    alone.recover()
+    assert len(alone.pools) == 1
+    for at, noted in ((None, False), (2, True)):
+        done = with_scratch(context, tmp_path / str(at))
+        pretrain.pretrain(replace(config, recover_at=at), *pools, SAW, tmp_path / "own.safetensors", done)
+        assert any("recovered by the network itself" in note for note in done.reporter.notes) == noted
+        if noted:
+            notes = [note for note in done.reporter.notes if note.startswith(("step", "masks"))]
+            assert [note.split()[0] for note in notes] == ["step", "step", "masks", "step"]
+
+
+def test_photographs_whose_mask_is_not_known_tell_the_stain_alone(pools, context):
+    drawn, photographed = pools
+    nothing = torch.zeros(4, dtype=torch.bool)
+    doubtful = photographed._replace(known=nothing, described=nothing.clone())
+    run = started(pools, context, drawn_share=0.0)
+    run.pools[1] = doubtful
+    terms = run.train_step()
+    assert {name for name, value in terms.items() if value} == {"stain"}
+    terms = started((drawn, photographed), context, drawn_share=1.0).train_step()
+    assert {name for name, value in terms.items() if value} == {"cell", "nucleus", "quality", "types"}
+
+
+def test_drawn_cells_alone_have_no_words(pools, context):
+    run = started((pools[0], None), context)
+    assert run.words is None
+    run.step = 1
+    assert "words" not in run.train_step()
+
+
+def test_masks_as_drawn_have_an_overlap_of_1(context):
+    """A network that knows the answer: nothing is lost on the way, neither by resampling nor by a shift."""
+    batches = list(pretrain_check._held_out(QUICK, context))
+    network = SamNetwork(BUILDS["tiny"], 64, 3)
+
+    def forward(images: torch.Tensor) -> SamOutput:
+        cell, nucleus = next((b.cell, b.nucleus) for b in batches if torch.equal(b.images, images))
+        return SamOutput(images, torch.stack([1 - cell, cell, nucleus - 0.5 * torch.ones(1)], dim=1), images)
+
+    network.forward = forward
+    assert held_out_iou(network, QUICK, context) == {"cell": 1.0, "nucleus": 1.0}
+
+
+# A run, what it writes, and a second start
 
 
 class Killed(BaseException):
     pass
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path, context, monkeypatch):
-    first, second = (replace_scratch(context, tmp_path / name) for name in ("one", "two"))
-    found = pretrain(QUICK, tmp_path / "whole.safetensors", first)
-    assert 0 <= found["iou"] <= 1
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, context, pools, monkeypatch):
+    config = replace(QUICK, steps=4, recover_at=1, trusted=-9.0)  # the last step asks the teacher
+    first, second = (with_scratch(context, tmp_path / name) for name in ("one", "two"))
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    found = pretrain.pretrain(config, *pools, SAW, whole, first)
+    assert set(found) == {"cell", "nucleus"}
+    assert all(0 <= value <= 1 for value in found.values())
 
-    def note(text):
+    def note(text: str) -> None:
         if text.startswith("step 2"):
             raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(second.reporter, "note", note)
         with pytest.raises(Killed):
-            pretrain(QUICK, tmp_path / "killed.safetensors", second)
-    interim = read_weights(tmp_path / "killed.safetensors")
+            pretrain.pretrain(config, *pools, SAW, killed, second)
+    interim = read_weights(killed)
     assert interim.meta["steps"] == 2
     assert "held_out" not in interim.meta
-    pretrain(QUICK, tmp_path / "killed.safetensors", second)
-    assert "pre-training goes on after step 2 of 3" in second.reporter.notes
-    whole, resumed = (read_weights(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
-    assert whole.meta == resumed.meta
-    assert whole.meta["saw"] == list(LoraSam.named_weights["cell-tiny"].saw)
-    for name, value in whole.state.items():
-        torch.testing.assert_close(resumed.state[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    pretrain.pretrain(config, *pools, SAW, killed, second)
+    assert "pre-training goes on after step 2 of 4" in second.reporter.notes
+    assert whole.read_bytes() == killed.read_bytes()
+    assert any(note.startswith("step 4: ") and "descriptors 0." in note for note in first.reporter.notes)
+    meta = read_weights(whole).meta
+    assert meta["held_out"] == found
 
 
-def replace_scratch(context, folder: Path):
-    from cellfeat.console import SilentReporter
-
-    folder.mkdir()
-    return replace(context, scratch=folder, reporter=SilentReporter())
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("stepps: 3", r"holds \['stepps'\], which is no pre-training setting. Possible: build, image_size"),
-        ("- 3", "holds list, which is no pre-training setting"),
-        ("steps: many", "steps = 'many': Input should be a valid integer"),
-        ("build: huge", "build = 'huge'. Possible: tiny, vit_b"),
-        ("precision: fp8", "no precision named 'fp8'. Possible: fp32"),
-        ("a: [", "cannot be read as YAML"),
-    ],
-)
-def test_wrong_settings_are_one_clear_line(tmp_path, text, message):
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(CellfeatError, match=message) as caught:
-        read_config(path)
-    assert "\n" not in str(caught.value)
+def test_the_file_says_what_it_saw_and_how_it_was_made(tmp_path, context, pools):
+    config, path = replace(QUICK, steps=1), tmp_path / "own.safetensors"
+    pretrain.pretrain(config, *pools, SAW, path, context)
+    weights = read_weights(path)
+    meta = weights.meta
+    assert meta["saw"] == SAW
+    assert meta["config"] == json.loads(json.dumps(config.as_dict()))
+    assert meta["own_colours"] is True
+    assert weights.own_colours
+    assert weights.masks == 3
+    assert (meta["build"], meta["image_size"], meta["steps"]) == ("mini", 64, 1)
+    assert set(meta["versions"]) == {"cellfeat", "torch", "segment-anything"}
+    assert meta["hardware"] == "cpu, 1 threads"
+    backbone = LoraSam(weights=str(path), image_size=64)
+    assert backbone.weights_saw == tuple(SAW)
+    network = build_network(weights, 64)
+    assert token_deviation(network, config, context) == pytest.approx(1, abs=0.02)  # float16 rounds
+    assert not any(name.startswith(("heads", "prototypes")) for name in weights.state)
 
 
-def test_an_absent_configuration_is_one_clear_line(tmp_path):
-    with pytest.raises(CellfeatError, match=r"absent\.yaml cannot be read"):
-        read_config(tmp_path / "absent.yaml")
+def test_a_later_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, pools, context):
+    path = with_nucleus(tmp_path / "base.safetensors", own_colours=False)
+    run, base = started(pools, context, start_from=str(path)), build_network(read_weights(path), 64)
+    for (name, mine), other in zip(run.network.named_parameters(), base.parameters(), strict=True):
+        assert torch.equal(mine, other), name
+        assert mine.requires_grad
+    assert run.network.own_colours  # as the file will say
+    assert torch.equal(run.average.image_encoder.pos_embed, base.image_encoder.pos_embed)
+    fresh, again = started(pools, context), started(pools, context)
+    assert torch.equal(fresh.network.image_encoder.pos_embed, again.network.image_encoder.pos_embed)
+    assert 0.01 < fresh.network.image_encoder.pos_embed.std() < 0.03
+
+
+def test_weights_without_a_nucleus_are_no_start(tmp_path, pools, context):
+    path = tmp_path / "two.safetensors"
+    save_weights(path, SamNetwork(BUILDS["tiny"], 64, masks=2).state_dict(), {})
+    with pytest.raises(CellfeatError, match=r"start_from: .*two\.safetensors has no mask token for the nucleus; name"):
+        started(pools, context, start_from=str(path))
+
+
+# The weights that are shipped
+
+
+def shipped(size: int) -> SamNetwork:
+    return build_network(read_weights(LoraSam.named_weights["cell-tiny"].path), size).eval()
+
+
+@torch.inference_mode()
+def test_tokens_are_scaled_and_nothing_else_changes():
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = shipped(64)
+    before = network(images)
+    scale_tokens(network, 0.25)
+    after = network(images)
+    torch.testing.assert_close(after.tokens, 0.25 * before.tokens, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_the_shipped_weights_were_made_by_the_shipped_settings():
+    weights = read_weights(LoraSam.named_weights["cell-tiny"].path)
+    assert weights.meta["config"] == json.loads(json.dumps(read_config(SHIPPED).as_dict()))
+    assert weights.meta["steps"] == read_config(SHIPPED).steps
+    assert weights.meta["held_out"]["cell"] > 0.85
+    assert tuple(weights.meta["saw"]) == LoraSam.named_weights["cell-tiny"].saw
+    assert (weights.masks, weights.own_colours) == (3, True)
+
+
+def test_the_shipped_file_is_small_and_holds_half_precision_but_for_colours():
+    from safetensors import safe_open
+
+    path = LoraSam.named_weights["cell-tiny"].path
+    assert path.stat().st_size <= 12e6
+    with safe_open(path, "pt") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    assert {name: kind for name, kind in kinds.items() if not name.startswith("pixel_")}
+    for name, kind in kinds.items():
+        assert kind == ("F32" if name.startswith("pixel_") else "F16"), name
+
+
+def test_the_shipped_tokens_have_unit_deviation_on_cells(context):
+    few = replace(read_config(SHIPPED), held_out=8)
+    assert token_deviation(shipped(224), few, context) == pytest.approx(1, abs=0.2)

@@ -18,6 +18,7 @@ from cellfeat_lora_sam.named import NAMED_WEIGHTS
 from cellfeat_lora_sam.network import SamNetwork
 from cellfeat_lora_sam.published import MEAN, SAW, STD
 from cellfeat_lora_sam.sizes import BUILDS, SamSizes
+from helpers import with_nucleus, without_nucleus
 
 from cellfeat import CellfeatError, find_weights, synthetic
 from cellfeat.exchange import export_file, import_file
@@ -117,17 +118,19 @@ def test_an_adapter_made_here_goes_there_and_comes_back(tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     pairs = [(cell.image, cell.mask > 0) for cell in cells]
-    quick = {"image_size": SIZE, "epochs": 2, "lr": 1e-2, "rank": 2}
+    base = str(without_nucleus(tmp_path / "two.safetensors"))
+    quick = {"weights": base, "image_size": SIZE, "epochs": 2, "lr": 1e-2, "rank": 2}
     LoraSam.finetune(pairs, made, context=cpu_context(tmp_path / "scratch"), **quick)
     export_file(installed(), "dorl", made, tmp_path / "epoch_2.pth")
-    decoder = LoraSam(adapter=str(made), image_size=SIZE)._network
+    decoder = LoraSam(weights=base, adapter=str(made), image_size=SIZE)._network
     colours = [f"{key}={getattr(decoder, f'pixel_{key}').flatten().tolist()}" for key in ("mean", "std")]
-    import_file(installed(), "dorl", tmp_path / "epoch_2.pth", tmp_path / "back", ["base=cell-tiny", *colours])
+    import_file(installed(), "dorl", tmp_path / "epoch_2.pth", tmp_path / "back", [f"base={base}", *colours])
     images = toy_images(2, SIZE)
     first, second = (
-        LoraSam(adapter=str(folder), image_size=SIZE).encode(images) for folder in (made, tmp_path / "back")
+        LoraSam(weights=base, adapter=str(folder), image_size=SIZE).encode(images)
+        for folder in (made, tmp_path / "back")
     )
-    plain = LoraSam(image_size=SIZE).encode(images)
+    plain = LoraSam(weights=base, image_size=SIZE).encode(images)
     assert torch.equal(first.embedding, second.embedding)
     assert torch.equal(first.mask, second.mask)
     assert not torch.equal(first.embedding, plain.embedding)
@@ -241,6 +244,33 @@ def test_a_truncated_file(tmp_path):
 def test_mistakes_in_the_options(tmp_path, option, message):
     with pytest.raises(CellfeatError, match=message):
         imported(tmp_path, checkpoint(), option)
+
+
+def test_adapters_that_the_authors_program_cannot_run_are_not_exported(adapter, tmp_path):
+    rng = np.random.default_rng(5)
+    cell = synthetic.draw_cell("lymphocyte", "lab-a", rng, size=48)
+    quick = {"image_size": SIZE, "epochs": 1, "context": cpu_context(tmp_path / "scratch")}
+    pairs, three, own = [(cell.image, cell.mask > 0)], tmp_path / "three", tmp_path / "own"
+    three.mkdir()
+    own.mkdir()
+    LoraSam.finetune(pairs, three, weights=str(with_nucleus(tmp_path / "nucleus.safetensors", False)), **quick)
+    two = str(without_nucleus(tmp_path / "two.safetensors"))
+    LoraSam.finetune(pairs, own, own_colours=True, weights=two, **quick)
+    for folder, what in ((three, "3 masks and constant colours"), (own, "2 masks and its images' own colours")):
+        with pytest.raises(CellfeatError, match=rf"made for a decoder with {what}; DoRL's program knows only 2 masks"):
+            export_file(installed(), "dorl", folder, tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_an_imported_adapter_brings_its_masks_and_colours_to_weights_that_have_others(tmp_path):
+    base = str(with_nucleus(tmp_path / "nucleus.safetensors"))
+    backbone = LoraSam(weights=base, adapter=str(imported(tmp_path, checkpoint(), base=base)), image_size=SIZE)
+    assert (backbone._network.masks, backbone._network.own_colours) == (2, False)
+    features = backbone.encode(toy_images(1, SIZE))
+    assert features.pooled is None
+    assert features.quality is None
+    with pytest.raises(CellfeatError, match=r"with the adapter .*adapter tell no nucleus"):
+        LoraSam(weights=base, adapter=str(tmp_path / "adapter"), image_size=SIZE, pooling="parts")
 
 
 def test_only_whole_adapters_at_scale_one_are_exported(adapter, tmp_path):

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Every figure by which weights of lora-sam are judged:  bash benchmarks/cell-tiny.sh MANIFEST WEIGHTS OUT
+# MANIFEST has the domains acevedo20, tecom (with masks) and bccd. WEIGHTS is a name or a file. OUT must not exist.
+set -euo pipefail
+manifest=$1 weights=$2 out=$3 here=$(dirname "$0")
+mkdir "$out"
+measure() {
+  local name=$1 program=$2
+  shift 2
+  python "$here/$program" "$@" --json "$out/results.jsonl" >"$out/$name.txt" 2>"$out/$name.log"
+  cat "$out/$name.txt"
+}
+measure speed speed.py --weights "$weights"
+measure masks masks.py "$manifest" --weights "$weights"
+measure smears smears.py "$manifest" --weights "$weights" --pictures "$out/smears"
+for passes in 1 2; do
+  measure "representation-$passes" representation.py "$manifest" --weights "$weights" --passes "$passes" \
+    --clf svm-linear --clf svm-rbf --clf lr --clf rf --clf xgboost
+done
+measure few-masks few_masks.py "$manifest" --weights "$weights" --out "$out/few-masks"

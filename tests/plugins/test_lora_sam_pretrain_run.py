@@ -1,0 +1,207 @@
+"""From settings and a manifest to weights: what is read, what is left out, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cellfeat_lora_sam import pretrain_run
+from cellfeat_lora_sam.checkpoints import read_weights
+from cellfeat_lora_sam.pretrain_config import PretrainConfig
+from cellfeat_lora_sam.pretrain_pool import Pool
+from cellfeat_lora_sam.pretrain_run import pretrain_from
+from cellfeat_lora_sam.sizes import BUILDS
+from helpers import with_nucleus
+from pretraining import MINI, QUICK, write_manifest, write_photographs
+
+from cellfeat import CellfeatError, Workplace
+from cellfeat.console import SilentReporter
+from cellfeat.images import read_rgb
+from cellfeat.registry import installed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FAST = replace(QUICK, steps=2, export_every=2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def mini_build(monkeypatch) -> None:
+    monkeypatch.setitem(BUILDS, "mini", MINI)
+
+
+@pytest.fixture
+def work() -> Workplace:
+    return Workplace(installed(), SilentReporter(), "cpu")
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    return write_photographs(tmp_path)
+
+
+@pytest.fixture
+def handed(monkeypatch) -> list[tuple[Pool, Pool | None, list[str]]]:
+    """What would be trained on, instead of a training."""
+    seen: list[tuple[Pool, Pool | None, list[str]]] = []
+
+    def pretrain(config, drawn, photographed, saw, output, context) -> dict[str, float]:
+        seen.append((drawn, photographed, list(saw)))
+        return {"cell": 1.0}
+
+    monkeypatch.setattr(pretrain_run, "pretrain", pretrain)
+    return seen
+
+
+def run(
+    config: PretrainConfig,
+    output: Path,
+    work: Workplace,
+    manifest: Path | None = None,
+    domains: tuple[str, ...] = (),
+    leave_out: Path | None = None,
+) -> dict[str, float]:
+    return pretrain_from(config, output, manifest and str(manifest), domains, leave_out, work)
+
+
+def relabelled(manifest: Path, labels: list[str]) -> Path:
+    with manifest.open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    for row, label in zip(rows, labels, strict=True):
+        row[2] = label
+    return write_manifest(manifest.with_name("relabelled.csv"), rows)
+
+
+def test_labels_change_nothing(manifest, tmp_path, work, monkeypatch):
+    other = relabelled(manifest, ["neutrophil", "monocyte", "", "no such class"])
+    weights, pools = [], []
+    for index, path in enumerate((manifest, other)):
+        monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / f"cache-{index}"))
+        output = tmp_path / f"{index}.safetensors"
+        run(FAST, output, work, path)
+        weights.append(output.read_bytes())
+        pools.append([p.read_bytes() for p in sorted((tmp_path / f"cache-{index}").rglob("*s.safetensors"))])
+    assert weights[0] == weights[1]
+    assert len(pools[0]) == 1
+    assert pools[0] == pools[1]
+    meta = read_weights(output).meta
+    assert meta["saw"] == ["drawn cells", "one (images without labels)", "two (images without labels)"]
+    assert meta["steps"] == 2
+    assert set(meta["held_out"]) == {"cell", "nucleus"}
+
+
+def test_images_that_are_left_out_are_not_in_the_pool(manifest, tmp_path, work, handed):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("cell-3\n\n  cell-0  \n")
+    run(replace(FAST, pool_size=64), tmp_path / "own.safetensors", work, manifest, leave_out=ids)
+    _, photographed, saw = handed[-1]
+    seen = [image.numpy().tobytes() for image in photographed.images]
+    assert seen == [read_rgb(tmp_path / f"{index}.png").tobytes() for index in (1, 2)]
+    assert saw == ["drawn cells", *(f"{name} (images without labels, 2 left out)" for name in ("one", "two"))]
+
+
+def test_domains_are_chosen_and_named(manifest, tmp_path, work, handed):
+    run(FAST, tmp_path / "own.safetensors", work, manifest, domains=("two",))
+    drawn, photographed, saw = handed[-1]
+    assert saw == ["drawn cells", "two (images without labels)"]
+    assert len(photographed.images) == 2
+    assert drawn.images.shape == (4, 80, 80, 3)
+    assert photographed.images.shape == (2, 80, 80, 3)
+    assert drawn.descriptors.shape[1] == photographed.descriptors.shape[1]
+
+
+def test_drawn_cells_alone_will_do(tmp_path, work, handed):
+    run(FAST, tmp_path / "own.safetensors", work)
+    drawn, photographed, saw = handed[-1]
+    assert photographed is None
+    assert saw == ["drawn cells"]
+    assert drawn.descriptors.shape == (4, 1)
+
+
+def test_a_second_start_takes_the_pools_that_were_kept(manifest, tmp_path, work, handed, monkeypatch):
+    run(FAST, tmp_path / "own.safetensors", work, manifest)
+
+    def never(*arguments: object) -> Pool:
+        raise AssertionError("made again")
+
+    for name in ("drawn_pool", "photographed_pool"):
+        monkeypatch.setattr(pretrain_run, name, never)
+    run(FAST, tmp_path / "own.safetensors", work, manifest)
+    for first, second in zip(handed[0][:2], handed[1][:2], strict=True):
+        assert (first.images == second.images).all()
+    ids = tmp_path / "ids.txt"
+    ids.write_text("cell-0")
+    for changes in (
+        {"config": replace(FAST, seed=2)},
+        {"domains": ("one",)},
+        {"leave_out": ids},
+        {"manifest": relabelled(manifest, ["a", "b", "c", "d"])},
+    ):
+        with pytest.raises(AssertionError, match="made again"):
+            run(
+                **(
+                    {"config": FAST, "output": tmp_path / "own.safetensors", "work": work, "manifest": manifest}
+                    | changes
+                )
+            )
+
+
+def test_masks_can_come_from_the_weights_of_an_earlier_stage(manifest, tmp_path, work, handed):
+    weights = with_nucleus(tmp_path / "stage.safetensors")
+    run(replace(FAST, masks=str(weights), trusted=-9.0), tmp_path / "own.safetensors", work, manifest)
+    by_network = handed[-1][1]
+    run(FAST, tmp_path / "own.safetensors", work, manifest)
+    by_colour = handed[-1][1]
+    assert (by_network.images == by_colour.images).all()
+    assert (by_network.masks != by_colour.masks).any()
+    with_nucleus(weights, own_colours=False)  # the same path, other weights: nothing kept may be taken
+    run(replace(FAST, masks=str(weights), trusted=-9.0), tmp_path / "own.safetensors", work, manifest)
+    assert (handed[-1][1].masks != by_network.masks).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "folder"}, "folder: the weights become a file; name one that ends in .safetensors"),
+        ({"output": "weights.pt"}, r"weights\.pt: the weights become a file"),
+        (
+            {"config": {"masks": "otsu"}},
+            "masks: otsu cannot be used for pre-training, .* no cells_and_nuclei and no plaus",
+        ),
+        ({"config": {"masks": "otsuu"}}, "no segmenter named 'otsuu'. Did you mean 'otsu'"),
+        ({"config": {"masks": "gone.safetensors"}}, r"masks: gone\.safetensors: no such file of weights; run the ear"),
+        ({"config": {"start_from": "gone.safetensors"}}, r"start_from: gone\.safetensors: no such file of weights"),
+        ({"ids": "cell-0\ncell-9\n"}, "1 of the ids to leave out are not among its 4 images, the first is 'cell-9'"),
+        ({"ids": "cell-1", "domains": ("one",)}, "1 of the ids to leave out are not among its 2 images, .* 'cell-1'"),
+        ({"ids": "cell-0\ncell-1\ncell-2\ncell-3"}, r"cells\.csv: no image is left"),
+        ({"ids": None}, r"ids\.txt cannot be read as a list of ids: "),
+        ({"domains": ("three",)}, "no domain named 'three'"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(manifest, tmp_path, work, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    ids = None
+    if "ids" in changes:
+        ids = tmp_path / "ids.txt"
+        if changes["ids"] is not None:
+            ids.write_text(changes["ids"])
+    config, output = replace(FAST, **changes.get("config", {})), Path(changes.get("output", "own.safetensors"))
+    with pytest.raises(CellfeatError, match=message) as caught:
+        run(config, output, work, manifest, changes.get("domains", ()), ids)
+    assert "\n" not in str(caught.value)
+    assert not output.is_file()
+
+
+def test_a_broken_photograph_is_an_error_or_skipped(manifest, tmp_path, work, handed):
+    (tmp_path / "1.png").write_bytes(b"no image")
+    with pytest.raises(CellfeatError, match=r"1\.png"):
+        run(FAST, tmp_path / "own.safetensors", work, manifest)
+    run(FAST, tmp_path / "own.safetensors", replace(work, skip_bad=True), manifest)
+    assert len(handed[-1][1].images) == 3

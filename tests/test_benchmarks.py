@@ -1,0 +1,531 @@
+"""The programs in benchmarks/: they measure rightly cells whose answers are known, and a mistake is one line."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from test_layers import plugin_offences
+
+from cellfeat import CellfeatError, synthetic
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+PROGRAMS = ("masks", "smears", "few_masks", "representation", "speed")
+FRAME = 224
+
+
+@pytest.fixture(autouse=True)
+def programs_beside_each_other(monkeypatch):
+    """As Python does for a program that is started by its path."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def module(name: str):
+    return importlib.import_module(name)
+
+
+def run(monkeypatch, name: str, *arguments: object) -> None:
+    """A program as from the command line, in this process."""
+    program = module(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        module("common").start(program.main)
+    if end.value.code:
+        raise end.value
+
+
+def drawn_manifest(folder: Path, count: int, size: int = FRAME, domains: tuple[str, ...] = ("a",)) -> Path:
+    """So many drawn cells of every domain with their masks; the classes take turns."""
+    rng = np.random.default_rng(0)
+    with (folder / "cells.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "path", "label", "domain", "mask_path"])
+        for domain in domains:
+            for number in range(count):
+                cell = synthetic.draw_cell(synthetic.CLASSES[number % 5], "lab-a", rng, size=size)
+                name = f"{domain}{number:03}"
+                Image.fromarray(cell.image).save(folder / f"{name}.png")
+                Image.fromarray(cell.mask).save(folder / f"{name}-mask.png")
+                writer.writerow([name, f"{name}.png", cell.label, domain, f"{name}-mask.png"])
+    return folder / "cells.csv"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_programs_use_the_public_api_alone(path):
+    assert plugin_offences(path.read_text(), path.stem) == []
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_option_is_explained(name, monkeypatch, capsys):
+    run(monkeypatch, name, "--help")
+    text = capsys.readouterr().out
+    assert "--json" in text
+    options = [line for line in text.splitlines() if line.lstrip("│ *").startswith("--")]
+    assert options
+    assert all(len(line.strip("│ ").split(None, 2)) > 1 for line in options)
+
+
+def test_the_readme_names_every_program():
+    text = (FOLDER / "README.md").read_text()
+    assert all(f"`{path.name}`" in text for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.sh")])
+
+
+# what is shared
+
+
+def test_rows_are_those_with_masks_spaced_over_each_domain(tmp_path):
+    common, manifest = module("common"), drawn_manifest(tmp_path, 5, 32, ("b", "a"))
+    with manifest.open("a", newline="") as file:
+        csv.writer(file).writerow(["a999", "a000.png", "neutrophil", "a", ""])
+    rows = common.read_rows(manifest)
+    assert [row.id for row in rows] == [f"{domain}{number:03}" for domain in "ab" for number in range(5)]
+    assert [row.id for row in common.read_rows(manifest, limit=3)] == ["a000", "a002", "a004", "b000", "b002", "b004"]
+    assert [row.id for row in common.read_rows(manifest, ["b"], limit=1)] == ["b000"]
+    assert len(common.read_rows(manifest, masked=False)) == 11
+
+
+def test_a_nucleus_is_only_told_by_a_mask_of_several_levels(tmp_path):
+    common, manifest = module("common"), drawn_manifest(tmp_path, 1, 64)
+    (row,) = common.read_rows(manifest)
+    levels = np.asarray(Image.open(row.mask_path))
+    cell = common.read_cell(row, None)
+    np.testing.assert_array_equal(cell.cell, levels > 0)
+    np.testing.assert_array_equal(cell.nucleus, levels == 255)
+    assert common.read_cell(row, 32).image.shape == (32, 32, 3)
+    assert common.read_cell(row, 32).nucleus.shape == (32, 32)
+    Image.fromarray((levels > 0).astype(np.uint8) * 255).save(row.mask_path)
+    assert common.read_cell(row).nucleus is None, "a plain mask is no nucleus as large as the cell"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("absent.csv",), "No such file"),
+        (("cells.csv", "--domain", "z"), "no domain 'z' with masks; it has: a"),
+        (("cells.csv", "--segmenter", "otsuu"), "Did you mean 'otsu'"),
+        (("cells.csv", "--weights", "w.safetensors", "--segmenter", "lora-sam"), "w.safetensors"),
+        (("bare.csv",), "no column domain, path"),
+        (("unmasked.csv",), "no row has a mask_path"),
+        (("other.csv", "--segmenter", "otsu"), "its image (32, 32) px; they must be alike"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    drawn_manifest(tmp_path, 1, 32)
+    (tmp_path / "bare.csv").write_text("id\nx\n")
+    (tmp_path / "unmasked.csv").write_text("id,path,label,domain\nx,a000.png,l,a\n")
+    Image.new("L", (40, 32), 255).save(tmp_path / "wide.png")
+    (tmp_path / "other.csv").write_text("id,path,label,domain,mask_path\nx,a000.png,l,a,wide.png\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "masks", *arguments)
+    assert end.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error:")
+    assert message in text
+    assert text.count("\n") == 1
+
+
+def test_the_interval_is_of_the_mean_and_seeded():
+    interval = module("common").interval
+    values = np.random.default_rng(0).normal(0.8, 0.1, 400)
+    low, high = interval(values)
+    # the standard error is 0.1 / 20; the interval 1.96 of it to both sides
+    np.testing.assert_allclose([low, high], values.mean() + np.array([-1.96, 1.96]) * values.std() / 20, atol=1.5e-3)
+    assert interval(values) == (low, high)
+    assert interval([0.5] * 3) == (0.5, 0.5)
+
+
+# masks.py
+
+
+class Known:
+    """A segmenter that knows the truth of some frames and errs on others as it is told."""
+
+    def __init__(self, cells, cuts, quality=None):
+        self.answers = {cell.image.tobytes(): (cell, cut) for cell, cut in zip(cells, cuts, strict=True)}
+        self.guess = None if quality is None else dict(zip(self.answers, quality, strict=True))
+
+    def _of(self, images, part):
+        found = []
+        for image in images.numpy().transpose(0, 2, 3, 1):
+            cell, cut = self.answers[np.ascontiguousarray(image).tobytes()]
+            mask = cell.cell if part == "cell" else cell.nucleus
+            mask = np.zeros(cell.cell.shape, bool) if mask is None else mask.copy()
+            inside = np.flatnonzero(mask)
+            mask.flat[inside[: round(cut * len(inside))]] = False
+            found.append(mask)
+        return module("torch").from_numpy(np.stack(found))
+
+    def segment(self, images):
+        return self._of(images, "cell")
+
+    def nuclei(self, images):
+        return self._of(images, "nucleus")
+
+
+class KnownBackbone(Known):
+    def encode(self, images):
+        frames = [np.ascontiguousarray(image).tobytes() for image in images.numpy().transpose(0, 2, 3, 1)]
+        quality = module("torch").tensor([self.guess[frame] for frame in frames])
+        return SimpleNamespace(mask=self.segment(images), quality=quality)
+
+
+CUTS = (0.0, 0.1, 0.3, 0.6)  # share of the mask that is missed: the IoU is the rest
+
+
+def judged(tmp_path, kind, quality=None):
+    common, manifest = module("common"), drawn_manifest(tmp_path, 4)
+    rows = common.read_rows(manifest)
+    levels = np.asarray(Image.open(rows[0].mask_path))
+    Image.fromarray((levels > 0).astype(np.uint8)).save(rows[0].mask_path)
+    cells = [common.read_cell(row) for row in rows]
+    return module("masks").judge(kind(cells, CUTS, quality), rows)
+
+
+def test_masks_are_judged_as_they_are(tmp_path):
+    found = judged(tmp_path, Known)
+    assert found["cell"]["mean"] == pytest.approx(0.75, abs=1e-3)
+    assert found["cell"]["median"] == pytest.approx(0.8, abs=1e-3)
+    assert found["cell"]["below_half"] == 0.25
+    assert found["cell"]["low"] < 0.75 < found["cell"]["high"]
+    assert found["nucleus"]["cells"] == 3, "the first mask tells no nucleus"
+    assert found["nucleus"]["mean"] == pytest.approx((0.9 + 0.7 + 0.4) / 3, abs=2e-3)
+    assert found["quality"] is None
+
+
+def test_a_predicted_quality_is_compared_with_the_true_one(tmp_path):
+    found = judged(tmp_path, KnownBackbone, (0.95, 0.7, 0.85, 0.1))["quality"]
+    assert found["flagged"] == 2
+    assert found["bad"] == 2
+    assert found["bad_flagged"] == 0.5, "of the cells of IoU 0.7 and 0.4 the second is flagged"
+    assert found["spearman"] == pytest.approx(0.8)  # ranks 4 2 3 1 against 4 3 2 1
+
+
+def test_what_cannot_be_said_of_a_quality_is_none():
+    worth = module("masks").worth
+    assert worth([0.9, 0.9], [0.85, 0.95])["spearman"] is None
+    assert worth([0.9, 0.7], [0.85, 0.95])["bad_flagged"] is None
+
+
+def test_masks_program_writes_a_line_for_each_segmenter_and_domain(tmp_path, monkeypatch, capsys):
+    manifest = drawn_manifest(tmp_path, 2, 64, ("a", "b"))
+    run(monkeypatch, "masks", manifest, "--segmenter", "otsu", "--limit", 1, "--json", tmp_path / "out.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(one["segmenter"], one["domain"], one["cell"]["cells"]) for one in written] == [
+        ("otsu", "a", 1),
+        ("otsu", "b", 1),
+    ]
+    assert set(written[0]["versions"]) >= {"cellfeat", "torch", "python"}
+    table = capsys.readouterr().out
+    assert f"{written[0]['cell']['mean']:.3f}" in table
+
+
+# smears.py
+
+
+def real_cells(count: int) -> list:
+    """Drawn cells in sparse fields, which stand for real ones."""
+    common, rng = module("common"), np.random.default_rng(5)
+    drawn = [synthetic.draw_cell(synthetic.CLASSES[number % 5], "lab-a", rng, size=96) for number in range(count)]
+    return [common.Cell(cell.image, cell.mask > 0, cell.mask == 255) for cell in drawn]
+
+
+def test_drawn_crops_are_touched_and_seeded():
+    crops = module("smear_crops")
+    first, again = ([*crops.drawn_crops(4, np.random.default_rng(3))] for _ in range(2))
+    other = next(crops.drawn_crops(1, np.random.default_rng(4)))
+    assert [np.array_equal(a.cell.image, b.cell.image) for a, b in zip(first, again, strict=True)] == [True] * 4
+    assert not np.array_equal(first[0].cell.image, other.cell.image)
+    assert all(crop.touched >= crops.TOUCHED for crop in first)
+    assert all((crop.cell.nucleus <= crop.cell.cell).all() and crop.cell.cell.any() for crop in first)
+
+
+def test_pasted_crops_show_the_cell_itself_among_others(monkeypatch):
+    crops, cells = module("smear_crops"), real_cells(9)
+    monkeypatch.setattr(crops, "HOSTS", 4)
+    monkeypatch.setattr(crops, "_is_clean", lambda host: True)
+    found = [*crops.pasted_crops(cells, 9, np.random.default_rng(0))]
+    areas = sorted(int(cell.cell.sum()) for cell in cells)
+    assert sorted(int(crop.cell.cell.sum()) for crop in found) == areas, "every cell is pasted once, whole"
+    for crop in found:
+        (own,) = [cell for cell in cells if cell.cell.sum() == crop.cell.cell.sum()][:1]
+        deep = cv2.erode(crop.cell.cell.astype(np.uint8), np.ones((9, 9))) > 0
+        there = cv2.erode(own.cell.astype(np.uint8), np.ones((9, 9))) > 0
+        np.testing.assert_allclose(crop.cell.image[deep].astype(int), own.image[there].astype(int), atol=1)
+        assert crop.cell.nucleus.sum() == own.nucleus.sum()
+        rows, columns = np.nonzero(crop.cell.cell)
+        assert abs(rows.mean() / len(crop.cell.cell) - 0.5) < 0.08
+        assert 0.4 < (max(np.ptp(rows), np.ptp(columns)) + 1) / len(crop.cell.cell) < 0.66
+
+
+def test_another_white_cell_is_laid_against_the_rim():
+    crops, (own, other) = module("smear_crops"), real_cells(2)
+    host = crops._host(other)
+    whole = np.pad(own.cell, 12)
+    mask = host.mask
+    left = crops._beside(whole, mask, 12)
+    there = crops._placed(mask, 12, left, np.zeros(whole.shape, bool))
+    apart = crops._placed(mask, 12, left + 1, np.zeros(whole.shape, bool))
+    assert 0 < (there & whole).sum() < 0.05 * whole.sum()
+    assert not (apart & whole).any()
+
+
+def test_a_field_never_comes_from_the_same_image(monkeypatch):
+    crops, cells = module("smear_crops"), real_cells(4)
+    hosts = [crops._host(cell) for cell in (*cells, cells[0])]
+    seen = []
+    monkeypatch.setattr(crops, "_layer", lambda whole, host, *_: seen.append(host) or np.ones((*whole.shape, 3)))
+    crops._pasted(hosts[0], hosts, np.random.default_rng(0))
+    assert seen
+    assert not any(np.array_equal(host.cell.image, cells[0].image) for host in seen)
+
+
+def test_the_rim_that_neighbours_reach_is_counted():
+    crops = module("smear_crops")
+    whole = np.zeros((60, 60), bool)
+    whole[20:40, 20:40] = True
+    clear = np.ones((60, 60, 3))
+    assert crops.touched(clear, whole) == 0
+    clear[:, :30] = 0.7
+    assert crops.touched(clear, whole) == pytest.approx(0.5, abs=0.06)
+    clear[:] = 1.0
+    clear[24:36, 24:36] = 0.2
+    assert crops.touched(clear, whole) == 0, "what lies under the cell is no neighbour"
+
+
+def test_surroundings_with_a_seam_or_a_second_cell_are_not_used():
+    crops, (cell,) = module("smear_crops"), real_cells(1)
+    plain = np.full((96, 96, 3), 220, np.uint8)
+    plain[cell.cell] = 90
+    host = lambda image: crops._host(module("common").Cell(image, cell.cell, None))  # noqa: E731
+    assert crops._is_clean(host(plain))
+    seam, second = plain.copy(), plain.copy()
+    seam[-12:] = 190
+    second[:14, :14] = (60, 20, 120)
+    assert not crops._is_clean(host(seam))
+    assert not crops._is_clean(host(second))
+
+
+def test_too_few_cells_to_paste_are_refused():
+    with pytest.raises(CellfeatError, match="more than 24 are needed"):
+        next(module("smear_crops").pasted_crops(real_cells(3), 1, np.random.default_rng(0)))
+
+
+def test_the_spread_of_smears_is_over_seeds():
+    found = module("smears").figures([[0.8, 1.0], [0.6, 0.4]])
+    assert found["mean"] == pytest.approx(0.7)
+    assert found["spread"] == pytest.approx(np.std([0.9, 0.5], ddof=1))
+    assert found["below_half"] == 0.25
+
+
+def test_smears_program_shows_its_crops(tmp_path, monkeypatch, capsys):
+    arguments = ("--crops", 2, "--seed", 1, "--seed", 2, "--segmenter", "otsu", "--pictures", tmp_path / "sheets")
+    run(monkeypatch, "smears", *arguments)
+    assert "2 × 2" in capsys.readouterr().out
+    width, height = Image.open(tmp_path / "sheets" / "drawn.png").size
+    assert width > 224
+    assert height > 3 * 112, "crop, true mask and otsu"
+
+
+# few_masks.py
+
+
+def tecom_rows(count: int = 300) -> list:
+    Row = module("common").Row
+    return [Row(f"tecom_{n:03}", "tecom", Path(f"{n}.png"), Path(f"{n}-m.png")) for n in range(1, count + 1)]
+
+
+def test_draws_take_their_share_of_both_backgrounds():
+    few, rows = module("few_masks"), tecom_rows()
+    twins = [row.id for row in rows]
+    chosen = {seed: few.draw(rows, twins, 50, np.random.default_rng(seed)) for seed in (1, 2)}
+    for drawn in chosen.values():
+        assert len(set(drawn.tolist())) == 50
+        assert sum(few.background(rows[place]) == "yellow" for place in drawn) == 33
+    assert set(chosen[1].tolist()) != set(chosen[2].tolist())
+    np.testing.assert_array_equal(chosen[1], few.draw(rows, twins, 50, np.random.default_rng(1)))
+
+
+def test_identical_images_are_drawn_together_or_not_at_all():
+    few, rows = module("few_masks"), tecom_rows(40)
+    twins = [f"pair {place // 2}" for place in range(40)]
+    for seed in range(5):
+        drawn = set(few.draw(rows, twins, 11, np.random.default_rng(seed)).tolist())
+        assert len(drawn) == 10, "the eleventh would part a pair"
+        assert all((place ^ 1) in drawn for place in drawn)
+
+
+def test_twins_are_told_by_their_pixels(tmp_path):
+    manifest = drawn_manifest(tmp_path, 3, 32)
+    Image.open(tmp_path / "a000.png").save(tmp_path / "a002.png", compress_level=1)
+    twins = module("few_masks").twins_of(module("common").read_rows(manifest))
+    assert twins[0] == twins[2] != twins[1]
+
+
+def test_nothing_left_to_judge_is_refused(tmp_path, monkeypatch, capsys):
+    manifest = drawn_manifest(tmp_path, 2, 32)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "few_masks", manifest, "--domain", "a", "--masks", 2, "--out", tmp_path / "out")
+    assert "nothing would be left to judge" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_few_masks_tunes_and_judges_the_rest(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    manifest = drawn_manifest(tmp_path, 5, 64)
+    arguments = ("--domain", "a", "--masks", 3, "--draws", 1, "--epochs", 1, "--batch-size", 2, "--device", "cpu")
+    for out in ("one", "two"):
+        json_file = tmp_path / f"{out}.jsonl"
+        run(monkeypatch, "few_masks", manifest, *arguments, "--out", tmp_path / out, "--json", json_file)
+    (first,), (second,) = ([json.loads(line) for line in (tmp_path / f"{n}.jsonl").open()] for n in ("one", "two"))
+    assert first["masks"] == 3
+    assert first["cells"] == 2
+    assert first["seconds"] > 0
+    assert second["seconds"] is None, "an adapter out of the cache took no time worth reporting"
+    assert second["after"] == first["after"] != first["before"]
+    assert (tmp_path / "one" / "seed-1234" / "adapter.json").is_file()
+    written = [row["id"] for row in csv.DictReader((tmp_path / "one" / "seed-1234.csv").open())]
+    assert written == first["drawn"]
+
+
+# representation.py
+
+
+def record(seed: int, value: float | None, target: str = "b", **about) -> dict:
+    return {
+        "target": target,
+        "seed": seed,
+        "held_out_folds": target == "a",
+        "adapt": "test",
+        "cells": 50,
+        "scored_classes": ["x", "y"],
+        "left_out": {},
+        "weights_saw": ["drawn cells"],
+        "scores": {"balanced_accuracy": {"mean": value}},
+        "majority": {"balanced_accuracy": 0.5},
+        "recipe": {"align": [{"name": "per-domain-z"}]},
+        "dataset": {"digest": "d"},
+        "backbone": {"weights_sha256": "s"},
+        **about,
+    }
+
+
+def test_records_of_several_seeds_become_one_figure():
+    (found,) = module("representation").figures([record(1, 0.6), record(2, 0.7), record(3, 0.8)], [1, 2, 3])
+    assert found["balanced_accuracy"] == pytest.approx(70)
+    assert found["spread"] == pytest.approx(10)
+    assert found["align"] == "per-domain-z"
+    assert found["majority"] == 50
+
+
+def test_figures_need_every_seed_and_enough_cells():
+    figures = module("representation").figures
+    with pytest.raises(CellfeatError, match="not one per seed"):
+        figures([record(1, 0.6)], [1, 2])
+    with pytest.raises(CellfeatError, match="no class with 10 cells"):
+        figures([record(1, None)], [1])
+
+
+def test_the_markdown_tells_adaptation_and_what_was_seen():
+    program = module("representation")
+    found = [
+        {"task": "five-class", "classifier": "lr", **one}
+        for one in program.figures([record(1, 0.9, "a"), record(1, 0.5, "b"), record(1, 0.25, "c")], [1])
+    ]
+    lines = program.markdown(found, "a", ("b", "c"))
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    assert lines[2] == "| five-class | lr | per-domain-z | test | 90.0 ± 0.0 | 50.0 ± 0.0 | 25.0 ± 0.0 |"
+    assert any("b: 2 classes" in line for line in lines)
+    assert any("drawn cells" in line for line in lines)
+
+
+def test_a_target_that_is_the_source_is_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "representation", "cells.csv", "--source", "a", "--target", "a")
+    assert "--target a is the source" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_representation_asks_cellfeat_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    manifest = drawn_manifest(tmp_path, 50, 32, ("a", "b", "c"))
+    arguments = ("--source", "a", "--target", "b", "--target", "c", "--backbone", "colour", "--folds", 2)
+    arguments += ("--seed", 1, "--seed", 2, "--clf", "lr", "--out", tmp_path / "runs", "--json", tmp_path / "r.jsonl")
+    run(monkeypatch, "representation", manifest, *arguments)
+    written = [json.loads(line) for line in (tmp_path / "r.jsonl").open()]
+    assert [(one["task"], one["align"], one["adapt"], one["target"]) for one in written] == [
+        ("ten-class", "none", "none", "a"),
+        *(("five-class", "none", "none", target) for target in "abc"),
+        *(("five-class", "per-domain-z", "test", target) for target in "abc"),
+    ]
+    assert all(len(one["by_seed"]) == 2 for one in written)
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert capsys.readouterr().out.startswith("| task |")
+
+
+# speed.py
+
+
+def test_the_plain_way_runs_the_same_network(context, one_thread):
+    from cellfeat import Workplace
+
+    speed, work = module("speed"), Workplace.on_terminal("cpu")
+    backbone = work.registry.create("backbone", "lora-sam", {"weights": "cell-tiny"}, context)
+    frames = speed.drawn(2, backbone.image_size)
+    plain = speed.plain_network(work, "cell-tiny", backbone, frames)
+    mask, embedding = plain(frames[0])
+    assert mask.any()
+    assert not mask.all()
+    assert embedding.shape[1:] == (14, 14)
+    with speed.encoder_time() as spent:
+        plain(frames[0])
+    assert spent[0] > 0
+    other = SimpleNamespace(
+        image_size=backbone.image_size, encode=lambda images: SimpleNamespace(mask=~backbone.encode(images).mask)
+    )
+    with pytest.raises(CellfeatError, match="it is not the same one"):
+        speed.plain_network(work, "cell-tiny", other, frames)
+
+
+def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+    speed, calls = module("speed"), []
+    clock = iter(range(1000))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
+    ways = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    found = speed.measured(ways, 2)
+    assert calls == ["a", "a", "b", "b"] * 3
+    assert found["a", "all"] == 1.0
+    assert found["a", "encoder alone"] == 0.0
+
+
+# real images
+
+
+@pytest.mark.real
+def test_masks_of_real_cells(real_data, tmp_path, monkeypatch):
+    arguments = ("--domain", "tecom", "--segmenter", "classical", "--limit", 6, "--json", tmp_path / "m.jsonl")
+    run(monkeypatch, "masks", real_data / "manifest.csv", *arguments)
+    (found,) = [json.loads(line) for line in (tmp_path / "m.jsonl").open()]
+    assert found["cell"]["mean"] > 0.5
+    assert found["nucleus"]["cells"] == 6
+
+
+@pytest.mark.real
+def test_real_cells_are_pasted_among_their_like(real_data):
+    common, crops = module("common"), module("smear_crops")
+    rows = common.read_rows(real_data / "manifest.csv", ["tecom"], limit=60)
+    cells = [common.read_cell(row, None) for row in rows]
+    found = [*crops.pasted_crops(cells, 4, np.random.default_rng(0))]
+    assert np.mean([crop.touched for crop in found]) > 0.2
+    for crop in found:
+        around = crop.cell.image[~crops._grown(crop.cell.cell, 6)].astype(int)
+        assert around.std() > 2, "an empty field"
