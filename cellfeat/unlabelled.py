@@ -20,7 +20,7 @@ from cellfeat.types import UNLABELED
 def without_labels(
     manifest: Path | str, domains: Iterable[str] | None = None, leave_out: Iterable[str] = (), skip_bad: bool = False
 ) -> Dataset:
-    """The images of a manifest with every label dropped before anything sees it, and with no class.
+    """The images of a manifest, without masks and with every label dropped before anything sees it.
 
     domains: only these. leave_out: ids of images that must not be seen.
 
@@ -41,7 +41,8 @@ def without_labels(
     kept = sorted((row for row in rows if row.line not in problems), key=lambda row: row["id"])
     if not kept:
         raise CellfeatError(f"{manifest}: no image is left")
-    return replace(from_rows(kept, [UNLABELED] * len(kept), (), str(manifest)), skipped=tuple(skipped))
+    data = from_rows(kept, [UNLABELED] * len(kept), (), str(manifest))
+    return replace(data, mask_path=None, skipped=tuple(skipped))
 
 
 def unlabelled_images(sources: Path | str | Iterable[Path | str], domain: str = "new") -> Dataset:

@@ -141,3 +141,14 @@ def test_photographs_are_checked_and_notes_told(manifest, folder):
     write_csv(folder / "bad.csv", ["a,a.png,x,one", "z,absent.png,x,one"])
     load_photographs(str(folder / "bad.csv"), [], [], skipping)
     assert skipping.reporter.notes == ["1 bad rows or files are left out"]
+
+
+def test_masks_of_a_manifest_are_left_where_they_are(folder):
+    manifest = write_csv(
+        folder / "masked.csv", ["a,a.png,x,one,no-such-mask.png", "b,b.png,x,one,"], "id,path,label,domain,mask_path"
+    )
+    with pytest.raises(CellfeatError, match="no-such-mask"):
+        without_labels(manifest)
+    draw(folder / "no-such-mask.png", 5, side=4)
+    assert without_labels(manifest).mask_path is None
+    assert len(check_images(without_labels(manifest))) == 2

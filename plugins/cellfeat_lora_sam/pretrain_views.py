@@ -205,8 +205,9 @@ def _photographed(images: Tensor, ranges: Ranges, strength: float, generator: to
     sharper = _sometimes(len(seen), 0.3, 1.2, generator).to(seen.device)[:, None, None, None] * strength
     seen = seen + sharper * (seen - functional.avg_pool2d(seen, 3, 1, 1, count_include_pad=False))
     level = strength * _uniform((len(seen), 1, 1, 1), (0.0, ranges.noise), generator).to(seen.device)
-    noise = torch.randn(seen.shape, generator=generator).to(seen.device) if seen.device.type == "cpu" else None
-    noise = torch.randn_like(seen) if noise is None else noise
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_device = torch.Generator(seen.device).manual_seed(seed)  # so many numbers are better drawn where they are used
+    noise = torch.randn(seen.shape, generator=on_device, device=seen.device)
     return (seen + level * noise).clamp(0, 255).round()
 
 
