@@ -67,7 +67,7 @@ def finetune(
 def pretrain(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings, such as benchmarks/cell-tiny.yaml")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File for the weights; interim ones are put there too")
+        Path, typer.Option("--output", "-o", help="New file for the weights; NAME.interim.safetensors until then")
     ],
     data: Annotated[
         str | None, typer.Option(help="Manifest CSV of photographs; no label is read. Without: drawn cells alone")

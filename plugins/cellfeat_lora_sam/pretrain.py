@@ -1,10 +1,10 @@
 """Pre-training of a small SAM from scratch: how `cell-tiny` was made.
 
 One network learns to outline cell and nucleus and to carry in its tokens what a classifier needs. It sees drawn cells,
-whose masks and types are exact, and photographs without labels, whose masks a segmenter made: the classical one at
-first, later the network of an earlier run (self-training). Every photograph is seen in stains, lights and scales that
-no laboratory has, and the tokens must tell the original stain, what classical image analysis measured in it, and agree
-with a momentum teacher that saw it nearly unchanged. See `pretrain_heads` for sources.
+whose masks and types are exact, and photographs without labels, whose masks a segmenter made; where these cannot be
+trusted, the network's own stand in from some step on (self-training). Every photograph is seen in stains, lights and
+scales that no laboratory has, and the tokens must tell the original stain and what classical image analysis measured in
+it, and agree with a momentum teacher that saw it nearly unchanged. See `pretrain_heads` for sources.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def pretrain(
     output: Path,
     context: Context,
 ) -> dict[str, float]:
-    """Train and write the weights to `output`; an interim file is put there every `export_every` steps.
+    """Train and write the weights to `output`; until then `interim(output)` is renewed every `export_every` steps.
 
     saw: what the weights are to say that they have seen.
 
@@ -233,12 +233,18 @@ def pretrain(
             bar.advance()
             if run.step % config.export_every == 0:
                 checkpoint.save(**run.state())
-                _export(output, run, saw)
+                _export(interim(output), run, saw)
                 context.note(f"step {run.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in sums.items()))
     scale_tokens(run.average, 1 / token_deviation(run.average, config, context))
     found = held_out_iou(run.average, config, context)
     _export(output, run, saw, held_out=found)
+    interim(output).unlink(missing_ok=True)
     return found
+
+
+def interim(output: Path) -> Path:
+    """Where unfinished weights lie beside `output`: whoever finds that name finds finished ones."""
+    return output.with_name(f"{output.stem}.interim.safetensors")
 
 
 def _export(path: Path, run: Pretraining, saw: Sequence[str], **facts: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,17 +37,19 @@ def pretrain_from(
     """
     if output.is_dir() or output.suffix != ".safetensors":
         raise CellfeatError(f"{output}: the weights become a file; name one that ends in .safetensors")
+    if output.exists():
+        raise CellfeatError(f"{output} exists already; name another file, or remove this one")
     if config.start_from is not None:
         _existing("start_from", config.start_from)  # not found out after hours of segmenting
     left_out = _ids(leave_out)
     files = {
         name: file_sha256(Path(name)) for name in (config.start_from, config.masks) if name and Path(name).is_file()
     }
-    key = [config.as_dict(), files, _data_key(manifest), list(domains), left_out]
+    dataset = None if manifest is None else load_photographs(manifest, domains, left_out, work)
+    key = [config.as_dict(), files, None if dataset is None else dataset.digest]
     context = work.context(config.seed, "pretrain", key)
     photographs, saw = None, [DRAWN_SAW]
-    if manifest is not None:
-        dataset = load_photographs(manifest, domains, left_out, work)
+    if dataset is not None:
         saw += [f"{name} (images without labels{_but(left_out)})" for name in dataset.domains]
         photographs = saved_or_made(
             context.scratch / "photographs.safetensors",
@@ -58,7 +61,9 @@ def pretrain_from(
             config.seed, config.drawn, config.drawn_size, config.pool_size, _descriptors(photographs), context
         ),
     )
-    return pretrain(config, drawn, photographs, saw, output, context)
+    found = pretrain(config, drawn, photographs, saw, output, context)
+    shutil.rmtree(context.scratch, ignore_errors=True)  # the pools are gigabytes
+    return found
 
 
 def _ids(leave_out: Path | None) -> list[str]:
@@ -69,10 +74,6 @@ def _ids(leave_out: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise CellfeatError(f"{leave_out} cannot be read as a list of ids: {error}") from error
     return sorted({line.strip() for line in lines} - {""})
-
-
-def _data_key(manifest: str | None) -> str | None:
-    return None if manifest is None else file_sha256(Path(manifest)) if Path(manifest).is_file() else manifest
 
 
 def _but(left_out: Sequence[str]) -> str:

@@ -237,12 +237,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, context, po
         patch.setattr(second.reporter, "note", note)
         with pytest.raises(Killed):
             pretrain.pretrain(config, *pools, SAW, killed, second)
-    interim = read_weights(killed)
-    assert interim.meta["steps"] == 2
-    assert "held_out" not in interim.meta
+    assert not killed.exists()  # nothing unfinished under the final name
+    unfinished = read_weights(pretrain.interim(killed))
+    assert unfinished.meta["steps"] == 2
+    assert "held_out" not in unfinished.meta
     pretrain.pretrain(config, *pools, SAW, killed, second)
     assert "pre-training goes on after step 2 of 4" in second.reporter.notes
     assert whole.read_bytes() == killed.read_bytes()
+    assert not pretrain.interim(killed).exists()
     assert any(note.startswith("step 4: ") and "descriptors 0." in note for note in first.reporter.notes)
     meta = read_weights(whole).meta
     assert meta["held_out"] == found
