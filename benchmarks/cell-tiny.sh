@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Every figure by which weights of lora-sam are judged:  bash benchmarks/cell-tiny.sh MANIFEST WEIGHTS OUT
+# Every figure by which weights of lora-sam are judged:  bash benchmarks/cell-tiny.sh MANIFEST WEIGHTS OUT UNSEEN
 # MANIFEST has the domains acevedo20, tecom (with masks) and bccd. WEIGHTS is a name or a file. OUT must not exist.
+# UNSEEN names the cells of acevedo20 that the weights never saw, one id to a line (fold_ids.py).
 set -euo pipefail
-manifest=$1 weights=$2 out=$3 here=$(dirname "$0")
+manifest=$1 weights=$2 out=$3 unseen=$4 here=$(dirname "$0")
 mkdir "$out"
 measure() {
   local name=$1 program=$2
@@ -14,7 +15,7 @@ measure speed speed.py --weights "$weights"
 measure masks masks.py "$manifest" --weights "$weights"
 measure smears smears.py "$manifest" --weights "$weights" --pictures "$out/smears"
 for passes in 1 2; do
-  measure "representation-$passes" representation.py "$manifest" --weights "$weights" --passes "$passes" \
-    --clf svm-linear --clf svm-rbf --clf lr --clf rf --clf xgboost
+  measure "representation-$passes" representation.py "$manifest" --weights "$weights" --passes "$passes" --unseen "$unseen" \
+    --clf svm-linear --clf svm-rbf --clf lr
 done
 measure few-masks few_masks.py "$manifest" --weights "$weights" --out "$out/few-masks"

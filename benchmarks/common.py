@@ -57,9 +57,7 @@ def start(main: Callable[..., None]) -> None:
         sys.exit(2)
 
 
-def read_rows(
-    manifest: Path, domains: Sequence[str] | None = None, masked: bool = True, limit: int | None = None
-) -> list[Row]:
+def read_rows(manifest: Path, domains: Sequence[str] | None = None, limit: int | None = None) -> list[Row]:
     """The rows of a manifest by id; only those with a mask, of these domains, and `limit` of each, evenly spaced.
 
     Raises: CellfeatError where a column is missing, a domain is not there, or no row is left.
@@ -70,7 +68,7 @@ def read_rows(
     if missing:
         raise CellfeatError(f"{manifest} has no column {', '.join(sorted(missing))}; make it by `cellfeat data index`")
     rows = [_row(manifest.parent, values) for values in sorted(found, key=lambda values: values["id"])]
-    rows = [row for row in rows if row.mask_path or not masked]
+    rows = [row for row in rows if row.mask_path]
     names = sorted({row.domain for row in rows})
     for name in domains or []:
         if name not in names:
@@ -79,6 +77,16 @@ def read_rows(
     if not kept:
         raise CellfeatError(f"{manifest}: no row has a mask_path; there is nothing to compare with")
     return kept
+
+
+def read_ids(path: Path | None) -> frozenset[str]:
+    """Ids, one to a line; none without a file."""
+    if path is None:
+        return frozenset()
+    ids = frozenset(line.strip() for line in path.read_text(encoding="utf-8").splitlines()) - {""}
+    if not ids:
+        raise CellfeatError(f"{path} names no id")
+    return ids
 
 
 def _row(folder: Path, values: Mapping[str, str]) -> Row:
@@ -186,6 +194,20 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def figures(values: Sequence[float]) -> dict[str, float]:
+    """Of the IoU of every cell: their number, mean with its 95 % interval, median, share below a half."""
+    low, high = interval(list(values))
+    below = float(np.mean(np.array(values) < 0.5))
+    return {
+        "cells": len(values),
+        "mean": float(np.mean(values)),
+        "low": low,
+        "high": high,
+        "median": float(np.median(values)),
+        "below_half": below,
+    }
 
 
 def cell_ious(method: Any, cells: Sequence[Cell]) -> list[float]:

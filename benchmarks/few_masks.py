@@ -54,7 +54,7 @@ def main(
         rest = np.setdiff1d(np.arange(len(rows)), drawn)
         after = np.array(common.cell_ious(method, [cells[place] for place in rest]))
         records.append({"seed": seed, "drawn": [rows[place].id for place in drawn], "seconds": seconds})
-        records[-1] |= {"cells": len(rest), "before": figures(before[rest]), "after": figures(after)}
+        records[-1] |= {"cells": len(rest), "before": common.figures(before[rest]), "after": common.figures(after)}
         records[-1] |= {"weights": weights, "domain": domain, "masks": len(drawn), **training}
         records[-1] |= {"weights_sha256": method.weights_sha256}
     common.append_json(json, "few-masks", records)
@@ -120,18 +120,6 @@ def tune(
     if any(text.startswith("fine-tuned before") for text in work.reporter.notes[notes:]):
         return None
     return round(time.perf_counter() - started, 1)
-
-
-def figures(values: np.ndarray) -> dict[str, float]:
-    low, high = common.interval(values)
-    below = float(np.mean(values < 0.5))
-    return {
-        "mean": float(values.mean()),
-        "low": low,
-        "high": high,
-        "median": float(np.median(values)),
-        "below_half": below,
-    }
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:

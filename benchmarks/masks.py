@@ -58,27 +58,23 @@ def judge(method: Any, rows: list[common.Row]) -> dict[str, Any]:
             nuclei += metrics.intersection_over_union(nucleus[told], truth).tolist()
     return {
         "seconds": round(time.perf_counter() - started, 1),
-        "cell": figures(whole),
-        "nucleus": figures(nuclei) if nuclei else None,
+        "cell": common.figures(whole),
+        "nucleus": common.figures(nuclei) if nuclei else None,
         "quality": worth(predicted, whole) if predicted else None,
     }
 
 
 def answer(method: Any, frames: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Masks (B, S, S) bool of cell and, where the method tells them, nucleus, and the predicted IoU (B,)."""
+    if hasattr(method, "cells_and_nuclei"):
+        cells, nuclei = (masks.cpu().numpy() for masks in method.cells_and_nuclei(frames))
+        return cells, nuclei, None
     nuclei = method.nuclei(frames).cpu().numpy() if hasattr(method, "nuclei") else None
     if not hasattr(method, "encode"):
         return method.segment(frames).cpu().numpy(), nuclei, None
     features = method.encode(frames)  # a backbone that segments knows its mask and what it thinks of it at once
     quality = getattr(features, "quality", None)
     return features.mask.cpu().numpy(), nuclei, None if quality is None else quality.float().cpu().numpy()
-
-
-def figures(values: list[float]) -> dict[str, Any]:
-    low, high = common.interval(values)
-    below = float(np.mean(np.array(values) < 0.5))
-    mean, median = float(np.mean(values)), float(np.median(values))
-    return {"cells": len(values), "mean": mean, "low": low, "high": high, "median": median, "below_half": below}
 
 
 def worth(predicted: list[float], true: list[float]) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import common
+import numpy as np
 import typer
 
-from cellfeat import CellfeatError
+from cellfeat import CellfeatError, metrics
 
 SEEDS = (1234, 1235, 1236)
 ALIGN = ("none", "per-domain-z")
+UNSEEN = "unseen"  # stands for the target in figures of source cells that the weights never saw
 
 
 class Task(NamedTuple):
@@ -55,6 +57,9 @@ def main(
         list[str] | None, typer.Option(help="Domain to transfer to [default: tecom and bccd]; repeat for several")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds inside the source")] = 5,
+    unseen: Annotated[
+        Path | None, typer.Option(help="Ids of source cells that the weights never saw (fold_ids.py): told apart")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help=f"[default: {' '.join(map(str, SEEDS))}]; repeat")] = None,
     out: Annotated[Path | None, typer.Option(help="New folder that keeps the run folders; else they go")] = None,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per figure to this file")] = None,
@@ -69,6 +74,7 @@ def main(
     shared = ["--data", str(manifest), "--backbone", backbone, "--source", source, "--folds", str(folds)]
     shared += ["--adapt", "test", "--device", device, "--set", f"protocol.seeds={seeds}"]
     shared += [word for key, value in given.items() for word in ("--set", f"backbone.{key}={value}")]
+    ids = common.read_ids(unseen)
     if out:
         out.mkdir(parents=True)
     found = []
@@ -77,11 +83,13 @@ def main(
             for task in tasks_of(source, targets):
                 folder = (out or Path(temporary)) / f"{task.labels}-{task.align}-{name}".replace(":", "-")
                 written = run([*shared, *task.options(source), "--clf", name], folder)
-                asked = [record for record in written if record["target"] in task.reported]
+                if ids and task.reported == (source,):
+                    written += only(ids, written, folder / "predictions.parquet", source)
+                asked = [record for record in written if record["target"] in (*task.reported, UNSEEN)]
                 found += [{"task": task.name, "classifier": name, **one} for one in figures(asked, seeds)]
     about = {"backbone": backbone, "settings": given, "folds": folds, "seeds": seeds}
     common.append_json(json, "representation", [about | one for one in found])
-    print("\n".join(markdown(found, source, targets)))
+    print("\n".join(markdown(found, source, (UNSEEN, *targets) if ids else targets)))
 
 
 def run(options: Sequence[str], folder: Path) -> list[dict[str, Any]]:
@@ -91,6 +99,34 @@ def run(options: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     if done.returncode:
         raise SystemExit(done.returncode)
     return [jsonlib.loads(line) for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def only(
+    ids: frozenset[str], written: Sequence[dict[str, Any]], predictions: Path, source: str
+) -> list[dict[str, Any]]:
+    """The records of the source once more, scored on these cells alone, each by the fold that held it out."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(predictions, columns=["seed", "target", "id", "label", "predicted"]).to_pandas()
+    table = table[(table.target == source) & table.id.isin(ids)]
+    if table.id.nunique() < len(ids):
+        raise CellfeatError(f"{len(ids)} ids of unseen cells were given, {table.id.nunique()} of them are in {source}")
+    found = []
+    for record in written:
+        if record["target"] == source:
+            cells, names = table[table.seed == record["seed"]], record["classes"]
+            label, predicted = (np.array([names.index(name) for name in cells[c]]) for c in ("label", "predicted"))
+            scored = metrics.scored_classes(label, len(names))
+            scores = metrics.scores_of(metrics.confusion(label, predicted, len(names)), scored)
+            about = {
+                "target": UNSEEN,
+                "cells": len(cells),
+                "scored_classes": [names[place] for place in scored],
+                "majority": metrics.majority(label, len(names)),
+                "scores": {"balanced_accuracy": {"mean": float(scores["balanced_accuracy"]) if len(scored) else None}},
+            }
+            found.append(record | about)
+    return found
 
 
 def figures(written: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -127,7 +163,7 @@ def figures(written: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dic
 def markdown(found: Sequence[dict[str, Any]], source: str, targets: Sequence[str]) -> list[str]:
     """A row per classifier and align method; adaptation is told, as such rows are no rivals of those without."""
     inside = f"{source}, held-out folds"
-    lines = [f"| task | classifier | align | adapt | {inside} | {' | '.join(f'→ {name}' for name in targets)} |"]
+    lines = [f"| task | classifier | align | adapt | {inside} | {' | '.join(map(_headed, targets))} |"]
     lines.append("|---" * (5 + len(targets)) + "|")
     for key in dict.fromkeys((one["task"], one["classifier"], one["align"]) for one in found):
         row = [one for one in found if (one["task"], one["classifier"], one["align"]) == key]
@@ -141,6 +177,10 @@ def markdown(found: Sequence[dict[str, Any]], source: str, targets: Sequence[str
     for saw in dict.fromkeys(str(one["weights_saw"]) for one in found):
         lines.append(f"The weights saw: {saw}")
     return lines
+
+
+def _headed(target: str) -> str:
+    return "of these, never seen by the weights" if target == UNSEEN else f"→ {target}"
 
 
 def _listed(scored: dict[str, str]) -> str:

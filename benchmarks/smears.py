@@ -30,7 +30,7 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help=f"[default: {' '.join(map(str, SEEDS))}]; repeat")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights of lora-sam: a name or a file")] = None,
     picture_folder: Annotated[
-        Path | None, typer.Option("--pictures", help="Folder for a sheet of each kind with the masks' outlines")
+        Path | None, typer.Option("--pictures", help="New folder for a sheet of each kind with the masks' outlines")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per segmenter and kind to this file")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
@@ -41,6 +41,8 @@ def main(
         name: common.make_segmenter(name, common.lora_sam_params(weights) if name == "lora-sam" else {}, work)
         for name in segmenter or ["lora-sam", "classical", "otsu"]
     }
+    if picture_folder:
+        picture_folder.mkdir(parents=True)
     records = []
     for kind, sets in kinds(manifest, domain, crops, seeds):
         frames = [[framed(crop.cell) for crop in one] for one in sets]
@@ -50,7 +52,6 @@ def main(
             about = {"kind": kind, "segmenter": name, "weights_sha256": getattr(method, "weights_sha256", None)}
             records.append({**about, "seeds": seeds, "crops": crops, "rim_touched": rim, **figures(values)})
         if picture_folder:
-            picture_folder.mkdir(parents=True, exist_ok=True)
             sheet(picture_folder / f"{kind.replace(' ', '-')}.png", frames[0][: pictures.MAX_PICTURES], methods, kind)
     common.append_json(json, "smears", records)
     show(records)

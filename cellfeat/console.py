@@ -68,19 +68,24 @@ class _Bar:
 
 
 class _Lines:
-    """Progress for logs: no control characters, a line every `QUIET_SECONDS`."""
+    """Progress for logs: no control characters, a line every `QUIET_SECONDS`.
+
+    The clock starts at the first advance, by which a resumed work tells at once what an earlier run had done.
+    """
 
     def __init__(self, total: int | None, text: str) -> None:
-        self.total, self.text, self.done = total, text, 0
+        self.total, self.text, self.done, self.first = total, text, 0, 0
         self.start = self.last = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
-        self.done += n
         now = time.monotonic()
+        if not self.done and now - self.start < QUIET_SECONDS:
+            self.first, self.start = n, now
+        self.done += n
         if now - self.last < QUIET_SECONDS:
             return
         self.last = now
-        rate = max(self.done, 1) / (now - self.start)
+        rate = max(self.done - self.first, 1) / (now - self.start)
         left = f", about {max(self.total - self.done, 0) / rate:.0f} s left" if self.total else ""
         say(f"{self.text}: {self.done}{f'/{self.total}' if self.total else ''}, {_rate(rate)}{left}")
 

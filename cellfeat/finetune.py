@@ -122,7 +122,7 @@ def _with_masks(dataset: Dataset, section: FinetuneSection) -> Dataset:
         if not rows.any():
             raise CellfeatError(
                 "finetune: masks: truth, but no image of these domains has a mask_path in the manifest; "
-                "name a segmenter that makes masks (masks: otsu or cell-tiny)"
+                "name a segmenter that makes masks (masks: classical or cell-tiny)"
             )
     return dataset.select(rows)
 

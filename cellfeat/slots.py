@@ -90,7 +90,9 @@ class Segmenter(Protocol):
     """Images to masks; replaces the mask of a backbone.
 
     Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears;
-    `weights_sha256: str`, as for a backbone.
+    `weights_sha256: str`, as for a backbone. Of segmenters that tell the nucleus, masks (B, S, S) bool:
+    `nuclei(images)`; `cells_and_nuclei(images)`, both at once; `plausible(images, cells, nuclei) -> (B,) bool`, whether
+    they look like one whole white cell: such masks can train a network (`cellfeat lora-sam pretrain`).
     """
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:

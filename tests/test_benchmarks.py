@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 from test_layers import plugin_offences
@@ -89,7 +90,6 @@ def test_rows_are_those_with_masks_spaced_over_each_domain(tmp_path):
     assert [row.id for row in rows] == [f"{domain}{number:03}" for domain in "ab" for number in range(5)]
     assert [row.id for row in common.read_rows(manifest, limit=3)] == ["a000", "a002", "a004", "b000", "b002", "b004"]
     assert [row.id for row in common.read_rows(manifest, ["b"], limit=1)] == ["b000"]
-    assert len(common.read_rows(manifest, masked=False)) == 11
 
 
 def test_a_nucleus_is_only_told_by_a_mask_of_several_levels(tmp_path):
@@ -427,6 +427,28 @@ def test_records_of_several_seeds_become_one_figure():
     assert found["majority"] == 50
 
 
+def test_cells_that_the_weights_never_saw_are_scored_apart(tmp_path):
+    """Twelve cells of x and twelve of y are named; of each, three are right in the first seed and all in the second."""
+    rows = []
+    for seed in (1, 2):
+        for place in range(80):
+            label = "xy"[place % 2]
+            right = place >= 24 or seed == 2 or place < 6
+            rows.append((seed, "a", f"{place}", label, label if right else "xy"[1 - place % 2]))
+    rows += [(1, "b", "0", "x", "y")]
+    pandas.DataFrame(rows, columns=["seed", "target", "id", "label", "predicted"]).to_parquet(tmp_path / "p.parquet")
+    written = [record(seed, 0.9, target, classes=["w", "x", "y"]) for seed in (1, 2) for target in "ab"]
+    ids = frozenset(str(place) for place in range(24))
+    program = module("representation")
+    found = program.only(ids, written, tmp_path / "p.parquet", "a")
+    assert [one["scores"]["balanced_accuracy"]["mean"] for one in found] == [0.25, 1.0]
+    assert {one["target"] for one in found} == {program.UNSEEN}
+    assert found[0]["cells"] == 24
+    assert found[0]["scored_classes"] == ["x", "y"]
+    with pytest.raises(CellfeatError, match="25 ids of unseen cells were given, 24 of them are in a"):
+        program.only(ids | {"nobody"}, written, tmp_path / "p.parquet", "a")
+
+
 def test_figures_need_every_seed_and_enough_cells():
     figures = module("representation").figures
     with pytest.raises(CellfeatError, match="not one per seed"):
@@ -460,16 +482,39 @@ def test_representation_asks_cellfeat_run(tmp_path, monkeypatch, capsys):
     manifest = drawn_manifest(tmp_path, 50, 32, ("a", "b", "c"))
     arguments = ("--source", "a", "--target", "b", "--target", "c", "--backbone", "colour", "--folds", 2)
     arguments += ("--seed", 1, "--seed", 2, "--clf", "lr", "--out", tmp_path / "runs", "--json", tmp_path / "r.jsonl")
-    run(monkeypatch, "representation", manifest, *arguments)
+    (tmp_path / "ids.txt").write_text("\n".join(f"a{i:03d}" for i in range(50)))
+    run(monkeypatch, "representation", manifest, *arguments, "--unseen", tmp_path / "ids.txt")
     written = [json.loads(line) for line in (tmp_path / "r.jsonl").open()]
     assert [(one["task"], one["align"], one["adapt"], one["target"]) for one in written] == [
         ("ten-class", "none", "none", "a"),
+        ("ten-class", "none", "none", "unseen"),
         *(("five-class", "none", "none", target) for target in "abc"),
         *(("five-class", "per-domain-z", "test", target) for target in "abc"),
     ]
     assert all(len(one["by_seed"]) == 2 for one in written)
     assert len(list((tmp_path / "runs").iterdir())) == 3
     assert capsys.readouterr().out.startswith("| task |")
+
+
+# fold_ids.py
+
+
+def test_the_ids_of_a_fold_are_those_that_a_run_holds_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    manifest = drawn_manifest(tmp_path, 30, 32, ("a", "b"))
+    shared = ("--source", "a", "--folds", "3", "--labels", "five-class")
+    options = ["--backbone", "colour", "--align", "none", "--clf", "lr", "--set", "protocol.seeds=[5]"]
+    module("representation").run(["--data", str(manifest), *options, *shared], tmp_path / "run")
+    table = pandas.read_parquet(tmp_path / "run" / "predictions.parquet")
+    capsys.readouterr()
+    for fold in range(3):
+        run(monkeypatch, "fold_ids", tmp_path / "run", "--source", "a", "--fold", fold, "--seed", 5)
+        held_out = table[(table.target == "a") & (table.fold == fold)].id
+        assert capsys.readouterr().out.split() == sorted(held_out)
+        assert len(held_out) == 10
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fold_ids", tmp_path / "run", "--source", "a", "--fold", 3, "--seed", 5)
+    assert "possible folds: [0, 1, 2]" in capsys.readouterr().err
 
 
 # speed.py
@@ -494,6 +539,19 @@ def test_the_plain_way_runs_the_same_network(context, one_thread):
     )
     with pytest.raises(CellfeatError, match="it is not the same one"):
         speed.plain_network(work, "cell-tiny", other, frames)
+
+
+@pytest.mark.slow
+def test_speed_measures_every_way(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "speed", "--threads", 1, "--batch", 1, "--repeats", 1, "--json", tmp_path / "s.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "s.jsonl").open()]
+    assert len({one["way"] for one in written}) == 4
+    assert all(one["images_per_second"] > 0 for one in written)
+    assert {one["ratio"] for one in written if one["way"] == module("speed").PLAIN} == {1.0}
+    assert "two passes" in capsys.readouterr().out
+    import torch
+
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch):

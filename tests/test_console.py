@@ -79,6 +79,16 @@ def test_long_work_says_a_rare_line_with_rate_and_time_left(monkeypatch, clock):
     ]
 
 
+def test_what_an_earlier_run_had_done_does_not_count_for_the_rate(monkeypatch, clock):
+    out = on(monkeypatch, terminal=False)
+    with progress(1000, "training") as bar:
+        bar.advance(900)
+        for _ in range(40):
+            clock.now += 1
+            bar.advance()
+    assert out.getvalue().splitlines() == ["training: 930/1000, 1.0/s, about 70 s left"]
+
+
 def test_slow_work_is_counted_in_seconds_each_and_may_have_no_end(monkeypatch, clock):
     out = on(monkeypatch, terminal=False)
     with progress(None, "cae") as bar:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from cellfeat import training
 from cellfeat.errors import CellfeatError
 from cellfeat.training import Checkpoint, autocast, choose_device, choose_dtype, seeded, warmup_cosine
 
@@ -76,6 +78,58 @@ def test_autocast_computes_in_the_precision_asked_for(dtype):
         with autocast(torch.device("cpu"), dtype):
             assert (weight @ weight).dtype == dtype
     assert (weight @ weight).dtype == torch.float32
+
+
+def test_float32_goes_by_onednn_and_what_was_set_is_set_again(monkeypatch):
+    monkeypatch.setattr(training, "_onednn_keeps_digits", lambda: True)
+    cpu = torch.device("cpu")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+    def fails() -> None:
+        with autocast(cpu, torch.float32):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert torch.get_float32_matmul_precision() == "highest"
+    torch.set_float32_matmul_precision("high")
+    try:
+        with autocast(cpu, torch.float32):
+            assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for device, dtype in ((cpu, torch.bfloat16), (torch.device("cuda"), torch.bfloat16)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no GPU here
+            with autocast(device, dtype):
+                assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_onednn_is_not_trusted_where_it_rounds(monkeypatch):
+    """A library that rounds to bfloat16, as oneDNN does on processors with units for it."""
+
+    @contextmanager
+    def rounding():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+    training._onednn_keeps_digits.cache_clear()
+    monkeypatch.setattr(training, "_by_onednn", rounding)
+    try:
+        assert not training._onednn_keeps_digits()
+        with autocast(torch.device("cpu"), torch.float32):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    finally:
+        training._onednn_keeps_digits.cache_clear()
+
+
+def test_float32_products_keep_their_digits():
+    left, right = (torch.randn(400, 400, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    with autocast(torch.device("cpu"), torch.float32):
+        found = left @ right
+    torch.testing.assert_close(found.double(), left.double() @ right.double(), rtol=0, atol=1e-4)
 
 
 def test_a_seeded_block_is_repeatable_and_leaves_the_global_generator_alone():

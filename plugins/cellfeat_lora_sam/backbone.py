@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from cellfeat_lora_sam.network import Colours, SamOutput
+    from cellfeat_lora_sam.network import SamOutput
 
 Pooling = Literal["auto", "cell", "parts"]
 DETAIL = 1.5  # sides of the network's frame: what images are brought to when they are looked at twice
@@ -101,10 +101,9 @@ class LoraSam:
         with torch.inference_mode():
             images = images.to(self._device, non_blocking=True)
             frames = self._frames(images)
-            colours = self._colours(frames)
-            output = self._forward(frames, colours)
+            output = self._forward(frames)
             tokens, mask = output.tokens.float().contiguous(), self._masks(output, self.image_size)
-            pooled = self._pooled(images, colours, output, mask)
+            pooled = self._pooled(images, output, mask)
             return Features(tokens, mask, pooled, self._quality(output, mask))
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
@@ -113,7 +112,7 @@ class LoraSam:
 
         with torch.inference_mode():
             frames = self._frames(images.to(self._device, non_blocking=True))
-            return self._masks(self._forward(frames, self._colours(frames)), images.shape[-1])
+            return self._masks(self._forward(frames), images.shape[-1])
 
     def nuclei(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, s, s) uint8 RGB of any side s -> (B, s, s) bool, True on the nucleus of the cell that `segment` finds.
@@ -129,7 +128,7 @@ class LoraSam:
             raise CellfeatError("these weights tell no nucleus from the cell; cell-tiny does")
         with torch.inference_mode():
             frames = self._frames(images.to(self._device, non_blocking=True))
-            output = self._forward(frames, self._colours(frames))
+            output = self._forward(frames)
             return nucleus_mask(output.logits.float(), self._masks(output, images.shape[-1]))
 
     def _frames(self, images: torch.Tensor) -> torch.Tensor:
@@ -141,20 +140,15 @@ class LoraSam:
         size = (self._side, self._side)
         return functional.interpolate(images.float(), size, mode="bilinear", antialias=True).clamp(0, 255)
 
-    def _colours(self, images: torch.Tensor) -> Colours | None:
-        from cellfeat_lora_sam.network import colours_of
-
-        return colours_of(images) if self._network.own_colours else None
-
-    def _forward(self, images: torch.Tensor, colours: Colours | None) -> SamOutput:
+    def _forward(self, images: torch.Tensor) -> SamOutput:
         from cellfeat.training import autocast
 
         with autocast(self._device, self._dtype):
             if not self._is_prompted:
-                return self._network(images, colours)
+                return self._network(images)
             from cellfeat_lora_sam.prompt import nucleus_points
 
-            return self._network.forward_points(images, nucleus_points(images), colours)
+            return self._network.forward_points(images, nucleus_points(images))
 
     def _masks(self, output: SamOutput, side: int) -> torch.Tensor:
         from cellfeat_lora_sam.network import best_mask, two_class_mask
@@ -163,9 +157,7 @@ class LoraSam:
             return best_mask(output.logits.float(), output.quality, side)
         return two_class_mask(output.logits.float(), side)
 
-    def _pooled(
-        self, images: torch.Tensor, colours: Colours | None, output: SamOutput, cell: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _pooled(self, images: torch.Tensor, output: SamOutput, cell: torch.Tensor) -> torch.Tensor | None:
         """The vectors of all passes side by side; None where they are the mean over the cell that the core takes."""
         import torch
 
@@ -181,7 +173,7 @@ class LoraSam:
             return first
         look = look_again(images, cell, nucleus, self._side)
         with autocast(self._device, self._dtype):
-            tokens = self._network.encode(look.images, colours)
+            tokens = self._network.encode(look.images)
         return torch.cat((first, self._pool(tokens, look.cell, look.nucleus)), dim=1)
 
     def _pool(self, tokens: torch.Tensor, cell: torch.Tensor, nucleus: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ def finetune(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV; with mask_path for --masks-from truth")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapter, which must not exist")],
     weights: Annotated[str, typer.Option(help="A name from `cellfeat weights list`, or a file")] = "cell-tiny",
-    masks_from: Annotated[str, typer.Option(help="truth, or the segmenter that makes them: otsu, cell-tiny")] = "truth",
+    masks_from: Annotated[str, typer.Option(help="truth, or what makes them: classical, cell-tiny, otsu")] = "truth",
     domain: Annotated[list[str] | None, typer.Option(help="Only this laboratory; repeat for several")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 150,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,

@@ -17,8 +17,8 @@ from torch.nn import functional
 from cellfeat.distributed import Part
 from cellfeat_lora_sam.adapter import fuse_qkv
 from cellfeat_lora_sam.checkpoints import SamWeights, build_network
-from cellfeat_lora_sam.losses import WHOLE
-from cellfeat_lora_sam.network import TWO_CLASSES, SamNetwork, SamOutput
+from cellfeat_lora_sam.losses import WHOLE, overlap
+from cellfeat_lora_sam.network import SamNetwork, SamOutput, small_masks
 
 CELL, NUCLEUS = 1, 2  # mask tokens
 NUCLEUS_SHARE = 0.2  # of the loss: as much as the cell's own cross-entropy, for the nucleus is only to stay as it was
@@ -48,16 +48,7 @@ def keeping_loss(output: SamOutput, before: SamOutput, cell: Tensor, part: Part 
     """
     chance = before.logits[:, NUCLEUS].float().sigmoid()
     nucleus = functional.binary_cross_entropy_with_logits(output.logits[:, NUCLEUS].float(), chance)
-    found = true_quality(output.logits, cell), before.quality[:, NUCLEUS].float().clamp(0, 1)
+    found = overlap(small_masks(output.logits)[0], cell), before.quality[:, NUCLEUS].float().clamp(0, 1)
     quality = functional.mse_loss(output.quality[:, CELL : NUCLEUS + 1].float(), torch.stack(found, dim=1))
     nucleus, quality = part.cells * nucleus, part.cells * quality
     return Kept(NUCLEUS_SHARE * nucleus + QUALITY_SHARE * quality, nucleus, quality)
-
-
-@torch.no_grad()
-def true_quality(logits: Tensor, cell: Tensor) -> Tensor:
-    """Intersection over union, (B,) float, of the cell in logits (B, masks, h, w) with the true one, (B, h, w) bool."""
-    background, found = logits[:, :TWO_CLASSES].unbind(dim=1)
-    predicted, cell = found > background, cell.bool()
-    union = (predicted | cell).sum(dim=(1, 2))
-    return (predicted & cell).sum(dim=(1, 2)) / union.clamp(min=1)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from cellfeat import CellfeatError, Context, distributed, file_sha256, find_weights, pictures
-from cellfeat.training import Checkpoint, seeded
+from cellfeat.training import Checkpoint, fast_float32, seeded
 from cellfeat_lora_sam.adapter import add_lora, save_adapter, trained_parameters
 from cellfeat_lora_sam.checkpoints import SamWeights, build_network, read_weights, with_cell_decoder
 from cellfeat_lora_sam.distillation import keeping_loss, teacher_of
 from cellfeat_lora_sam.finetune_data import Frames, augment, load_frames
-from cellfeat_lora_sam.losses import low_resolution, segmentation_loss
-from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.losses import block_centres, low_resolution, segmentation_loss
+from cellfeat_lora_sam.named import NAMED_WEIGHTS, lasting_name
 from cellfeat_lora_sam.network import TWO_CLASSES, WITH_NUCLEUS, SamOutput, two_class_mask
 
 CHECK_EVERY = 20  # steps between two looks at the losses; each look makes a GPU wait
@@ -73,7 +73,7 @@ def finetune(
     run = Finetuning(settings, path, frames, context)
     history = run.fit()
     about = {
-        "base": settings.weights,
+        "base": lasting_name(settings.weights),
         "base_sha256": file_sha256(path),
         "own_colours": run.network.own_colours,
         "saw": list(saw),
@@ -134,6 +134,7 @@ class Finetuning:
         self._restore()
         count, epochs = len(self.frames.images), self.epochs
         with (
+            fast_float32(self.context.device),
             # As published, the prompt encoder's parameters are trained but take no part; nor does, of two masks, the
             # quality head.
             distributed.accelerated(self.context, self.settings.accumulate, all_used=False) as self.accelerator,
@@ -178,13 +179,17 @@ class Finetuning:
             images = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in made])).to(device)
             masks = torch.from_numpy(np.stack([mask for _, mask in made])).to(device)
             with self.accelerator.accumulate(self.wrapped):
-                terms = self._losses(images, self.wrapped(images), low_resolution(masks), part)
+                terms = self._losses(images, self.wrapped(images), self._targets(masks), part)
                 self.accelerator.backward(terms[0])
                 self.stepper.step()
                 self.stepper.zero_grad()
             sums += torch.stack(terms).detach() / accumulate
         # In every step, so that a checkpoint holds the whole batch's and all processes stop at the same one.
         return self.accelerator.reduce(sums, "mean")
+
+    def _targets(self, masks: Tensor) -> Tensor:
+        """Masks (B, S, S) at the decoder's resolution: as published, or as in pre-training."""
+        return low_resolution(masks) if self.teacher is None else block_centres(masks)
 
     def _losses(self, images: Tensor, output: SamOutput, cell: Tensor, part: distributed.Part) -> tuple[Tensor, ...]:
         """The loss and its terms for cells (B, S/4, S/4)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cellfeat import NamedWeights
@@ -9,19 +10,21 @@ from cellfeat import NamedWeights
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _MICRO_SAM = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
 _META_CARD = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-_CELL_TINY_SAW = ("drawn cells", "acevedo20 (images without labels)")
 _LM_SAW = ("SA-1B", "light-microscopy images of micro-sam's generalist: see its model card")
 
+_CELL_TINY_V1 = NamedWeights(
+    name="cell-tiny-v1",
+    digest="sha256:e592ac541992b4a25b19160ad7df817300cfb7de6fd3dfa799c3374021b9df95",
+    path=Path(__file__).parent / "weights" / "cell-tiny-v1.safetensors",
+    size_mb=9.1,
+    licence="Apache-2.0",
+    card="docs/cell-tiny.md",
+    saw=("drawn cells", "acevedo20 (images without labels, 1418 left out)"),
+)
+
 _ALL = (
-    NamedWeights(
-        name="cell-tiny",
-        digest="sha256:ba87fdf63d7d8688c19b1fe790b98ab9755c8a116e5899f0d286483734f136a1",
-        path=Path(__file__).parent / "weights" / "cell-tiny.safetensors",
-        size_mb=9.1,
-        licence="Apache-2.0",
-        card="docs/cell-tiny.md",
-        saw=_CELL_TINY_SAW,
-    ),
+    replace(_CELL_TINY_V1, name="cell-tiny"),  # whichever version is the newest; a numbered name never changes
+    _CELL_TINY_V1,
     NamedWeights(
         name="vit_b",
         digest="sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
@@ -70,3 +73,9 @@ _ALL = (
 )
 
 NAMED_WEIGHTS: dict[str, NamedWeights] = {weights.name: weights for weights in _ALL}
+
+
+def lasting_name(weights: str) -> str:
+    """The name that will always mean these weights, as `cell-tiny` means another file when a version is added."""
+    named = NAMED_WEIGHTS.get(weights)
+    return weights if named is None else [other.name for other in _ALL if other.digest == named.digest][-1]

@@ -38,13 +38,6 @@ class SamOutput(NamedTuple):
     quality: Tensor
 
 
-class Colours(NamedTuple):
-    """Mean and standard deviation by channel, each (B, 3, 1, 1) float, RGB on 0..255."""
-
-    mean: Tensor
-    deviation: Tensor
-
-
 class SamNetwork(nn.Module):
     """SAM for square images of one size, without prompts or with one point in each.
 
@@ -73,28 +66,25 @@ class SamNetwork(nn.Module):
         self.prompt_encoder = _prompt_encoder(sizes, image_size)
         self.mask_decoder = build_mask_decoder(sizes, masks)
 
-    def forward(self, images: Tensor, colours: Colours | None = None) -> SamOutput:
-        """(B, 3, S, S) RGB, 0..255, uint8 or float -> `SamOutput`, without a prompt; `colours` as in `encode`."""
-        tokens = self.encode(images, colours)
+    def forward(self, images: Tensor) -> SamOutput:
+        """(B, 3, S, S) RGB, 0..255, uint8 or float -> `SamOutput`, without a prompt."""
+        tokens = self.encode(images)
         sparse, dense = self.prompt_encoder(None, None, None)
         return SamOutput(tokens, *self.decode(tokens, sparse, dense))
 
-    def forward_points(self, images: Tensor, points: Tensor, colours: Colours | None = None) -> SamOutput:
+    def forward_points(self, images: Tensor, points: Tensor) -> SamOutput:
         """The same with one foreground point in every image; points (B, 2) float, x and y in px, 0 in the first."""
-        tokens = self.encode(images, colours)
+        tokens = self.encode(images)
         prompt = points.to(images.device)[:, None], torch.ones((len(points), 1), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(prompt, None, None)
         return SamOutput(tokens, *self.decode(tokens, sparse, dense))
 
-    def encode(self, images: Tensor, colours: Colours | None = None) -> Tensor:
-        """(B, 3, S, S) RGB, 0..255 -> (B, C, S/16, S/16) tokens before the neck.
-
-        colours: with `own_colours`, those of the frames that the images are windows of; None takes the images' own.
-        """
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) RGB, 0..255 -> (B, C, S/16, S/16) tokens before the neck."""
         encoder = self.image_encoder
         if self.own_colours:
-            mean, deviation = colours_of(images) if colours is None else colours
+            mean, deviation = colours_of(images)
         else:
             mean, deviation = self.pixel_mean, self.pixel_std
         patches = encoder.patch_embed((images.float() - mean) / deviation)
@@ -124,17 +114,23 @@ class SamNetwork(nn.Module):
         return logits, decoder.iou_prediction_head(answers[:, 0])
 
 
-def colours_of(images: Tensor) -> Colours:
-    """Mean and deviation of each image's pixels by channel, of (B, 3, H, W); a flat image's deviation is taken as 1."""
+def colours_of(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) -> mean and deviation of each image's pixels by channel, (B, 3, 1, 1); at least 1 if it is flat."""
     pixels = images.flatten(2).float()
     mean, deviation = pixels.mean(dim=2)[..., None, None], pixels.std(dim=2, correction=0)[..., None, None]
-    return Colours(mean, deviation.clamp(min=1.0))
+    return mean, deviation.clamp(min=1.0)
 
 
 def _middle(grid: Tensor, side: int) -> Tensor:
     """The middle (B, side, side, C) of a grid (B, h, h, C); the grid itself where it has this side."""
     start = (grid.shape[1] - side) // 2
     return grid[:, start : start + side, start : start + side]
+
+
+def small_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, 3, s, s) -> cell and nucleus, a part of the cell, each (B, s, s) bool, at the decoder's resolution."""
+    cell = logits[:, 1] > logits[:, 0]
+    return cell, (logits[:, TWO_CLASSES] > 0) & cell
 
 
 def upsample(logits: Tensor, image_size: int) -> Tensor:

@@ -10,7 +10,8 @@ it, and agree with a momentum teacher that saw it nearly unchanged. See `pretrai
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 WORDS_FROM = 256  # photographs that the visual words are found in
 HEAD_RATE = 0.1  # of the learning rate: a head sums over a thousand numbers, and each step moves all of its weights
+OVERDONE, OVERDONE_EVERY = 1.6, 4  # some frames stray so far that masks fail, or the quality head would see no failure
 WEAK = 0.2  # how far the teacher's view strays from the photograph, as a share of the student's
 
 
@@ -106,10 +108,12 @@ class Pretraining:
         source = reduced(source, config.image_size) if whole else source
         known, drawn, measured, described = _facts(pool, rows)
         size, copies = (config.image_size, 1) if whole else (config.view_size, 2)
-        batch = _stacked([views(source, size, ranges, generator) for _ in range(copies)])
+        strength = OVERDONE if whole and self.step // config.frames_every % OVERDONE_EVERY == 0 else 1.0
+        batch = _stacked([views(source, size, ranges, generator, strength) for _ in range(copies)])
         facts = [values.repeat(copies, *[1] * (values.dim() - 1)) for values in (known, drawn, measured, described)]
-        answers = None if whole else self._answers(source, generator)
-        terms = self._terms(batch, whole, answers, *facts)
+        asked = not whole and (config.weights.compare or config.weights.agree)
+        answers = self._answers(source, generator) if asked else None
+        terms = self._terms(batch, answers, *facts)
         self._update(terms)
         return {name: value.item() for name, value in terms.items()}
 
@@ -126,14 +130,13 @@ class Pretraining:
         config = self.config
         batch = views(source, config.view_size, config.near, generator, strength=WEAK)
         with autocast(self.context.device, choose_dtype(config.precision)):
-            vectors = pooled(self.average.encode(batch.images, batch.colours), batch)
+            vectors = pooled(self.average.encode(batch.images), batch)
             scores = self.average_heads.scores(self.average_heads.norm(vectors))
         return Answers(vectors.float().repeat(2, 1), self.teacher.answers(scores.float()).repeat(2, 1))
 
     def _terms(
         self,
         batch: Views,
-        whole: bool,
         answers: Answers | None,
         known: Tensor,
         drawn: Tensor,
@@ -142,7 +145,7 @@ class Pretraining:
     ) -> dict[str, Tensor]:
         weights, heads = self.config.weights, self.heads
         with autocast(self.context.device, choose_dtype(self.config.precision)):
-            output = self.network(batch.images, None if whole else batch.colours)
+            output = self.network(batch.images)
             vectors = pooled(output.tokens, batch)
             normal = heads.norm(vectors)
             told = (heads.descriptors(normal), heads.types(normal), heads.stain(output.tokens))
@@ -157,9 +160,9 @@ class Pretraining:
             terms["words"] = weights.words * words_loss(spoken[0], shares, batch.cell, counted)
             terms["bags"] = weights.bags * bags_loss(spoken[1], bags(shares, batch.cell, batch.nucleus), counted)
         if scores is not None and answers is not None:
-            terms["compare"] = weights.compare * comparison_loss(scores.float(), answers.chances)
-            terms["agree"] = weights.agree * agreement_loss(vectors, answers.vectors)
-        return terms
+            terms["compare"] = weights.compare * comparison_loss(scores.float(), answers.chances, known)
+            terms["agree"] = weights.agree * agreement_loss(vectors, answers.vectors, known)
+        return {name: term for name, term in terms.items() if getattr(weights, name, 1.0)}
 
     def _update(self, terms: dict[str, Tensor]) -> None:
         config = self.config
@@ -175,6 +178,15 @@ class Pretraining:
             for mean, now in ((self.average, self.network), (self.average_heads, self.heads)):
                 for old, new in zip(mean.parameters(), now.parameters(), strict=True):
                     old.lerp_(new, 1 - decay)
+
+    def check(self, terms: Mapping[str, float]) -> None:
+        """Stop, before anything is saved, when a term or a weight, as float16, is no number any more."""
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        if broken or not all(bool(value.half().isfinite().all()) for value in self.average.parameters()):
+            raise CellfeatError(
+                f"pre-training: {broken[0] if broken else 'a weight'} is no number at step {self.step}; what was saved "
+                f"before is kept. Try a lower lr (now {self.config.lr:g}) or precision: fp32"
+            )
 
     def recover(self) -> None:
         """Self-training: the averaged network segments what the segmenter could not; once, and kept beside the pool."""
@@ -232,9 +244,11 @@ def pretrain(
                 sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
             bar.advance()
             if run.step % config.export_every == 0:
+                run.check(sums)
                 checkpoint.save(**run.state())
                 _export(interim(output), run, saw)
                 context.note(f"step {run.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in sums.items()))
+    run.check(sums)
     scale_tokens(run.average, 1 / token_deviation(run.average, config, context))
     found = held_out_iou(run.average, config, context)
     _export(output, run, saw, held_out=found)
@@ -278,6 +292,10 @@ def _network(config: PretrainConfig) -> SamNetwork:
             raise CellfeatError(
                 f"start_from: {config.start_from} has no mask token for the nucleus; name weights made by `pretrain`"
             )
+        if weights.sizes != BUILDS[config.build]:
+            raise CellfeatError(
+                f"start_from: {config.start_from} is not of the build {config.build!r}: its numbers are {weights.sizes}"
+            )
         return build_network(weights, config.image_size, own_colours=True)
     network = SamNetwork(BUILDS[config.build], config.image_size, WITH_NUCLEUS, own_colours=True)
     nn.init.trunc_normal_(network.image_encoder.pos_embed, std=0.02)
@@ -310,8 +328,4 @@ def _facts(pools: list[Pool], rows: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _stacked(several: list[Views]) -> Views:
-    if len(several) == 1:
-        return several[0]
-    images, colours, *rest = zip(*several, strict=True)
-    joined = [torch.cat(values) for values in zip(*colours, strict=True)]
-    return Views(torch.cat(images), type(colours[0])(*joined), *(torch.cat(values) for values in rest))
+    return Views(*(torch.cat(values) for values in zip(*several, strict=True)))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cellfeat_lora_sam.network import SamNetwork
+from cellfeat_lora_sam.losses import overlap
+from cellfeat_lora_sam.network import SamNetwork, small_masks
 from cellfeat_lora_sam.pretrain_config import PretrainConfig
-from cellfeat_lora_sam.pretrain_heads import overlap
 from cellfeat_lora_sam.pretrain_pool import drawn_pool
 from cellfeat_lora_sam.pretrain_views import Ranges, Views, reduced, sources, views
 
@@ -49,9 +49,9 @@ def held_out_iou(network: SamNetwork, config: PretrainConfig, context: Context) 
     network.eval()
     found: dict[str, list[Tensor]] = {"cell": [], "nucleus": []}
     for batch in _held_out(config, context):
-        logits = network(batch.images).logits
-        found["cell"].append(overlap(logits[:, 1] > logits[:, 0], batch.cell))
-        found["nucleus"].append(overlap(logits[:, 2] > 0, batch.nucleus))
+        cell, nucleus = small_masks(network(batch.images).logits)
+        found["cell"].append(overlap(cell, batch.cell))
+        found["nucleus"].append(overlap(nucleus, batch.nucleus))
     return {name: torch.cat(values).mean().item() for name, values in found.items()}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cellfeat import CellfeatError
-from cellfeat.training import choose_dtype
 from cellfeat_lora_sam.pretrain_views import Ranges
 from cellfeat_lora_sam.sizes import BUILDS
 
@@ -15,6 +15,13 @@ LEAST = {
     **dict.fromkeys(("steps", "batch_size", "frame_batch", "frames_every", "drawn", "export_every", "held_out"), 1),
     **dict.fromkeys(("drawn_size", "pool_size"), 32),  # less has no room for a cell
 }
+LIMITS = {
+    **dict.fromkeys(("drawn_share", "average", "trusted"), (0, 1)),
+    **dict.fromkeys(("weight_decay", "warmup", "cooldown", "recover_at", "seed"), (0, math.inf)),
+    **dict.fromkeys(("lr", "clip"), (1e-12, math.inf)),
+}
+RANGE_LIMITS = {"shares": (0.02, 2), "resolution": (0.02, 1), "gain": (-5, 5)}
+TRAINABLE = ("fp32", "bf16")  # gradients of fp16 would have to be scaled
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class PretrainConfig:
         build: name of the network's sizes. image_size: side of its frame, px. view_size: side of the near views.
         pool_size: side of the frames that views are cut from; near views show more than image_size would keep.
         start_from: weights to go on from, instead of chance.
-        masks: what segments the photographs: the name of a segmenter with `nuclei` and `plausible`, or a weights file.
+        masks: what segments the photographs: a segmenter with `cells_and_nuclei` and `plausible`, or a weights file.
         trusted: least predicted quality of a network's mask that is believed.
         recover_at: step at which the network segments the photographs whose mask could not be trusted; null: never.
         steps, lr, weight_decay, clip: of AdamW; the rate rises over `warmup` steps, stays, and falls to 0 over the last
@@ -115,7 +122,6 @@ def read_config(path: Path) -> PretrainConfig:
         place = ".".join(str(part) for part in first["loc"])
         raise CellfeatError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from error
     _check_values(path, config)
-    choose_dtype(config.precision)
     return config
 
 
@@ -130,8 +136,21 @@ def _check_values(path: Path, config: PretrainConfig) -> None:
     for name, least in LEAST.items():
         if getattr(config, name) < least:
             raise CellfeatError(f"{path}: {name} = {getattr(config, name)}; at least {least} is needed")
-    if not 0 <= config.drawn_share <= 1:
-        raise CellfeatError(f"{path}: drawn_share = {config.drawn_share}; possible are shares from 0 to 1")
+    for name, (low, high) in LIMITS.items():
+        _check_number(path, name, getattr(config, name), low, high)
+    for kind, ranges in (("near", config.near), ("frames", config.frames)):
+        for name, (low, high) in RANGE_LIMITS.items():
+            for number in getattr(ranges, name):
+                _check_number(path, f"{kind}.{name}", number, low, high)
+    for name, number in asdict(config.weights).items():
+        _check_number(path, f"weights.{name}", number, 0, math.inf)
+    if config.precision not in TRAINABLE:
+        raise CellfeatError(f"{path}: precision = {config.precision!r}. Possible: {', '.join(TRAINABLE)}")
+
+
+def _check_number(path: Path, name: str, number: float | None, low: float, high: float) -> None:
+    if number is not None and not (low <= number <= high and math.isfinite(number)):
+        raise CellfeatError(f"{path}: {name} = {number}; possible are numbers from {low:g} to {high:g}")
 
 
 def _check_fields(path: Path, values: Any, kind: type) -> None:

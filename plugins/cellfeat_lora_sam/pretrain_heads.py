@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellfeat_lora_sam.losses import segmentation_loss
-from cellfeat_lora_sam.network import SamOutput
+from cellfeat_lora_sam.losses import overlap, segmentation_loss
+from cellfeat_lora_sam.network import SamOutput, small_masks
 from cellfeat_lora_sam.pooling import pool_parts
 from cellfeat_lora_sam.pretrain_pool import NO_TYPE
 from cellfeat_lora_sam.pretrain_views import Views
@@ -53,13 +53,18 @@ def pooled(tokens: Tensor, views: Views) -> Tensor:
     return pool_parts(tokens.float(), views.cell.bool(), views.nucleus.bool())
 
 
-def agreement_loss(seen: Tensor, wanted: Tensor) -> Tensor:
+def agreement_loss(seen: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
     """How badly each pooled number, (B, D), agrees between views of the same cells: mean over D of (1 - correlation)².
 
     The first term of Barlow Twins (Zbontar et al., 2021, arXiv 2103.03230), but on the very numbers that a classifier
     gets: one that follows the stain rather than the cell misleads it in the next laboratory. What keeps the numbers
     from all saying the same are the other losses, not the second term, which asks for batches that a CPU has not.
+
+    counted: (B,) bool; of a cell whose mask is not known, nobody can say what was pooled. 0 for fewer than two.
     """
+    if counted.sum() < 2:
+        return seen.sum() * 0
+    seen, wanted = seen[counted], wanted[counted]
     return (1 - (_standardised(seen.float()) * _standardised(wanted.float())).mean(dim=0)).square().mean()
 
 
@@ -105,9 +110,10 @@ class Teacher:
         return chance
 
 
-def comparison_loss(scores: Tensor, answers: Tensor) -> Tensor:
-    """Cross-entropy of the student's scores (B, P) against the teacher's answers (B, P)."""
-    return -(answers * (scores / STUDENT_TEMPERATURE).log_softmax(dim=1)).sum(dim=1).mean()
+def comparison_loss(scores: Tensor, answers: Tensor, counted: Tensor) -> Tensor:
+    """Cross-entropy of the student's scores (B, P) against the teacher's answers (B, P) on the counted rows (B,)."""
+    error = -(answers * (scores / STUDENT_TEMPERATURE).log_softmax(dim=1)).sum(dim=1)
+    return (error * counted).sum() / counted.sum().clamp(min=1)
 
 
 def mask_losses(
@@ -119,17 +125,11 @@ def mask_losses(
     logits, cell, nucleus = output.logits.float()[known], batch.cell[known], batch.nucleus[known]
     binary = torch.stack((torch.zeros_like(logits[:, 2]), logits[:, 2]), dim=1)
     with torch.no_grad():
-        found = torch.stack([overlap(logits[:, 1] > logits[:, 0], cell), overlap(logits[:, 2] > 0, nucleus)], dim=1)
+        seen = small_masks(logits)
+        found = torch.stack([overlap(seen[0], cell), overlap(seen[1], nucleus)], dim=1)
     quality = functional.mse_loss(output.quality.float()[known, 1:], found)
     return {
         "cell": segmentation_loss(logits[:, :2], cell).loss,
         "nucleus": nucleus_weight * segmentation_loss(binary, nucleus).loss,
         "quality": quality_weight * quality,
     }
-
-
-def overlap(mask: Tensor, truth: Tensor) -> Tensor:
-    """(B,) float of masks (B, h, w) bool and 0/1; 1 where both are empty."""
-    truth = truth.bool()
-    union = (mask | truth).sum((1, 2))
-    return torch.where(union > 0, (mask & truth).sum((1, 2)) / union.clamp(min=1), torch.ones(()).to(union.device))

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cellfeat_lora_sam.network import Colours, colours_of
 from cellfeat_lora_sam.pretrain_pool import CYTOPLASM, NUCLEUS, Pool
+from cellfeat_lora_sam.second_look import extent
 
 MASK_STRIDE = 4  # the decoder's masks have a quarter of the image's side
-FRAME_SIDE = 112  # px at which a whole frame's colours are measured
 WIDEST = 1.15  # of the frame's side: what a window may show, mirrored at the borders
 DEGRADED_AT_ONCE = 8  # views that share one resolution
 MOST_DENSITY = 4.0  # optical density: e^-4 of the light, darker than any stain
@@ -52,13 +51,11 @@ class Ranges:
 class Views(NamedTuple):
     """B views of side v.
 
-    images: (B, 3, v, v) float RGB 0..255. colours: of the whole frames, as `SamNetwork.encode` takes them. cell and
-    nucleus: (B, v/4, v/4) int64 of 0 and 1. canonical: (B, 3, v/4, v/4) float, optical densities before any change.
-    density: the same in full, (B, 3, v, v).
+    images: (B, 3, v, v) float RGB 0..255. cell and nucleus: (B, v/4, v/4) int64 of 0 and 1. canonical: (B, 3, v/4,
+    v/4) float, optical densities before any change. density: the same in full, (B, 3, v, v).
     """
 
     images: Tensor
-    colours: Colours
     cell: Tensor
     nucleus: Tensor
     canonical: Tensor
@@ -96,14 +93,14 @@ def _laid_onto(frames: Tensor, masks: Tensor, fields: Tensor) -> Tensor:
 def reduced(source: tuple[Tensor, Tensor, Tensor], size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Frames and masks brought to side `size` as a user's images are, without aliasing."""
     frames, masks, light = source
-    masks = functional.interpolate(masks[:, None], (size, size))[:, 0]
+    masks = functional.interpolate(masks[:, None], (size, size), mode="nearest-exact")[:, 0]
     return functional.interpolate(frames, (size, size), mode="bilinear", antialias=True), masks, light
 
 
 def views(
     source: tuple[Tensor, Tensor, Tensor], size: int, ranges: Ranges, generator: torch.Generator, strength: float = 1.0
 ) -> Views:
-    """One view of side `size` for each source; `strength` 0..1 scales how far the colours stray."""
+    """One view of side `size` for each source; `strength` scales how far colours and sharpness stray."""
     frames, masks, light = source
     turn = _turns(masks, size, ranges, generator).to(frames.device)
     small = size // MASK_STRIDE
@@ -112,23 +109,16 @@ def views(
     density = _density(images, light)
     canonical = functional.avg_pool2d(density, MASK_STRIDE)
     stain = _Stain.drawn(len(frames), light, ranges, strength, generator)
-    colours = colours_of(stain.applied(functional.interpolate(frames, (FRAME_SIDE, FRAME_SIDE), mode="area")))
     images = _photographed(stain.applied(images), ranges, strength, generator)
-    return Views(images, colours, (masks >= CYTOPLASM).long(), (masks == NUCLEUS).long(), canonical, density)
+    return Views(images, (masks >= CYTOPLASM).long(), (masks == NUCLEUS).long(), canonical, density)
 
 
 def boxes(masks: Tensor) -> Tensor:
     """Masks (B, s, s) -> (B, 3) float: middle x, middle y and longer side of the cell's box; half the frame if none."""
     side = masks.shape[-1]
     found = masks > 0
-    spans = []
-    for along in (1, 2):  # rows are summed up for x, columns for y
-        line = found.any(dim=along)
-        first = line.float().argmax(dim=1)
-        last = side - 1 - line.flip(1).float().argmax(dim=1)
-        spans.append((first, last + 1))
-    (left, right), (top, bottom) = spans
-    whole = torch.stack([(left + right) / 2, (top + bottom) / 2, torch.maximum(right - left, bottom - top).float()], 1)
+    (top, height), (left, width) = extent(found.any(dim=2)), extent(found.any(dim=1))
+    whole = torch.stack([left + width / 2, top + height / 2, torch.maximum(height, width)], dim=1)
     fallback = torch.tensor([side / 2, side / 2, side / 2], device=masks.device)
     return torch.where(found.flatten(1).any(1)[:, None], whole, fallback)
 
@@ -179,10 +169,10 @@ class _Stain(NamedTuple):
         gamma = _uniform(count, (math.log(0.7), math.log(1.5)), generator).mul(strength).exp()
         plain = torch.rand(count, generator=generator) < ranges.plain
         wide = (slice(None), slice(None), None, None)
-        rest = (lamp[wide], haze[:, None][wide], gamma[:, None][wide], plain[:, None][wide])
+        rest = (value[:, None][wide].to(light.device) for value in (haze, gamma, plain))
         old = light / 255
         lamp = old.cpu().lerp(lamp, strength)[wide]
-        return cls(light, matrix.to(light), lamp.to(light), *(values.to(light.device) for values in rest[1:]))
+        return cls(light, matrix.to(light), lamp.to(light), *rest)
 
     def applied(self, images: Tensor) -> Tensor:
         """(B, 3, h, w) float 0..255 -> the same under another stain and lamp."""

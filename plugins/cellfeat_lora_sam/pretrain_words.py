@@ -16,17 +16,19 @@ from torch.nn import functional
 
 from cellfeat_lora_sam.sizes import PATCH_SIZE
 
-WORDS = 256
-SIDE, STRIDE = 5, 2  # px of a patch, and from one to the next, in a near view
+WORDS = 512
+SIDE, STRIDE = 5, 4  # px of a patch, and from one to the next, in a near view
 AXES = 24  # principal components of patches; the rest is noise of the camera
 SAMPLES = 60_000
+PLACES_AT_ONCE = 4096  # whose scores fit into a cache
 PLACES = PATCH_SIZE // STRIDE  # words along one side of a token
 
 
 class Words(NamedTuple):
-    """Nearest centre by one convolution: filters (K, 3, 5, 5) and bias (K,) float; the highest score is the word."""
+    """Nearest centre: filters (A, 3, 5, 5) give components, centres (K, A) and bias (K,) scores; the highest wins."""
 
     filters: Tensor
+    centres: Tensor
     bias: Tensor
 
     @classmethod
@@ -43,20 +45,24 @@ class Words(NamedTuple):
         # the root of the root: brightness and hue would else drown edges and grains
         axes = axes[:, ::-1][:, :AXES] / values[::-1][:AXES] ** 0.25
         count = min(WORDS, len(rows))
-        centres = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096).fit((rows - mean) @ axes)
-        filters = centres.cluster_centers_ @ axes.T
-        bias = -filters @ mean - (centres.cluster_centers_**2).sum(axis=1) / 2
-        return cls(torch.tensor(filters, dtype=torch.float32).view(count, 3, SIDE, SIDE), torch.tensor(bias).float())
+        found = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096).fit((rows - mean) @ axes)
+        centres = found.cluster_centers_
+        bias = -(centres @ axes.T) @ mean - (centres**2).sum(axis=1) / 2
+        filters = torch.tensor(axes.T.copy()).view(-1, 3, SIDE, SIDE)
+        return cls(filters.float(), torch.tensor(centres).float(), torch.tensor(bias).float())
 
     def shares(self, density: Tensor) -> Tensor:
         """Densities (B, 3, v, v) -> (B, h * w, K) float: at each token, the share of places that hold each word."""
-        scores = functional.conv2d(density, self.filters, self.bias, stride=STRIDE, padding=SIDE // 2)
-        batch, count, side, _ = scores.shape
+        components = functional.conv2d(density, self.filters, stride=STRIDE, padding=SIDE // 2)
+        batch, _, side, _ = components.shape
+        rows = components.permute(0, 2, 3, 1).flatten(0, 2).split(PLACES_AT_ONCE)
+        word = torch.cat([torch.addmm(self.bias, some, self.centres.T).argmax(dim=1) for some in rows])
+        count = len(self.bias)
         grid = side // PLACES
         token = torch.arange(side, device=density.device) // PLACES
         token = token[:, None] * grid + token + torch.arange(batch, device=density.device)[:, None, None] * grid**2
-        place = token * count + scores.argmax(dim=1)
-        counts = torch.bincount(place.flatten(), minlength=batch * grid**2 * count)
+        place = token.flatten() * count + word
+        counts = torch.bincount(place, minlength=batch * grid**2 * count)
         return counts.view(batch, grid**2, count) / PLACES**2
 
 

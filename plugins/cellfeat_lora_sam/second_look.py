@@ -48,8 +48,8 @@ def windows(cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     it is centred on it. An empty mask gives the frame itself.
     """
     frame = cell.shape[-1]
-    top, height = _extent(cell.any(dim=2))
-    left, width = _extent(cell.any(dim=1))
+    top, height = extent(cell.any(dim=2))
+    left, width = extent(cell.any(dim=1))
     side = (torch.maximum(height, width) / BOX_SHARE).clamp(min=frame * SMALLEST_WINDOW)
     side = torch.where(cell.flatten(1).any(dim=1), side, float(frame))
     room = frame - side
@@ -58,7 +58,7 @@ def windows(cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return starts[0], starts[1], side
 
 
-def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+def extent(line: Tensor) -> tuple[Tensor, Tensor]:
     """(B, S) bool -> (B,) float first place that is True, and the length from there to the last; (0, S) if none is."""
     first = line.int().argmax(dim=1)
     last = line.shape[1] - 1 - line.flip(1).int().argmax(dim=1)

@@ -189,6 +189,12 @@ def test_cell_tiny_ships_with_its_digest_and_says_what_it_saw(cell_tiny):
     assert weights.meta["steps"] == weights.meta["config"]["steps"], "an interim file was shipped"
 
 
+def test_the_name_without_a_version_is_the_newest(cell_tiny):
+    numbered = LoraSam(weights="cell-tiny-v1")
+    assert numbered.weights_sha256 == cell_tiny.weights_sha256
+    assert numbered.weights_saw == cell_tiny.weights_saw
+
+
 def test_contracts(cell_tiny):
     check_backbone(lambda: cell_tiny)
     check_segmenter(lambda: cell_tiny)

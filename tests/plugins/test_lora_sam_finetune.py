@@ -61,7 +61,7 @@ def test_the_loss_falls_and_only_safe_files_are_left(adapter):
     losses = about["epoch_losses"]["loss"]
     assert len(losses) == 3
     assert losses[-1] < 0.9 * losses[0]
-    assert about["base"] == "cell-tiny"
+    assert about["base"] == "cell-tiny-v1"
     assert about["images"] == 6
     files = {str(path.relative_to(adapter)) for path in adapter.rglob("*") if path.is_file()}
     assert files == {

@@ -6,18 +6,21 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cellfeat_lora_sam import LoraSam, pretrain, pretrain_check
 from cellfeat_lora_sam.checkpoints import build_network, read_weights, save_weights
 from cellfeat_lora_sam.network import SamNetwork, SamOutput
-from cellfeat_lora_sam.pretrain import Pretraining
+from cellfeat_lora_sam.pretrain import OVERDONE, Pretraining
+from cellfeat_lora_sam.pretrain_check import PLAIN_FRAMES as PLAIN
 from cellfeat_lora_sam.pretrain_check import held_out_iou, scale_tokens, token_deviation
 from cellfeat_lora_sam.pretrain_config import LossWeights, read_config
 from cellfeat_lora_sam.pretrain_pool import Pool
 from cellfeat_lora_sam.sizes import BUILDS
 from helpers import with_nucleus
-from pretraining import MINI, QUICK, as_photographs, drawn_cells, with_scratch
+from pretraining import MINI, QUICK, as_photographs, drawn_cells, pool_of, with_scratch
+from torch.nn import functional
 
 from cellfeat import CellfeatError
 
@@ -46,16 +49,26 @@ def started(pools: tuple[Pool, Pool | None], context, **changes) -> Pretraining:
 
 def test_steps_change_between_whole_frames_and_near_views(pools, context, monkeypatch):
     run, seen = started(pools, context), []
-    monkeypatch.setattr(run.network, "forward", lambda images, colours: seen.append((images, colours)) or 1 / 0)
+    monkeypatch.setattr(run.network, "forward", lambda images: seen.append(images) or 1 / 0)
     for step, side, count in ((0, 64, 2), (1, 32, 4), (2, 64, 2), (3, 32, 4)):
         run.step = step
         with pytest.raises(ZeroDivisionError):
             run.train_step()
-        images, colours = seen[-1]
-        assert images.shape == (count, 3, side, side)
-        assert (colours is None) == (step % 2 == 0)  # a whole frame's colours are its own
-    near = seen[1][0]
+        assert seen[-1].shape == (count, 3, side, side)
+    near = seen[1]
     assert not torch.equal(near[:2], near[2:])  # two views of each cell
+
+
+def test_some_frames_and_no_near_views_are_overdone(pools, context, monkeypatch):
+    run, seen = started(pools, context), []
+    usual = pretrain.views
+    monkeypatch.setattr(pretrain, "views", lambda *args, **named: seen.append(args[4:]) or usual(*args, **named))
+    for step in range(0, 16):
+        run.step, before = step, len(seen)
+        run.train_step()
+        strong = step % 8 == 0  # a frame is every second step, and every fourth of them is overdone
+        assert seen[before] == ((OVERDONE,) if strong else (1.0,)), step
+        assert step % 2 == 0 or seen[before:] == [(1.0,), (1.0,), ()]  # both of the student, the teacher's is weak
 
 
 def test_a_step_is_a_function_of_seed_and_step(pools, context):
@@ -188,10 +201,31 @@ def test_photographs_whose_mask_is_not_known_tell_the_stain_alone(pools, context
     doubtful = photographed._replace(known=nothing, described=nothing.clone())
     run = started(pools, context, drawn_share=0.0)
     run.pools[1] = doubtful
-    terms = run.train_step()
-    assert {name for name, value in terms.items() if value} == {"stain"}
+    for run.step in (0, 1):  # a frame, and near views with the teacher
+        terms = run.train_step()
+        assert {name for name, value in terms.items() if value} == {"stain"}
     terms = started((drawn, photographed), context, drawn_share=1.0).train_step()
     assert {name for name, value in terms.items() if value} == {"cell", "nucleus", "quality", "types"}
+
+
+def test_terms_without_weight_are_not_computed(pools, context, monkeypatch):
+    run = started(pools, context, weights=LossWeights(compare=0.0, agree=0.0, stain=0.0))
+    monkeypatch.setattr(run, "_answers", lambda *_: pytest.fail("the teacher was asked for nothing"))
+    run.step = 1
+    assert set(run.train_step()) == {"cell", *(field.name for field in fields(LossWeights))} - {
+        "compare",
+        "agree",
+        "stain",
+    }
+
+
+def test_a_run_stops_before_it_saves_what_is_no_number(pools, context, tmp_path):
+    config = replace(QUICK, steps=3, export_every=1, lr=1e30, clip=1e30, warmup=1)
+    with pytest.raises(CellfeatError, match=r"is no number at step [123]; what was saved before is kept\. Try a low"):
+        pretrain.pretrain(config, *pools, SAW, tmp_path / "out.safetensors", context)
+    assert not (tmp_path / "out.safetensors").exists()
+    for file in tmp_path.glob("*.safetensors"):
+        assert all(torch.isfinite(value).all() for value in read_weights(file).state.values())
 
 
 def test_drawn_cells_alone_have_no_words(pools, context):
@@ -201,17 +235,27 @@ def test_drawn_cells_alone_have_no_words(pools, context):
     assert "words" not in run.train_step()
 
 
-def test_masks_as_drawn_have_an_overlap_of_1(context):
-    """A network that knows the answer: nothing is lost on the way, neither by resampling nor by a shift."""
-    batches = list(pretrain_check._held_out(QUICK, context))
-    network = SamNetwork(BUILDS["tiny"], 64, 3)
+def test_a_network_that_reads_the_image_loses_nothing_on_the_way(context, monkeypatch):
+    """Discs are painted into image and mask; the answer is taken from the image, so a shift between both would tell."""
+    config = replace(QUICK, image_size=224, pool_size=336, held_out=8)
+    ys, xs = np.mgrid[:336, :336]
+    away = [np.hypot(ys - 150 - 5 * n, xs - 170 - 4 * n) for n in range(8)]
+    masks = np.stack([np.where(d < 40, 255, np.where(d < 80, 128, 0)) for d in away]).astype(np.uint8)
+    pool = pool_of(np.repeat(np.where(masks == 255, 40, np.where(masks == 128, 130, 240))[..., None], 3, 3), masks)
+    monkeypatch.setattr(pretrain_check, "drawn_pool", lambda *_: pool)
+    monkeypatch.setattr(
+        pretrain_check, "PLAIN_FRAMES", replace(PLAIN, shares=(0.6, 0.8), plain=1.0, noise=0.0, resolution=(1.0, 1.0))
+    )
+    network = SamNetwork(BUILDS["tiny"], 224, 3)
 
     def forward(images: torch.Tensor) -> SamOutput:
-        cell, nucleus = next((b.cell, b.nucleus) for b in batches if torch.equal(b.images, images))
-        return SamOutput(images, torch.stack([1 - cell, cell, nucleus - 0.5 * torch.ones(1)], dim=1), images)
+        grey = functional.avg_pool2d(images.mean(1, keepdim=True), 4)[:, 0]
+        return SamOutput(images, torch.stack([grey, torch.full_like(grey, 185), 85 - grey], dim=1), images)
 
     network.forward = forward
-    assert held_out_iou(network, QUICK, context) == {"cell": 1.0, "nucleus": 1.0}
+    found = held_out_iou(network, config, context)
+    assert found["cell"] > 0.985
+    assert found["nucleus"] > 0.97
 
 
 # A run, what it writes, and a second start
@@ -272,7 +316,7 @@ def test_the_file_says_what_it_saw_and_how_it_was_made(tmp_path, context, pools)
 
 def test_a_later_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, pools, context):
     path = with_nucleus(tmp_path / "base.safetensors", own_colours=False)
-    run, base = started(pools, context, start_from=str(path)), build_network(read_weights(path), 64)
+    run, base = started(pools, context, start_from=str(path), build="tiny"), build_network(read_weights(path), 64)
     for (name, mine), other in zip(run.network.named_parameters(), base.parameters(), strict=True):
         assert torch.equal(mine, other), name
         assert mine.requires_grad
@@ -281,6 +325,14 @@ def test_a_later_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, pools,
     fresh, again = started(pools, context), started(pools, context)
     assert torch.equal(fresh.network.image_encoder.pos_embed, again.network.image_encoder.pos_embed)
     assert 0.01 < fresh.network.image_encoder.pos_embed.std() < 0.03
+
+
+def test_weights_of_another_build_are_no_start(tmp_path, pools, context):
+    path = with_nucleus(tmp_path / "base.safetensors")
+    with pytest.raises(
+        CellfeatError, match=r"start_from: .* is not of the build 'mini': its numbers are .*embed_dim=192"
+    ):
+        started(pools, context, start_from=str(path))
 
 
 def test_weights_without_a_nucleus_are_no_start(tmp_path, pools, context):

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from cellfeat_lora_sam.network import Colours, SamOutput
+from cellfeat_lora_sam.losses import overlap
+from cellfeat_lora_sam.network import SamOutput
 from cellfeat_lora_sam.pooling import pool_parts
 from cellfeat_lora_sam.pretrain_heads import (
     CENTRE_DECAY,
@@ -18,7 +19,6 @@ from cellfeat_lora_sam.pretrain_heads import (
     comparison_loss,
     descriptor_loss,
     mask_losses,
-    overlap,
     pooled,
     stain_loss,
     type_loss,
@@ -38,7 +38,7 @@ def views_of(cell: Tensor, canonical: Tensor | None = None, nucleus: Tensor | No
     none = torch.zeros(len(cell), 3, 1, 1)
     canonical = torch.zeros(len(cell), 3, *cell.shape[1:]) if canonical is None else canonical
     nucleus = torch.zeros_like(cell) if nucleus is None else nucleus
-    return Views(none, Colours(none, none), cell, nucleus, canonical, none)
+    return Views(none, cell, nucleus, canonical, none)
 
 
 def test_heads_answer_in_the_widths_asked_for():
@@ -115,18 +115,27 @@ def test_the_types_loss_by_hand():
 def test_the_comparison_by_hand():
     scores, answers = torch.tensor([[0.1, 0.0], [0.0, 0.0]]), torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     first = -0.75 * math.log(1 / (1 + math.exp(-1))) - 0.25 * math.log(1 / (1 + math.exp(1)))
-    assert comparison_loss(scores, answers).item() == pytest.approx((first + math.log(2)) / 2)
+    both = torch.tensor([True, True])
+    assert comparison_loss(scores, answers, both).item() == pytest.approx((first + math.log(2)) / 2)
+    assert comparison_loss(scores, answers, torch.tensor([True, False])).item() == pytest.approx(first)
+    assert comparison_loss(scores, answers, ~both) == 0
 
 
 def test_the_agreement_by_hand():
     """Of three numbers: one that goes along (0), one that goes the other way (4), one that is unrelated (1)."""
     seen = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 0.0], [3.0, 3.0, 1.0]])
     wanted = torch.tensor([[10.0, 9.0, 1.0], [30.0, 6.0, 5.0], [50.0, 3.0, 9.0]])
-    assert agreement_loss(seen, wanted).item() == pytest.approx(5 / 3, abs=1e-3)
-    assert agreement_loss(seen, 7 * seen - 3).item() == pytest.approx(0, abs=1e-3)
+    every = torch.tensor([True, True, True])
+    assert agreement_loss(seen, wanted, every).item() == pytest.approx(5 / 3, abs=1e-3)
+    assert agreement_loss(seen, 7 * seen - 3, every).item() == pytest.approx(0, abs=1e-3)
     level = torch.full((3, 1), 4.0, requires_grad=True)
-    agreement_loss(level, wanted[:, :1]).backward()  # a number that never varies must not break the others
+    agreement_loss(level, wanted[:, :1], every).backward()  # a number that never varies must not break the others
     assert torch.isfinite(level.grad).all()
+    more, doubtful = (torch.cat((values, 99 * random(1, 3, seed=s))) for s, values in enumerate((seen, wanted)))
+    assert agreement_loss(more, doubtful, torch.tensor([True, True, True, False])).item() == pytest.approx(
+        5 / 3, abs=1e-3
+    )
+    assert agreement_loss(seen, wanted, torch.tensor([True, False, False])) == 0  # one cell correlates with nothing
 
 
 def test_the_teacher_answers_sharply_and_its_centre_follows():

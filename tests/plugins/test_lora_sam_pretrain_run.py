@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cellfeat_lora_sam import pretrain_run
-from cellfeat_lora_sam.checkpoints import read_weights
+from cellfeat_lora_sam.checkpoints import read_weights, save_weights
 from cellfeat_lora_sam.pretrain_config import PretrainConfig
 from cellfeat_lora_sam.pretrain_pool import Pool
 from cellfeat_lora_sam.pretrain_run import pretrain_from
@@ -194,6 +194,9 @@ def test_masks_can_come_from_the_weights_of_an_earlier_stage(manifest, tmp_path,
         ({"ids": "cell-0\ncell-9\n"}, "1 of the ids to leave out are not among its 4 images, the first is 'cell-9'"),
         ({"ids": "cell-1", "domains": ("one",)}, "1 of the ids to leave out are not among its 2 images, .* 'cell-1'"),
         ({"ids": "cell-0\ncell-1\ncell-2\ncell-3"}, r"cells\.csv: no image is left"),
+        ({"ids": " \n\n"}, r"ids\.txt names no id; leave --leave-out away to use every image"),
+        ({"output": "there.safetensors/own.safetensors"}, "there.safetensors"),
+        ({"output": "begun.safetensors"}, r"begun\.interim\.safetensors exists already and belongs to another run"),
         ({"ids": None}, r"ids\.txt cannot be read as a list of ids: "),
         ({"domains": ("three",)}, "no domain named 'three'"),
     ],
@@ -202,6 +205,7 @@ def test_what_cannot_be_is_one_clear_line(manifest, tmp_path, work, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "there.safetensors").write_bytes(b"mine")
+    (tmp_path / "begun.interim.safetensors").write_bytes(b"mine")
     ids = None
     if "ids" in changes:
         ids = tmp_path / "ids.txt"
@@ -212,6 +216,32 @@ def test_what_cannot_be_is_one_clear_line(manifest, tmp_path, work, monkeypatch,
         run(config, output, work, manifest, changes.get("domains", ()), ids)
     assert "\n" not in str(caught.value)
     assert not output.is_file() or output.read_bytes() == b"mine"
+    assert (tmp_path / "begun.interim.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("named", [{"domains": ("one",)}, {"leave_out": Path("ids.txt")}])
+def test_photographs_cannot_be_chosen_without_a_manifest(tmp_path, work, named):
+    with pytest.raises(CellfeatError, match=r"name photographs; name their manifest too \(--data\)"):
+        run(FAST, tmp_path / "own.safetensors", work, **named)
+
+
+def test_what_earlier_weights_saw_is_not_forgotten(manifest, tmp_path, work, handed):
+    first, second = (with_nucleus(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
+    weights = read_weights(first)
+    save_weights(first, weights.state, weights.meta | {"saw": ["tecom (labels)", "drawn cells"]})
+    weights = read_weights(second)
+    save_weights(second, weights.state, {key: value for key, value in weights.meta.items() if key != "saw"})
+    config = replace(FAST, masks=str(second), start_from=str(first), trusted=0.0)
+    run(config, tmp_path / "own.safetensors", work, manifest, domains=("one",))
+    saw = ["tecom (labels)", "drawn cells", "second.safetensors (what is not known)", "one (images without labels)"]
+    assert handed[-1][2] == saw
+
+
+def test_another_version_of_the_segmenter_is_another_maker(work, monkeypatch):
+    offer = work.registry.find("segmenter", "classical")
+    before = pretrain_run._makers(FAST, (), work)
+    monkeypatch.setattr(type(work.registry), "find", lambda *_: replace(offer, version="99"))
+    assert pretrain_run._makers(FAST, (), work) != before
 
 
 def test_a_broken_photograph_is_an_error_or_skipped(manifest, tmp_path, work, handed):
