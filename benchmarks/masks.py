@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import common
 import numpy as np
+import quality
 import typer
 
 from cellfeat import Workplace, metrics
-
-FLAGGED = 0.8  # a predicted IoU below this flags a mask, a true one below it is a bad mask
 
 
 def main(
@@ -49,9 +48,9 @@ def judge(method: Any, rows: list[common.Row]) -> dict[str, Any]:
     started = time.perf_counter()
     for batch in common.batches(rows):
         cells = [common.read_cell(row) for row in batch]
-        mask, nucleus, quality = answer(method, common.tensor([cell.image for cell in cells]))
+        mask, nucleus, guessed = answer(method, common.tensor([cell.image for cell in cells]))
         whole += metrics.intersection_over_union(mask, np.stack([cell.cell for cell in cells])).tolist()
-        predicted += [] if quality is None else quality.tolist()
+        predicted += [] if guessed is None else guessed.tolist()
         if nucleus is not None:
             told = [place for place, cell in enumerate(cells) if cell.nucleus is not None]
             truth = np.array([cells[place].nucleus for place in told], bool).reshape(-1, *nucleus.shape[1:])
@@ -60,7 +59,7 @@ def judge(method: Any, rows: list[common.Row]) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
         "cell": common.figures(whole),
         "nucleus": common.figures(nuclei) if nuclei else None,
-        "quality": worth(predicted, whole) if predicted else None,
+        "quality": quality.worth(predicted, whole),
     }
 
 
@@ -73,23 +72,8 @@ def answer(method: Any, frames: Any) -> tuple[np.ndarray, np.ndarray | None, np.
     if not hasattr(method, "encode"):
         return method.segment(frames).cpu().numpy(), nuclei, None
     features = method.encode(frames)  # a backbone that segments knows its mask and what it thinks of it at once
-    quality = getattr(features, "quality", None)
-    return features.mask.cpu().numpy(), nuclei, None if quality is None else quality.float().cpu().numpy()
-
-
-def worth(predicted: list[float], true: list[float]) -> dict[str, Any]:
-    """How far a predicted IoU tells the true one; None where nothing can be said."""
-    from scipy import stats
-
-    guess, bad = np.array(predicted), np.array(true) < FLAGGED
-    varies = len(set(predicted)) > 1 and len(set(true)) > 1
-    return {
-        "spearman": float(stats.spearmanr(guess, true).statistic) if varies else None,
-        "threshold": FLAGGED,
-        "flagged": int(np.sum(guess < FLAGGED)),
-        "bad": int(bad.sum()),
-        "bad_flagged": float(np.mean(guess[bad] < FLAGGED)) if bad.any() else None,
-    }
+    guessed = getattr(features, "quality", None)
+    return features.mask.cpu().numpy(), nuclei, None if guessed is None else guessed.float().cpu().numpy()
 
 
 def show(records: list[dict[str, Any]]) -> None:
@@ -100,17 +84,7 @@ def show(records: list[dict[str, Any]]) -> None:
         row = [str(cell["cells"]), *_mean(cell), f"{cell['median']:.3f}", f"{100 * cell['below_half']:.1f} %"]
         table.add_row(record["segmenter"], record["domain"], *row, *(_mean(nucleus) if nucleus else ("–", "–")))
     common.show(table)
-    judged = [record for record in records if record["quality"]]
-    if not judged:
-        return
-    headings = ("Spearman", f"flagged, below {FLAGGED}", f"true IoU below {FLAGGED}", "of these flagged")
-    table = common.new_table("Predicted IoU against the true one", "segmenter", "domain", *headings, left=2)
-    for record in judged:
-        found = record["quality"]
-        rank = "–" if found["spearman"] is None else f"{found['spearman']:.2f}"
-        share = "–" if found["bad_flagged"] is None else f"{100 * found['bad_flagged']:.0f} %"
-        table.add_row(record["segmenter"], record["domain"], rank, str(found["flagged"]), str(found["bad"]), share)
-    common.show(table)
+    quality.show(records, "domain")
 
 
 def _mean(found: dict[str, Any]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import common
 import numpy as np
+import quality
 import smear_crops
 import typer
 
@@ -49,8 +50,10 @@ def main(
         rim = float(np.mean([crop.touched for one in sets for crop in one]))
         for name, method in methods.items():
             values = [common.cell_ious(method, cells) for cells in frames]
+            guessed = [guess for cells in frames for guess in quality.predicted(method, cells)]
             about = {"kind": kind, "segmenter": name, "weights_sha256": getattr(method, "weights_sha256", None)}
             records.append({**about, "seeds": seeds, "crops": crops, "rim_touched": rim, **figures(values)})
+            records[-1]["quality"] = quality.worth(guessed, [value for one in values for value in one])
         if picture_folder:
             sheet(picture_folder / f"{kind.replace(' ', '-')}.png", frames[0][: pictures.MAX_PICTURES], methods, kind)
     common.append_json(json, "smears", records)
@@ -108,6 +111,7 @@ def show(records: Sequence[dict[str, Any]]) -> None:
         row += [f"{one['mean']:.3f} ± {one['spread']:.3f}", f"{one['median']:.3f}", f"{100 * one['below_half']:.1f} %"]
         table.add_row(one["kind"], one["segmenter"], *row)
     common.show(table)
+    quality.show(records, "kind")
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def test_a_predicted_quality_is_compared_with_the_true_one(tmp_path):
 
 
 def test_what_cannot_be_said_of_a_quality_is_none():
-    worth = module("masks").worth
+    worth = module("quality").worth
     assert worth([0.9, 0.9], [0.85, 0.95])["spearman"] is None
     assert worth([0.9, 0.7], [0.85, 0.95])["bad_flagged"] is None
 
@@ -333,6 +333,15 @@ def test_smears_program_shows_its_crops(tmp_path, monkeypatch, capsys):
     width, height = Image.open(tmp_path / "sheets" / "drawn.png").size
     assert width > 224
     assert height > 3 * 112, "crop, true mask and otsu"
+
+
+def test_smears_say_what_a_predicted_quality_is_worth(tmp_path, monkeypatch, capsys):
+    arguments = ("--crops", 2, "--seed", 1, "--segmenter", "lora-sam", "--json", tmp_path / "out.jsonl")
+    run(monkeypatch, "smears", *arguments)
+    (found,) = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert abs(found["quality"]["mean_error"]) < 0.3
+    assert abs(found["quality"]["spearman"]) == pytest.approx(1)  # of two
+    assert "Predicted IoU against the true one" in capsys.readouterr().out
 
 
 # few_masks.py
