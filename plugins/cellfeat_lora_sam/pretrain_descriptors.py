@@ -12,15 +12,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from cellfeat_lora_sam.shape import FEW, shape_of_cell
+
 COLOUR_STEPS = 8  # per axis of the joint histogram in CIE Lab
 TONE_STEPS = 32  # of single channels
 PATTERN_RADII = (1.5, 3.0, 6.0)  # px
 PATTERNS = 10  # rotation-invariant uniform patterns of 8 neighbours
 BLOB_WIDTHS = (1.0, 2.0, 4.0)  # px: deviations of the Laplacian of Gaussian
 BLOB_STEPS, BLOB_LIMIT = 16, 40.0
-THICKNESS = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)  # of the root of the area: at which a nucleus falls apart
 COMPONENTS = 64  # principal components that are kept as targets; what lies in later ones is mostly noise
-FEW = 20  # pixels: a part that is smaller counts as missing
 MARGIN = 8  # px around the cell that textures at its rim reach into
 
 
@@ -61,7 +61,7 @@ def describe(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     parts = [_or_cell(nucleus, cell), _or_cell(cell & ~nucleus, cell)]
     values = [_colours(image, part) for part in parts]
     values += _textures(image, parts)
-    values += [_shape(cell), _shape(nucleus), np.array([nucleus.sum() / max(cell.sum(), 1)])]
+    values.append(shape_of_cell(cell, nucleus))
     return np.concatenate(values).astype(np.float32)
 
 
@@ -118,26 +118,3 @@ def _histogram(values: np.ndarray, steps: int, low: float, high: float) -> np.nd
     """Square roots of the shares: distances between such vectors are Hellinger's."""
     counts = np.histogram(values, steps, (low, high))[0]
     return np.sqrt(counts / max(counts.sum(), 1))
-
-
-def _shape(part: np.ndarray) -> np.ndarray:
-    """Numbers that neither place, size nor turn change: moments, solidity, roughness, lobes, thickness, spread."""
-    area = int(part.sum())
-    if area <= FEW:
-        return np.zeros(30 + len(THICKNESS))
-    plane = part.astype(np.uint8)
-    curves, _ = cv2.findContours(plane, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    hull = cv2.contourArea(cv2.convexHull(np.concatenate(curves)))
-    around = sum(cv2.arcLength(curve, True) for curve in curves)
-    moments = cv2.HuMoments(cv2.moments(plane, True)).ravel()
-    moments[6] = abs(moments[6])  # the sign of the last tells a shape from its mirror image, and views are mirrored
-    depth = cv2.distanceTransform(plane, cv2.DIST_L2, 5) / np.sqrt(area)
-    lobes = [cv2.connectedComponents((depth > least).astype(np.uint8))[0] - 1 for least in THICKNESS]
-    rows, columns = np.nonzero(part)
-    away = np.hypot(rows - rows.mean(), columns - columns.mean()) / np.sqrt(area)
-    figures = [area / max(hull, 1.0), around**2 / area, len(curves), depth.max()]
-    figures += list(np.sign(moments) * np.log10(np.abs(moments) + 1e-12))
-    figures += list(np.quantile(depth[part], (0.25, 0.5, 0.75, 0.9))) + lobes
-    figures += list(np.quantile(away, (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)))
-    figures += list(np.histogram(away, 9, (0.0, 1.2))[0] / area)
-    return np.array(figures, dtype=np.float64)

@@ -12,6 +12,7 @@ from cellfeat_lora_sam.checkpoints import build_network, fit_positions, read_wei
 from cellfeat_lora_sam.network import SamNetwork, nucleus_mask, two_class_mask
 from cellfeat_lora_sam.pooling import pool_parts
 from cellfeat_lora_sam.second_look import BOX_SHARE, LOOK_SIZE, look_again, windows
+from cellfeat_lora_sam.shape import shapes
 from cellfeat_lora_sam.sizes import BUILDS
 from helpers import with_nucleus
 
@@ -124,6 +125,20 @@ def test_the_second_pass_sees_windows_in_their_own_colours(weights, cells):
         look = look_again(large, both.mask, nucleus_mask(logits, both.mask), SIZE)
         wanted = pool_parts(twice._network.encode(look.images), look.cell, look.nucleus)
     torch.testing.assert_close(both.pooled[:, 6 * 192 :], wanted)
+
+
+@pytest.mark.parametrize(("pooling", "passes"), [("auto", 1), ("cell", 1), ("auto", 2)])
+def test_shapes_are_appended(weights, cells, pooling, passes):
+    given = {"weights": weights, "image_size": SIZE, "pooling": pooling, "passes": passes}
+    plain, shaped = LoraSam(**given), LoraSam(**given, shape=True)
+    images = enlarged(cells, plain.image_size)
+    without, found = plain.encode(images), shaped.encode(images)
+    if without.pooled is None:
+        without = without._replace(pooled=masked_mean(without.embedding, without.mask))
+    torch.testing.assert_close(found.pooled[:, :-75], without.pooled)
+    nucleus = shaped.nuclei(images) & found.mask
+    wanted = shapes(found.mask.numpy(), nucleus.numpy())
+    torch.testing.assert_close(found.pooled[:, -75:], torch.from_numpy(wanted))
 
 
 def by_hand(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -248,8 +263,9 @@ def test_quality_is_the_cells_predicted_overlap_between_0_and_1(weights, cells):
     [
         (
             {"pooling": "parts"},
-            r"pooling is 'parts', but the weights '.*two.safetensors' tell no nucleus.*possible are 'cell' and 'auto'$",
+            r"pooling is 'parts', but the weights '.*two.safetensors' tell no nucleus.*possible: 'cell' and 'auto'$",
         ),
+        ({"shape": True}, r"shape is on, but the weights '.*two.safetensors' tell no nucleus.*possible: off$"),
         ({"passes": 3}, "passes is 3; possible are 1, and 2 for a second look"),
         ({"passes": 0}, "passes is 0"),
     ],

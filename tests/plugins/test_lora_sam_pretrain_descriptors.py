@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cellfeat_lora_sam import pretrain_descriptors
-from cellfeat_lora_sam.pretrain_descriptors import THICKNESS, Descriptors, _histogram, _patterns, _shape, describe
-from pretraining import disc_masks
+from cellfeat_lora_sam.pretrain_descriptors import Descriptors, _histogram, _patterns, describe
+from cellfeat_lora_sam.shape import PART, SHAPES
 
 from cellfeat import synthetic
-
-SHAPE = 30 + len(THICKNESS)  # numbers of one part
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def test_they_tell_colour_texture_and_shape_apart(cells, measured):
     image, mask, _ = cells[4]
     before = measured[4]
     colours = 2 * (7 * pretrain_descriptors.TONE_STEPS + pretrain_descriptors.COLOUR_STEPS**3)
-    shapes = 2 * SHAPE + 1
+    shapes = SHAPES
 
     def moved(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
         change = describe(image, mask) - before
@@ -79,33 +77,8 @@ def test_a_cell_without_a_nucleus_is_described_by_what_there_is(cells):
     half = pretrain_descriptors.TONE_STEPS * 7 + pretrain_descriptors.COLOUR_STEPS**3
     assert np.array_equal(found[:half], found[half : 2 * half])  # the cell stands in for its nucleus
     assert found[-1] == 0
-    assert not found[-1 - SHAPE : -1].any()
+    assert not found[-1 - PART : -1].any()
     assert describe(image, mask)[-1] == pytest.approx((mask == 255).sum() / (mask > 0).sum())
-
-
-def test_shapes_do_not_depend_on_size_and_place():
-    small, large = (disc_masks(1, 160, r, middle)[0] > 0 for r, middle in ((30, (50, 60)), (60, (80, 70))))
-    square = np.zeros((160, 160), bool)
-    square[40:110, 30:100] = True
-    assert np.abs(_shape(small) - _shape(large)).max() < 0.35
-    figures = _shape(large)
-    assert figures[0] == pytest.approx(1, abs=0.04)  # solidity
-    assert figures[1] == pytest.approx(4 * np.pi, rel=0.15)  # roughness: squared length by area
-    assert figures[3] == pytest.approx(1 / np.sqrt(np.pi), abs=0.02)  # depth of a disc by the root of its area
-    assert _shape(square)[1] == pytest.approx(16, rel=0.05)
-
-
-def test_shapes_count_lobes():
-    """Two discs and a bridge of 6 px, which is thinner than a tenth of the root of the area."""
-    lobed = disc_masks(1, 128, 22, (30, 64))[0] + disc_masks(1, 128, 22, (98, 64))[0] > 0
-    lobed[61:67, 40:90] = True
-    lobes = 4 + 7 + 4  # figures before them
-    counted = _shape(lobed)[lobes : lobes + len(THICKNESS)]
-    assert counted[0] == 1
-    assert counted[THICKNESS.index(0.12)] == 2
-    assert counted[-1] in (0, 2)
-    round_one = _shape(disc_masks(1, 128, 22)[0] > 0)[lobes : lobes + len(THICKNESS)]
-    assert round_one.tolist() == [1] * len(THICKNESS)
 
 
 def test_histograms_are_roots_of_shares():
