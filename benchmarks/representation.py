@@ -50,6 +50,7 @@ def main(
     weights: Annotated[str | None, typer.Option(help="Weights of the backbone: a name or a file")] = None,
     pooling: Annotated[str | None, typer.Option(help="backbone.pooling, where the backbone has it")] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="backbone.passes, where the backbone has it")] = None,
+    shape: Annotated[bool | None, typer.Option(help="backbone.shape, where the backbone has it")] = None,
     clf: Annotated[list[str] | None, typer.Option(help="Classifier [default: svm-linear]; repeat for several")] = None,
     backbone: Annotated[str, typer.Option(help="Any backbone; `colour` is the free floor")] = "lora-sam",
     source: Annotated[str, typer.Option(help="Domain that is trained on")] = "acevedo20",
@@ -69,7 +70,8 @@ def main(
     targets, seeds = tuple(target or ("tecom", "bccd")), list(seed or SEEDS)
     if source in targets:
         raise CellfeatError(f"--target {source} is the source; name other domains")
-    settings = {"weights": weights and common.lora_sam_params(weights)["weights"], "pooling": pooling, "passes": passes}
+    settings = {"pooling": pooling, "passes": passes, "shape": shape, "weights": None}
+    settings |= common.lora_sam_params(weights)
     given = {key: value for key, value in settings.items() if value is not None}
     shared = ["--data", str(manifest), "--backbone", backbone, "--source", source, "--folds", str(folds)]
     shared += ["--adapt", "test", "--device", device, "--set", f"protocol.seeds={seeds}"]

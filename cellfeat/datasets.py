@@ -16,7 +16,7 @@ from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
 from cellfeat.labels import Vocabulary, load_vocabulary
 from cellfeat.manifest import Row, chosen_domains, read_rows, row_problems
-from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, refuse_or_skip, write_skipped
+from cellfeat.scan import ImageFacts, Memory, ProgressBar, Skipped, examine_all, refuse_or_skip, write_skipped
 from cellfeat.types import UNLABELED
 
 __all__ = [
@@ -194,20 +194,25 @@ def _remarks(
 
 
 def check_images(
-    dataset: Dataset, skip_bad: bool = False, progress: ProgressBar | None = None, workers: int | None = None
+    dataset: Dataset,
+    skip_bad: bool = False,
+    progress: ProgressBar | None = None,
+    workers: int | None = None,
+    known: Memory | None = None,
 ) -> Dataset:
-    """Decode every image and mask once, in threads, and keep digests and sizes.
+    """Decode every image and mask once, in threads, and keep digests and sizes; what is `known` is not decoded again.
 
     Raises: CellfeatError with the first bad file and the number of others, unless `skip_bad`, which leaves them out.
     A file is bad when it cannot be decoded, when its mask has another size, or when it is not the one whose sha256
     the manifest holds.
     """
-    images = examine_all(dataset.path, progress, "checking images", workers=workers)
+    images = examine_all(dataset.path, progress, "checking images", workers=workers, known=known)
     masks: list[ImageFacts | ImageError | None] = [None] * len(dataset)
     if dataset.mask_path is not None:
         rows = [row for row, path in enumerate(dataset.mask_path) if path is not None]
         paths = [path for path in dataset.mask_path if path is not None]
-        for row, fact in zip(rows, examine_all(paths, progress, "checking masks", True, workers), strict=True):
+        found = examine_all(paths, progress, "checking masks", True, workers, known)
+        for row, fact in zip(rows, found, strict=True):
             masks[row] = fact
     reasons = {row: reason for row in range(len(dataset)) if (reason := _fault(dataset, row, images[row], masks[row]))}
     skipped = [Skipped(str(dataset.id[row]), str(dataset.path[row]), reason) for row, reason in reasons.items()]

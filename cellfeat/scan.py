@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cellfeat.artifacts import atomic_file
 from cellfeat.decode import IMAGE_SUFFIXES, ImageError, image_digest, read_bytes, read_mask, read_rgb, read_size
@@ -22,6 +22,16 @@ class ImageFacts(NamedTuple):
     sha256: str
     width: int
     height: int
+
+
+class Memory(Protocol):
+    """What earlier runs found in files: `cellfeat.known_files.KnownFiles`."""
+
+    def recall(self, paths: Sequence[Path], mask: bool = False) -> Sequence[ImageFacts | None]: ...
+
+    def stamps(self, paths: Sequence[Path]) -> Sequence[str | None]: ...
+
+    def remember(self, facts: Iterable[tuple[Path, str | None, ImageFacts]], mask: bool = False) -> None: ...
 
 
 class Skipped(NamedTuple):
@@ -45,8 +55,17 @@ def examine_all(
     text: str = "checking images",
     mask: bool = False,
     workers: int | None = None,
+    known: Memory | None = None,
 ) -> list[ImageFacts | ImageError]:
-    """`examine` for many files, results in order; on all cores, as decoding releases the interpreter's lock."""
+    """`examine` for many files, results in order; on all cores, as decoding releases the interpreter's lock.
+
+    known: what need not be decoded again.
+    """
+    facts: list[ImageFacts | ImageError | None] = [*known.recall(paths, mask)] if known else [None] * len(paths)
+    unknown = [place for place, fact in enumerate(facts) if fact is None]
+    if not unknown:
+        return [fact for fact in facts if fact is not None]
+    stamps = known.stamps([paths[place] for place in unknown]) if known else []
 
     def outcome(path: Path) -> ImageFacts | ImageError:
         try:
@@ -54,14 +73,16 @@ def examine_all(
         except ImageError as error:
             return error
 
-    outcomes = []
     show = progress or (lambda total, text: nullcontext())
-    with show(len(paths), text) as bar, ThreadPoolExecutor(workers or _cores()) as pool:
-        for result in pool.map(outcome, paths):
-            outcomes.append(result)
+    with show(len(unknown), text) as bar, ThreadPoolExecutor(workers or _cores()) as pool:
+        for place, result in zip(unknown, pool.map(outcome, [paths[place] for place in unknown]), strict=True):
+            facts[place] = result
             if bar is not None:
                 bar.advance(1)
-    return outcomes
+    if known:
+        found = ((paths[place], stamp, facts[place]) for place, stamp in zip(unknown, stamps, strict=True))
+        known.remember([(path, stamp, fact) for path, stamp, fact in found if isinstance(fact, ImageFacts)], mask)
+    return [fact for fact in facts if fact is not None]
 
 
 def header_sizes(paths: Sequence[Path], workers: int | None = None) -> list[tuple[int, int] | None]:

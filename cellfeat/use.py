@@ -22,7 +22,7 @@ from cellfeat.run import read_run, saved_recipe
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, Cells
 from cellfeat.unlabelled import unlabelled_images
-from cellfeat.workplace import Workplace, load_dataset, make_encoder
+from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,7 +101,7 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
         found = replace(found, domain=np.full(len(found), domain), label=np.full(len(found), UNLABELED))
     else:
         found = unlabelled_images(images, domain)
-    return datasets.check_images(found, work.skip_bad, work.reporter.progress)
+    return checked(found, work)
 
 
 def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:

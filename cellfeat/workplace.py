@@ -9,6 +9,7 @@ from typing import Any
 
 from cellfeat import datasets, distributed
 from cellfeat.extract import BATCH, Encoder
+from cellfeat.known_files import KnownFiles
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
 from cellfeat.registry import Registry
 from cellfeat.slots import Context, Reporter
@@ -65,7 +66,7 @@ def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
-    return datasets.check_images(dataset, skip_bad=work.skip_bad, progress=work.reporter.progress)
+    return checked(dataset, work)
 
 
 def load_photographs(
@@ -75,7 +76,13 @@ def load_photographs(
     dataset = without_labels(manifest, domains or None, leave_out, work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
-    return datasets.check_images(dataset, skip_bad=work.skip_bad, progress=work.reporter.progress)
+    return checked(dataset, work)
+
+
+def checked(dataset: datasets.Dataset, work: Workplace) -> datasets.Dataset:
+    """Every file decoded once, or known since an earlier run."""
+    known = KnownFiles(cache_folder() / "files.sqlite")
+    return datasets.check_images(dataset, work.skip_bad, work.reporter.progress, known=known)
 
 
 def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
