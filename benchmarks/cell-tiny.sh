@@ -14,8 +14,9 @@ measure() {
 measure speed speed.py --weights "$weights"
 measure masks masks.py "$manifest" --weights "$weights"
 measure smears smears.py "$manifest" --weights "$weights" --pictures "$out/smears"
-for passes in 1 2; do
-  measure "representation-$passes" representation.py "$manifest" --weights "$weights" --passes "$passes" --unseen "$unseen" \
-    --clf svm-linear --clf svm-rbf --clf lr
+for features in "--passes 1" "--passes 2" "--passes 2 --shape"; do
+  name=representation-$(tr -d ' -' <<<"$features")
+  measure "$name" representation.py "$manifest" --weights "$weights" --unseen "$unseen" $features
 done
-measure few-masks few_masks.py "$manifest" --weights "$weights" --out "$out/few-masks"
+measure representation-colour representation.py "$manifest" --backbone colour --unseen "$unseen"
+measure few-masks few_masks.py "$manifest" --weights "$weights" --out "$out/few-masks" --epochs 60

@@ -367,7 +367,7 @@ def test_official_weights_are_not_fetched_offline(monkeypatch, tmp_path):
 
 def test_the_registry_names_every_promised_weight():
     named = LoraSam.named_weights
-    assert set(named) == {"cell-tiny", "vit_b", "vit_l", "vit_h", "vit_b_lm", "vit_l_lm"}
+    assert set(named) == {"cell-tiny", "cell-tiny-v1", "vit_b", "vit_l", "vit_h", "vit_b_lm", "vit_l_lm"}
     assert all(name == weights.name and weights.licence for name, weights in named.items())
     assert all(weights.urls or weights.path for weights in named.values())
 

@@ -123,7 +123,7 @@ def test_an_adapter_on_other_weights_is_refused_with_both_values(adapter, tmp_pa
     other = tmp_path / "other.safetensors"
     save_weights(other, SamNetwork(BUILDS["tiny"], 224).state_dict(), {})
     meant, got = LoraSam(image_size=SIZE).weights_sha256, finetuning.file_sha256(other)
-    with pytest.raises(CellfeatError, match=f"made for the weights 'cell-tiny' .*{meant}.*{got}"):
+    with pytest.raises(CellfeatError, match=f"made for the weights 'cell-tiny-v1' .*{meant}.*{got}"):
         LoraSam(weights=str(other), adapter=str(adapter))
 
 

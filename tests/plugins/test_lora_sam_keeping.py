@@ -33,7 +33,7 @@ def weights(tmp_path_factory) -> str:
 
 @pytest.fixture
 def settings(weights) -> FinetuneSettings:
-    return FinetuneSettings(weights, SIZE, epochs=4, batch_size=3, lr=2e-3)
+    return FinetuneSettings(weights, SIZE, epochs=12, batch_size=3, lr=2e-3)
 
 
 def pairs(count: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
