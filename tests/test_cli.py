@@ -318,7 +318,15 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(drawn, tmp_path):
     environment = {**os.environ, "CELLFEAT_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "cellfeat.cli", "run", "--data", str(drawn / "manifest.csv")]
     command += ["--backbone", "lora-sam", "--align", "cae", "--folds", "2", "--out", "stopped"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts tests in the background has them, and their children, ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for _ in range(600):
         if (tmp_path / "cache" / "scratch" / "run").is_dir() and any(
             (tmp_path / "cache" / "scratch" / "run").iterdir()
