@@ -1,7 +1,8 @@
 """Files that an earlier run has decoded and that have not changed since: they need not be decoded to be known.
 
 A file counts as unchanged while path, size, inode and both times are the same, as in git's index; the time of the last
-change of its inode cannot be set by a program. What was changed less than `RACY` seconds ago is not yet trusted.
+change of its inode cannot be set by a program (Windows has none; there size and time of writing must do). What was
+changed less than `RACY` seconds ago is not yet trusted.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class KnownFiles:
 
     def recall(self, paths: Sequence[Path], mask: bool = False) -> list[ImageFacts | None]:
         """The facts of each file, None where it is not known or has changed."""
-        if not self.path.exists():
-            return [None] * len(paths)
         try:
+            if not self.path.exists():
+                return [None] * len(paths)
             with closing(sqlite3.connect(self.path, timeout=WAIT)) as base:
                 found = [
                     base.execute(
@@ -42,7 +43,7 @@ class KnownFiles:
                     ).fetchone()
                     for path, stamp in zip(paths, self.stamps(paths), strict=True)
                 ]
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             return [None] * len(paths)
         return [row and ImageFacts(*row) for row in found]
 
