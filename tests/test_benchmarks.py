@@ -19,7 +19,8 @@ from test_layers import plugin_offences
 from cellfeat import CellfeatError, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-PROGRAMS = ("masks", "smears", "few_masks", "representation", "speed")
+FORWARD = "benchmarks.speed.forward"
+PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD)
 FRAME = 224
 
 
@@ -27,6 +28,7 @@ FRAME = 224
 def programs_beside_each_other(monkeypatch):
     """As Python does for a program that is started by its path."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
 
 
 def module(name: str):
@@ -526,13 +528,13 @@ def test_the_ids_of_a_fold_are_those_that_a_run_holds_out(tmp_path, monkeypatch,
     assert "possible folds: [0, 1, 2]" in capsys.readouterr().err
 
 
-# speed.py
+# speed/forward.py
 
 
 def test_the_plain_way_runs_the_same_network(context, one_thread):
     from cellfeat import Workplace
 
-    speed, work = module("speed"), Workplace.on_terminal("cpu")
+    speed, work = module(FORWARD), Workplace.on_terminal("cpu")
     backbone = work.registry.create("backbone", "lora-sam", {"weights": "cell-tiny"}, context)
     frames = speed.drawn(2, backbone.image_size)
     plain = speed.plain_network(work, "cell-tiny", backbone, frames)
@@ -552,11 +554,11 @@ def test_the_plain_way_runs_the_same_network(context, one_thread):
 
 @pytest.mark.slow
 def test_speed_measures_every_way(tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "speed", "--threads", 1, "--batch", 1, "--repeats", 1, "--json", tmp_path / "s.jsonl")
+    run(monkeypatch, FORWARD, "--threads", 1, "--batch", 1, "--repeats", 1, "--json", tmp_path / "s.jsonl")
     written = [json.loads(line) for line in (tmp_path / "s.jsonl").open()]
     assert len({one["way"] for one in written}) == 4
     assert all(one["images_per_second"] > 0 for one in written)
-    assert {one["ratio"] for one in written if one["way"] == module("speed").PLAIN} == {1.0}
+    assert {one["ratio"] for one in written if one["way"] == module(FORWARD).PLAIN} == {1.0}
     assert "two passes" in capsys.readouterr().out
     import torch
 
@@ -564,7 +566,7 @@ def test_speed_measures_every_way(tmp_path, monkeypatch, capsys):
 
 
 def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch):
-    speed, calls = module("speed"), []
+    speed, calls = module(FORWARD), []
     clock = iter(range(1000))
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
     ways = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}

@@ -1,12 +1,11 @@
 """Images per second of `lora-sam`, against the same network run image by image with the `segment-anything` package.
 
-python benchmarks/speed.py --weights cell-tiny
+python -m benchmarks.speed.forward --weights cell-tiny
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +13,15 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import common
 import numpy as np
 import typer
 
+from benchmarks import common
+from benchmarks.speed import measure
 from cellfeat import CellfeatError, Workplace, find_weights, images, synthetic
 
 PLAIN = "segment-anything, image by image"
 ALIKE = 0.999  # share of pixels that both ways must call the same; rounding moves a few at the rim
-SETTINGS = re.compile(r"(OMP|MKL|ONEDNN|DNNL|KMP|GOMP|OPENBLAS|TORCH)_")
 
 
 def main(
@@ -55,7 +54,7 @@ def main(
         for (name, part), value in seconds.items()
     ]
     about = {"weights": weights, "weights_sha256": one.weights_sha256, "batch": batch, "repeats": repeats}
-    about |= {"load_before": load, "settings": settings()}
+    about |= {"load_before": load, "settings": measure.settings()}
     common.append_json(json, "speed", [about | record for record in records])
     title = f"{weights}, {one.image_size} px, float32, batch {batch}, {threads} threads, median of {repeats}"
     show(records, title, load)
@@ -71,7 +70,8 @@ def drawn(count: int, size: int) -> Any:
 def plain_network(work: Workplace, weights: str, backbone: Any, frames: Any) -> Any:
     """The package's network, once it is seen to give the backbone's masks."""
     import torch
-    from plain_sam import PlainSam
+
+    from benchmarks.speed.plain_sam import PlainSam
 
     named = work.registry.find("backbone", "lora-sam").factory.named_weights
     plain = PlainSam(find_weights(weights, named), backbone.image_size)
@@ -140,29 +140,12 @@ def encoder_time() -> Iterator[list[float]]:
             hook.remove()
 
 
-def settings() -> dict[str, str]:
-    """Where the matrix products are computed, and what can change that."""
-    import torch
-
-    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
-    mkldnn = torch.backends.mkldnn
-    found = {
-        "torch": torch.__version__,
-        "BLAS": blas[1] if blas else "unknown",
-        "oneDNN": "on" if mkldnn.is_available() and mkldnn.enabled else "off",
-        "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "threads": str(torch.get_num_threads()),
-    }
-    return found | {name: value for name, value in sorted(os.environ.items()) if SETTINGS.match(name)}
-
-
 def show(records: list[dict[str, Any]], title: str, load: float | None) -> None:
     table = common.new_table(title, "way", "part", "images/s", "× segment-anything", left=2)
     for one in records:
         table.add_row(one["way"], one["part"], f"{one['images_per_second']:.1f}", f"{one['ratio']:.2f}")
     common.show(table)
-    told = {"processor": f"{common.cpu_model()}, {os.cpu_count()} cores", **settings()}
+    told = {"processor": f"{common.cpu_model()}, {os.cpu_count()} cores", **measure.settings()}
     if load is not None:
         told["load before this run"] = f"{load:.1f}: other work makes every figure smaller"
     print("\n".join(f"{name}: {value}" for name, value in told.items()))
