@@ -11,7 +11,8 @@ measure() {
   python "$here/$program" "$@" --json "$out/results.jsonl" >"$out/$name.txt" 2>"$out/$name.log"
   cat "$out/$name.txt"
 }
-(cd "$here/.." && python -m benchmarks.speed.forward --weights "$weights") | tee "$out/speed.txt"
+export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
+python -m benchmarks.speed.forward --weights "$weights" --json "$out/results.jsonl" | tee "$out/speed.txt"
 measure masks masks.py "$manifest" --weights "$weights"
 measure smears smears.py "$manifest" --weights "$weights" --pictures "$out/smears"
 for features in "--passes 1" "--passes 2" "--passes 2 --shape"; do
