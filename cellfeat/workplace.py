@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfeat import datasets, distributed
+from cellfeat.deferred import deferred
 from cellfeat.extract import BATCH, Encoder
 from cellfeat.known_files import KnownFiles
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
@@ -91,10 +92,10 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
 
     import cellfeat
 
-    backbone = work.registry.create("backbone", recipe.backbone.name, recipe.backbone.params, context)
+    backbone = deferred(work.registry.find("backbone", recipe.backbone.name), recipe.backbone.params, context)
     segmenter = None
     if recipe.segmenter is not None:
-        segmenter = work.registry.create("segmenter", recipe.segmenter.name, recipe.segmenter.params, context)
+        segmenter = deferred(work.registry.find("segmenter", recipe.segmenter.name), recipe.segmenter.params, context)
     description = {
         "backbone": _identity("backbone", recipe.backbone, backbone, work),
         "weights_sha256": getattr(backbone, "weights_sha256", None),

@@ -21,7 +21,7 @@ LEVELS = {
     0: "errors metrics provenance slots synthetic_laboratories synthetic_types",
     1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic_cells",
     2: "classification downloads drawing images manifest registry scan splits store synthetic training",
-    3: "curves datasets exchange known_files layouts testing weights",
+    3: "curves datasets deferred exchange known_files layouts testing weights",
     4: "demo extract pictures unlabelled",
     5: "handing workplace",
     6: "pipeline finetune",
