@@ -9,7 +9,7 @@ from typing import Any
 
 from cellfeat import datasets, distributed
 from cellfeat.deferred import deferred
-from cellfeat.extract import BATCH, Encoder
+from cellfeat.extract import Encoder
 from cellfeat.known_files import KnownFiles
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
 from cellfeat.registry import Registry
@@ -96,18 +96,17 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
     segmenter = None
     if recipe.segmenter is not None:
         segmenter = deferred(work.registry.find("segmenter", recipe.segmenter.name), recipe.segmenter.params, context)
-    description = {
+    way = {
         "backbone": _identity("backbone", recipe.backbone, backbone, work),
         "weights_sha256": getattr(backbone, "weights_sha256", None),
         "segmenter": recipe.segmenter and _identity("segmenter", recipe.segmenter, segmenter, work),
         "frame": [backbone.image_size, backbone.interpolation],
-        "batch": BATCH,
         "device": context.device.type,
         "precision": str(context.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cellfeat": cellfeat.__version__,
     }
-    return Encoder(backbone, segmenter, description, cache_folder() / "stores", context)
+    return Encoder(backbone, segmenter, way, cache_folder() / "stores", context)
 
 
 def _identity(slot: str, part: Part, product: Any, work: Workplace) -> dict[str, Any]:
