@@ -43,6 +43,12 @@ SegmenterName = Annotated[str | None, typer.Option("--segmenter", help="Replaces
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in align.epochs=50")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile networks first: minutes, then quicker; rounds otherwise")
+]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="Images encoded at once [default: chosen, halved if memory lacks]")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and rows out and list them in skipped.csv")]
 Offline = Annotated[
     bool, typer.Option("--offline", callback=_go_offline, help="Download nothing, as CELLFEAT_OFFLINE=1 does")
@@ -75,6 +81,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="[default: 1234]")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    compile: Compile = False,
+    batch: Batch = None,
+    half_maps: Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")] = False,
     skip_bad: SkipBad = False,
     offline: Offline = False,
     out: Out = None,
@@ -90,7 +99,7 @@ def run(
     from cellfeat.run import run as run_recipe
     from cellfeat.workplace import Workplace
 
-    work = Workplace.on_terminal(device, precision, skip_bad)
+    work = Workplace.on_terminal(device, precision, skip_bad, batch, half_maps, compile)
     protocol = {
         "source": source,
         "target": target,
@@ -128,6 +137,8 @@ def extract(
     sets: Sets = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    compile: Compile = False,
+    batch: Batch = None,
     skip_bad: SkipBad = False,
     offline: Offline = False,
 ) -> None:
@@ -136,7 +147,7 @@ def extract(
     from cellfeat.console import say
     from cellfeat.workplace import Workplace
 
-    work = Workplace.on_terminal(device, precision, skip_bad)
+    work = Workplace.on_terminal(device, precision, skip_bad, batch, compile=compile)
     composed = compose.recipe(data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [])
     count, width = use.extract(composed, out, work)
     say(f"{out}: {count:,} cells × {width} features")

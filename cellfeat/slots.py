@@ -46,6 +46,7 @@ class Context:
 
     device, dtype: where and in which precision to compute. generator: a seeded CPU `torch.Generator`.
     scratch: a folder for checkpoints, the same one when the same run is started again after a kill.
+    compile: whether the user accepts minutes of `torch.compile`, and other last digits, for speed afterwards.
     """
 
     device: torch.device
@@ -53,6 +54,7 @@ class Context:
     generator: torch.Generator
     scratch: Path
     reporter: Reporter = field(repr=False)
+    compile: bool = False
 
     @property
     def seed(self) -> int:

@@ -21,22 +21,37 @@ from cellfeat.unlabelled import without_labels
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how to compute, apart from what: nothing here changes a result beyond rounding."""
+    """Where and how to compute, apart from what: nothing here changes a result beyond rounding.
+
+    batch: images that a backbone is given at once; None chooses. half_maps: keep token maps as float16. compile: see
+    `Context`.
+    """
 
     registry: Registry
     reporter: Reporter
     device: str = "auto"
     precision: str = "fp32"
     skip_bad: bool = False
+    batch: int | None = None
+    half_maps: bool = False
+    compile: bool = False
 
     @classmethod
-    def on_terminal(cls, device: str = "auto", precision: str = "fp32", skip_bad: bool = False) -> Workplace:
+    def on_terminal(
+        cls,
+        device: str = "auto",
+        precision: str = "fp32",
+        skip_bad: bool = False,
+        batch: int | None = None,
+        half_maps: bool = False,
+        compile: bool = False,
+    ) -> Workplace:
         """The installed plugins, and a person in front of the screen: what a command works in."""
         from cellfeat.console import SilentReporter, TerminalReporter
         from cellfeat.registry import installed
 
         reporter = TerminalReporter() if distributed.is_main() else SilentReporter()
-        return cls(installed(), reporter, device, precision, skip_bad)
+        return cls(installed(), reporter, device, precision, skip_bad, batch, half_maps, compile)
 
     def context(self, seed: int, purpose: str, settings: Any = None) -> Context:
         """A context whose scratch folder lives in the cache, named after `purpose` and (JSON) `settings`."""
@@ -51,6 +66,7 @@ class Workplace:
             generator=torch.Generator().manual_seed(seed),
             scratch=scratch,
             reporter=self.reporter,
+            compile=self.compile,
         )
 
 
@@ -105,8 +121,10 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
         "precision": str(context.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cellfeat": cellfeat.__version__,
+        **({"compiled": True} if context.compile else {}),
     }
-    return Encoder(backbone, segmenter, way, cache_folder() / "stores", context)
+    maps = "float16" if work.half_maps else "float32"
+    return Encoder(backbone, segmenter, way, cache_folder() / "stores", context, work.batch, maps)
 
 
 def _identity(slot: str, part: Part, product: Any, work: Workplace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from cellfeat import Cells, Context, distributed
 from cellfeat.distributed import Part, divided
-from cellfeat.training import Checkpoint
+from cellfeat.training import Checkpoint, fast_float32
 from cellfeat_cae.autoencoder import AutoencoderAligner
 from cellfeat_cae.batches import Batch
 from cellfeat_cae.diagnosis import check_finite, example_rows, tell
@@ -74,6 +74,7 @@ class Trainer:
         name, epochs = self.method.name, self.method.epochs
         text = f"{name} · {epochs} epochs on {len(self.cells)} cells"
         with (
+            fast_float32(self.context.device),
             distributed.accelerated(self.context, self.method.accumulate) as self.accelerator,
             self.context.progress(self.total, text) as bar,
         ):

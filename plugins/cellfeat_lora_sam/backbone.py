@@ -72,7 +72,7 @@ class LoraSam:
         path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress if context else None)
         self.weights_sha256, self.weights_saw = describe(weights, path, adapter)
         network = load_network(path, adapter, image_size, own_colours).to(self._device)
-        prepare(network, self._dtype)
+        prepare(network, self._dtype, context is not None and context.compile)
         self._network = network
         self._is_prompted, self._tells_nucleus = network.masks == SAM_MASKS, network.masks == WITH_NUCLEUS
         self._in_parts = self._tells_nucleus if pooling == "auto" else pooling == "parts"

@@ -21,16 +21,19 @@ from cellfeat_lora_sam.network import SamNetwork
 KEPT_DIGITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest number in a product; others are not packed
 
 
-def prepare(network: SamNetwork, dtype: torch.dtype) -> None:
+def prepare(network: SamNetwork, dtype: torch.dtype, compiled: bool = False) -> None:
     """Put inference blocks in the place of a network's own, in place; computing is in `dtype` from then on.
 
-    The network must be on its device, its query, key and value fused.
+    The network must be on its device, its query, key and value fused. compiled: torch's compiler lays out the layers
+    itself, and joins what lies between them, when the first images of a shape come.
     """
     encoder = network.image_encoder
     grid, device = encoder.pos_embed.shape[1], encoder.pos_embed.device
-    packed = device.type == "cpu" and packing_is_right(dtype)
+    packed = device.type == "cpu" and not compiled and packing_is_right(dtype)
     network.kept_positions = {}
     encoder.blocks = nn.ModuleList([InferenceBlock(block, grid, dtype, packed) for block in encoder.blocks])
+    if compiled:
+        network.encode = torch.compile(network.encode, dynamic=False, options={"freezing": True})  # type: ignore[method-assign]
 
 
 class InferenceBlock(nn.Module):
