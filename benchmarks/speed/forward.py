@@ -1,16 +1,15 @@
-"""Images per second of `lora-sam`, against the same network run image by image with the `segment-anything` package.
+"""Images per second of `lora-sam` with frames in memory, against the same network run image by image by the packages
+segment-anything and peft.
 
-python -m benchmarks.speed.forward --weights cell-tiny
+python -m benchmarks.speed.forward --weights vit_b-random
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,44 +19,86 @@ from benchmarks import common
 from benchmarks.speed import measure
 from cellfeat import CellfeatError, Workplace, find_weights, images, synthetic
 
-PLAIN = "segment-anything, image by image"
+RANDOM = "vit_b-random"  # stands for weights of ViT-B, drawn from a seed
+PLAIN = "segment-anything + peft, image by image"
 ALIKE = 0.999  # share of pixels that both ways must call the same; rounding moves a few at the rim
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Weights of lora-sam: a name or a file")] = "cell-tiny",
+    weights: Annotated[str, typer.Option(help=f"Weights of lora-sam: a name, a file, or {RANDOM}")] = RANDOM,
     threads: Annotated[int, typer.Option(min=1, help="Of torch")] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time")] = common.BATCH,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs, of which the median counts")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs, of which the median counts")] = 7,
+    compile: Annotated[bool, typer.Option("--compile", help="Also the compiled network: minutes more")] = False,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per way to this file")] = None,
 ) -> None:
-    """Float32 on the CPU, frames in memory; one pass and two passes, all of `encode` and the encoder's blocks alone."""
+    """The forward pass, encoder and decoder, on the CPU: ratio to the plain way, and share of the processor's peak."""
     import torch
 
     torch.set_num_threads(threads)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    work, params = Workplace.on_terminal("cpu"), common.lora_sam_params(weights)
-    context = work.context(common.SEED, "benchmarks")
-    one, two = (work.registry.create("backbone", "lora-sam", {**params, "passes": n}, context) for n in (1, 2))
-    frames, larger = drawn(batch, one.image_size), drawn(batch, two.image_size)
-    plain = plain_network(work, params["weights"], one, frames)
-    ways: dict[str, Callable[[], Any]] = {
-        PLAIN: lambda: [plain(image) for image in frames],
-        f"{PLAIN}, by the same library": lambda: by_the_same_library(plain, frames),
-        "lora-sam, one pass": lambda: one.encode(frames),
-        "lora-sam, two passes": lambda: two.encode(larger),
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        params = chosen_weights(weights, Path(folder))
+        backbones = {f"lora-sam, {name}": made for name, made in prepared(params, compile).items()}
+        first = next(iter(backbones.values()))
+        frames = drawn(batch, first.image_size)
+        plain = plain_network(params["weights"], first, frames)
+        exact = first.encode(frames)
+        ways: dict[str, Callable[[], Any]] = {PLAIN: lambda: [plain(image) for image in frames]}
+        ways["the same, with lora-sam's float32 library"] = lambda: by_the_same_library(plain, frames)
+        for name, backbone in backbones.items():
+            larger = drawn(batch, backbone.image_size)
+            ways[name] = lambda backbone=backbone, larger=larger: backbone.encode(larger)
+        work_per_image = measure.counted_flops(lambda: plain(frames[0]))
+        seconds = measure.interleaved(ways, repeats)
+    peaks = {dtype: measure.gemm_peak(dtype) for dtype in ("float32", "bfloat16")}
+    about = {"weights": weights, "batch": batch, "gflop_per_image": work_per_image, "gemm_peak_gflops": peaks}
+    rows = measure.records("forward", seconds, PLAIN, batch, about)
+    for row in rows:
+        peak = peaks["bfloat16" if "bf16" in row["way"] else "float32"]
+        passes = 2 if "two passes" in row["way"] else 1
+        row["of_peak"] = row["items_per_second"] * work_per_image * passes / peak
+        if row["way"] in backbones and passes == 1:
+            row |= errors(exact, backbones[row["way"]].encode(frames))
+    title = (
+        f"{weights}, {first.image_size} px, batch {batch}, {threads} threads, {repeats} repeats; {peaks_told(peaks)}"
+    )
+    measure.finish(title, rows, json, "forward")
+
+
+def peaks_told(peaks: dict[str, float]) -> str:
+    return ", ".join(f"GEMM {name} {value:.0f} GFLOP/s" for name, value in peaks.items())
+
+
+def chosen_weights(weights: str, folder: Path) -> dict[str, str]:
+    """Parameters of `lora-sam`; random weights are written into the folder."""
+    from benchmarks.speed.plain_sam import write_random_vit_b
+
+    if weights == RANDOM:
+        weights = str(write_random_vit_b(folder / "vit_b-random.pth"))
+    return {**common.lora_sam_params(weights), "pooling": "auto"}
+
+
+def prepared(params: dict[str, str], compile: bool) -> dict[str, Any]:
+    """Backbones by what sets them apart."""
+    ways = {"float32": ("fp32", 1, False), "float32, two passes": ("fp32", 2, False), "bf16": ("bf16", 1, False)}
+    if compile:
+        ways |= {"float32, compiled": ("fp32", 1, True), "bf16, compiled": ("bf16", 1, True)}
+    made = {}
+    for name, (precision, passes, compiled) in ways.items():
+        work = Workplace.on_terminal("cpu", precision)
+        context = replace(work.context(common.SEED, "benchmarks"), compile=compiled)
+        made[name] = work.registry.create("backbone", "lora-sam", {**params, "passes": passes}, context)
+    return made
+
+
+def errors(exact: Any, found: Any) -> dict[str, float]:
+    """Of a faster way: root mean square and largest error of tokens, relative, and the share of other mask pixels."""
+    difference = found.embedding - exact.embedding
+    return {
+        "tokens_rms_error": float(difference.square().mean().sqrt() / exact.embedding.square().mean().sqrt()),
+        "tokens_max_error": float(difference.abs().max() / exact.embedding.abs().max()),
+        "mask_pixels_differ": float((found.mask != exact.mask).float().mean()),
     }
-    with torch.inference_mode():
-        seconds = measured(ways, repeats)
-    records = [
-        {"way": name, "part": part, "images_per_second": batch / value, "ratio": seconds[PLAIN, part] / value}
-        for (name, part), value in seconds.items()
-    ]
-    about = {"weights": weights, "weights_sha256": one.weights_sha256, "batch": batch, "repeats": repeats}
-    about |= {"load_before": load, "settings": measure.settings()}
-    common.append_json(json, "speed", [about | record for record in records])
-    title = f"{weights}, {one.image_size} px, float32, batch {batch}, {threads} threads, median of {repeats}"
-    show(records, title, load)
 
 
 def drawn(count: int, size: int) -> Any:
@@ -67,13 +108,14 @@ def drawn(count: int, size: int) -> Any:
     return common.tensor([images.resize(cell.image, size) for cell in cells])
 
 
-def plain_network(work: Workplace, weights: str, backbone: Any, frames: Any) -> Any:
-    """The package's network, once it is seen to give the backbone's masks."""
+def plain_network(weights: str, backbone: Any, frames: Any) -> Any:
+    """The packages' network, once it is seen to give the backbone's masks."""
     import torch
 
-    from benchmarks.speed.plain_sam import PlainSam
+    from benchmarks.speed.plain_sam import PlainSam, with_lora
 
-    named = work.registry.find("backbone", "lora-sam").factory.named_weights
+    registry = Workplace.on_terminal("cpu").registry
+    named = registry.find("backbone", "lora-sam").factory.named_weights
     plain = PlainSam(find_weights(weights, named), backbone.image_size)
     with torch.inference_mode():
         wanted = backbone.encode(frames).mask
@@ -82,7 +124,7 @@ def plain_network(work: Workplace, weights: str, backbone: Any, frames: Any) -> 
             masks = torch.stack([plain(image)[0] for image in frames])
             shares.append(float((masks == wanted).float().mean()))
             if shares[-1] >= ALIKE:
-                return plain
+                return with_lora(plain)
     raise CellfeatError(
         f"the network of {weights}, built from the segment-anything package, agrees with lora-sam in "
         f"{100 * max(shares):.1f} % of the pixels alone: it is not the same one, and no measure of its speed"
@@ -98,57 +140,6 @@ def by_the_same_library(plain: Any, frames: Any) -> None:
     with autocast(torch.device("cpu"), torch.float32):
         for image in frames:
             plain(image)
-
-
-def measured(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[tuple[str, str], float]:
-    """{(way, part): median seconds}; the ways take turns, so that a busy moment of the machine meets all of them."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            whole = time.perf_counter() - began
-            with encoder_time() as blocks:
-                way()
-            if turn:  # the first warms caches and threads
-                found.setdefault((name, "all"), []).append(whole)
-                found.setdefault((name, "encoder alone"), []).append(blocks[0])
-    return {key: median(values) for key, values in found.items()}
-
-
-@contextmanager
-def encoder_time() -> Iterator[list[float]]:
-    """Seconds spent inside patch embedding and blocks of any SAM encoder, in the one place of the list."""
-    from segment_anything.modeling.image_encoder import Block, PatchEmbed
-    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-
-    spent, began = [0.0], [0.0]
-
-    def enter(module: Any, _: Any) -> None:
-        if isinstance(module, (Block, PatchEmbed)):
-            began[0] = time.perf_counter()
-
-    def leave(module: Any, _: Any, __: Any) -> None:
-        if isinstance(module, (Block, PatchEmbed)):
-            spent[0] += time.perf_counter() - began[0]
-
-    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
-    try:
-        yield spent
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def show(records: list[dict[str, Any]], title: str, load: float | None) -> None:
-    table = common.new_table(title, "way", "part", "images/s", "× segment-anything", left=2)
-    for one in records:
-        table.add_row(one["way"], one["part"], f"{one['images_per_second']:.1f}", f"{one['ratio']:.2f}")
-    common.show(table)
-    told = {"processor": f"{common.cpu_model()}, {os.cpu_count()} cores", **measure.settings()}
-    if load is not None:
-        told["load before this run"] = f"{load:.1f}: other work makes every figure smaller"
-    print("\n".join(f"{name}: {value}" for name, value in told.items()))
 
 
 if __name__ == "__main__":

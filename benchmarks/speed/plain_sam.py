@@ -1,4 +1,4 @@
-"""A small SAM run by the `segment-anything` package, image by image: what the speed of `lora-sam` is compared with."""
+"""A SAM run by the `segment-anything` and `peft` packages, image by image as DoRL's program does: the plain way."""
 
 from __future__ import annotations
 
@@ -54,6 +54,51 @@ class PlainSam(nn.Module):
         logits, _ = self.mask_decoder.predict_masks(embedding, self.prompt_encoder.get_dense_pe(), sparse, dense)
         large = functional.interpolate(logits, (self.size, self.size), mode="bilinear", align_corners=False)[0]
         return large[1] > large[0], embedding[0]
+
+
+def with_lora(plain: PlainSam, rank: int = 4) -> PlainSam:
+    """LoRA beside every query-key-value layer, by peft, not merged, as the published program infers; it adds zero."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=r"blocks\.\d+\.attn\.qkv")
+    plain.image_encoder = get_peft_model(plain.image_encoder, config)
+    return plain.eval()
+
+
+def write_random_vit_b(path: Path, size: int = 224, seed: int = 0) -> Path:
+    """A file in Meta's layout with the sizes of ViT-B and random numbers: for time and memory, not for features."""
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+
+    grid = size // PATCH
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = {
+            "image_encoder": ImageEncoderViT(
+                img_size=size,
+                embed_dim=768,
+                depth=12,
+                num_heads=12,
+                out_chans=256,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                global_attn_indexes=(2, 5, 8, 11),
+                window_size=14,
+            ),
+            "prompt_encoder": PromptEncoder(256, (grid, grid), (size, size), mask_in_chans=16),
+            "mask_decoder": MaskDecoder(
+                transformer_dim=256,
+                transformer=TwoWayTransformer(2, 256, num_heads=8, mlp_dim=2048),
+                num_multimask_outputs=1,
+            ),
+        }
+        for name, value in parts["image_encoder"].named_parameters():
+            if "pos" in name:  # SAM begins with zeros there, and zeros would hide a wrong sum
+                nn.init.normal_(value, std=0.02)
+    state = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+    state |= {"pixel_mean": torch.tensor([215.0, 188.0, 200.0]).view(3, 1, 1)}
+    state |= {"pixel_std": torch.tensor([41.0, 57.0, 22.0]).view(3, 1, 1)}
+    torch.save(state, path)
+    return path
 
 
 def fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
