@@ -155,3 +155,14 @@ def _positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise CellfeatError(f"{name}={value} is not possible: give a number above 0")
+
+
+def sharing() -> Any:
+    """A context in which the support vector machines, fitted one after another on the same rows, share matrices."""
+    from cellfeat_classifiers.inner_products import shared_inner_products
+
+    return shared_inner_products()
+
+
+for _factory in (svm_linear, svm_poly, svm_rbf):
+    _factory.sharing = sharing  # type: ignore[attr-defined]  # for whoever finds them by their names alone
