@@ -29,7 +29,9 @@ DEFAULT = ("lr", "svm-linear", "svm-poly", "ann", "rf")
 GROUPS = {"lr and SVMs": ("lr", "svm-linear", "svm-poly"), "all without xgboost": DEFAULT}
 # Cells of each class per thousand: a few common classes, several rare ones, as in differential counts.
 SHARES = (355, 155, 107, 100, 97, 47, 41, 40, 20, 18, 10, 6, 4)
-APART, NEAR = 0.4, 0.5  # distance of classes in deviations of a direction; that of two neighbours, relative to it
+# Distance of classes in deviations of a direction, and that of two neighbours relative to it. Of 3,200 rows x 768, 54 %
+# become support vectors of a linear machine and 94 % of a cubic one; 98 and 89 % of 800 others are answered rightly.
+APART, NEAR = 0.8, 0.3
 DECAY = 8  # directions until the variance is halved: features of a network are far from independent
 
 
