@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from cellfeat.artifacts import load_estimator, save_estimator
 from cellfeat.errors import CellfeatError
+from cellfeat.slots import Progress
 
 CALIBRATION_FOLDS = 3
 TEMPERATURES = (1e-3, 1e3)
@@ -39,13 +41,21 @@ class ClassifierHead:
         groups: np.ndarray,
         weight: np.ndarray | None = None,
         seed: int = 0,
+        progress: Callable[[int], AbstractContextManager[Progress]] | None = None,
     ) -> ClassifierHead:
-        """Fit on (N, D) float32 features and (N,) labels >= 0; `make` gives a fresh estimator."""
+        """Fit on (N, D) float32 features and (N,) labels >= 0; `make` gives a fresh estimator.
+
+        progress: given how many fits there will be; shows how many are done.
+        """
         classes, encoded = np.unique(labels, return_inverse=True)
-        estimator = _fit(make(), features, encoded, weight)
-        head = cls(estimator, classes)
-        if not hasattr(estimator, "predict_proba"):
-            head.temperature = calibrate(make, features, encoded, groups, weight, seed)
+        estimator = make()
+        fits = 1 if hasattr(estimator, "predict_proba") else 1 + CALIBRATION_FOLDS
+        with progress(fits) if progress else nullcontext() as bar:
+            advance = bar.advance if bar else _nothing
+            head = cls(_fit(estimator, features, encoded, weight), classes)
+            advance()
+            if not hasattr(estimator, "predict_proba"):
+                head.temperature = calibrate(make, features, encoded, groups, weight, seed, advance)
         return head
 
     def predict(self, features: np.ndarray) -> np.ndarray:
@@ -70,6 +80,10 @@ class ClassifierHead:
     def load(cls, folder: Path, trust: tuple[str, ...] = ()) -> ClassifierHead:
         """trust: prefixes of the types' names of a classifier that is not scikit-learn's, see `load_estimator`."""
         return cls(**load_estimator(folder / "classifier.skops", trust))
+
+
+def _nothing() -> None:
+    """Nobody is shown what is done."""
 
 
 def _fit(estimator: Any, features: np.ndarray, labels: np.ndarray, weight: np.ndarray | None) -> Any:
@@ -129,6 +143,7 @@ def calibrate(
     groups: np.ndarray,
     weight: np.ndarray | None,
     seed: int,
+    advance: Callable[[], object] = _nothing,
 ) -> float:
     """Temperature (Guo et al., ICML 2017, eq. 9) that minimises the log loss of held-out rows' softmax(score / T).
 
@@ -151,6 +166,7 @@ def calibrate(
         fitted = _fit(make(), features[train], labels[train], None if weight is None else weight[train])
         held_scores.append(_scores(fitted, features[test], n_classes))
         held_labels.append(labels[test])
+        advance()
     if not held_scores:
         return 1.0
     scores, truth = np.concatenate(held_scores), np.concatenate(held_labels)

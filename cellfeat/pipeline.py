@@ -194,6 +194,7 @@ class Pipeline:
             cells.group,
             weight,
             context.seed,
+            lambda fits: context.progress(fits, f"{part.name}: fits"),
         )
 
     def fit_adjust(self, cells: Cells, context: Context, features: np.ndarray | None = None) -> None:

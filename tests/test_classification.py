@@ -296,3 +296,32 @@ def test_a_third_partys_classifier_is_loaded_only_when_its_package_is_trusted(tm
         ClassifierHead.load(tmp_path)
     loaded = ClassifierHead.load(tmp_path, trust=(f"{Loud.__module__.partition('.')[0]}.",))
     np.testing.assert_array_equal(loaded.predict_proba(features), head.predict_proba(features))
+
+
+class Counted:
+    """A progress bar that counts."""
+
+    def __init__(self) -> None:
+        self.total, self.done, self.open = 0, 0, False
+
+    def __call__(self, total: int) -> Counted:
+        self.total = total
+        return self
+
+    def __enter__(self) -> Counted:
+        self.open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+
+    def advance(self, n: int = 1) -> None:
+        assert self.open
+        self.done += n
+
+
+@pytest.mark.parametrize(("make", "fits"), [(LogisticRegression, 1), (svm, 4)])
+def test_every_fit_is_shown(make, fits):
+    bar = Counted()
+    ClassifierHead.fit(make, *drawn(12), progress=bar)
+    assert (bar.total, bar.done, bar.open) == (fits, fits, False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers import Identity, NearestMean, labelled_cells, with_plugins
 
 from cellfeat import CellfeatError, Cells, Features, SavesState, UnseenDomainError
+from cellfeat.console import SilentReporter
 from cellfeat.extract import Encoder
 from cellfeat.handing import shown
 from cellfeat.pipeline import Pipeline, columns_read, resolve
@@ -332,3 +335,19 @@ def test_a_classifier_that_could_not_be_read_back_is_refused_before_the_run(cont
     pipeline.save(tmp_path / "saved")
     loaded = Pipeline.load(tmp_path / "saved", registry, context)
     np.testing.assert_array_equal(loaded.predict(cells, context)[0], pipeline.predict(cells, context)[0])
+
+
+def test_the_fits_of_a_classifier_are_shown_by_its_name(context):
+    bars = []
+
+    class Told(SilentReporter):
+        def progress(self, total, text):
+            bars.append((total, text))
+            return super().progress(total, text)
+
+    cells = labelled_cells()
+    context = replace(context, reporter=Told())
+    for name, fits in (("svm-linear", 4), ("lr", 1)):
+        pipeline = pipeline_of({"align": {"name": "none"}, "classifier": {"name": name}}, installed(), context)
+        pipeline.fit_classifier(installed(), cells, pipeline.fit_align(cells, context), context)
+        assert bars[-1] == (fits, f"{name}: fits")

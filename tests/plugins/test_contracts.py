@@ -55,7 +55,7 @@ def test_segmenters(offer):
 
 @pytest.mark.parametrize("offer", offers("classifier"))
 def test_classifiers(offer):
-    check_classifier(partial(offer.factory, **SMALL.get(offer.name, {})))
+    check_classifier(offer.factory, **SMALL.get(offer.name, {}))
 
 
 @pytest.mark.parametrize("slot", ["backbone", "segmenter", "align", "classifier"])
