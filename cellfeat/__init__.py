@@ -13,6 +13,7 @@ _HOMES = {
     "cellfeat.artifacts": ("SavesState", "load_module", "load_state", "save_state"),
     "cellfeat.digests": ("file_sha256",),
     "cellfeat.finetune": ("make_adapter",),
+    "cellfeat.use": ("encode_cells",),
     "cellfeat.workplace": ("Workplace", "load_photographs"),
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }

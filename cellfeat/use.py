@@ -47,6 +47,33 @@ def extract(recipe: Recipe, out: Path, work: Workplace) -> tuple[int, int]:
     return _finish(out, cells, dataset, cells.pooled, about)
 
 
+def encode_cells(
+    manifest: Path | str,
+    columns: Sequence[str] = ("pooled",),
+    *,
+    backbone: str = "lora-sam",
+    params: Mapping[str, Any] | None = None,
+    segmenter: str | None = None,
+    labels: str | None = None,
+    work: Workplace | None = None,
+) -> Cells:
+    """The cells of a manifest with columns of a backbone, encoded or from the cache, as `cellfeat run` would see them.
+
+    columns: of "image", "mask", "map", "pooled", "crop", as `Cells` says. params: of the backbone. labels: a vocabulary
+    or a YAML map. work: plugins, device, precision; None: the installed ones, and the best device.
+
+    Raises: CellfeatError for bad images, unknown columns, or parameters that the backbone does not have.
+    """
+    work = work or Workplace.on_terminal()
+    sections = {
+        "dataset": {"manifest": str(manifest), "labels": labels},
+        "backbone": {"name": backbone, **(params or {})},
+    }
+    recipe = resolve(parse(sections | ({"segmenter": {"name": segmenter}} if segmenter else {})), work.registry)
+    encoder = make_encoder(recipe, work, work.context(recipe.protocol.seeds[0], "extract"))
+    return encoder.encode(load_dataset(recipe.dataset, work), columns)
+
+
 def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, work: Workplace) -> tuple[int, int]:
     """Write the aligned features of a manifest's cells; gives (cells, features). Labels are passed through unseen."""
     _check_out(out, FORMATS)

@@ -39,7 +39,12 @@ class PlainSam(nn.Module):
                 f"{path} holds no SAM for {size} px that the segment-anything package can be given as it is: {error}"
             ) from None
         self.mean, self.deviation = state["pixel_mean"], state["pixel_std"]
+        self.tokens: Any = None  # of the last image before the neck, (1, C, S/16, S/16)
+        self.image_encoder.neck.register_forward_pre_hook(self._keep)
         self.eval().requires_grad_(False)
+
+    def _keep(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self.tokens = given[0]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(3, S, S) uint8 RGB -> (S, S) bool mask, (C, S/16, S/16) float neck output, as `Sam.forward` gets them."""

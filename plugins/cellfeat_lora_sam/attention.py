@@ -75,6 +75,11 @@ def attend(qkv: Tensor, positions: Positions, scale: float) -> Tensor:
     by_column = torch.einsum("bnhwc,wkc->bnhwk", grid_q, columns).flatten(2, 3)
     q = torch.cat((q * scale, by_row, by_column), -1)
     k = torch.cat((k, place.expand(*k.shape[:2], -1, -1)), -1)
+    return weighted(q, k, v)
+
+
+def weighted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ) v, all (B, heads, T, ·): whole on a CPU, where there are few tokens, else by torch's kernels."""
     if q.is_cuda or k.shape[2] > LONG:
         return _without_weights(q, k, v)
     return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v

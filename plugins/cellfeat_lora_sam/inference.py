@@ -15,7 +15,7 @@ from segment_anything.modeling.image_encoder import Block, window_partition, win
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellfeat_lora_sam.attention import Positions, attend
+from cellfeat_lora_sam.attention import Positions, weighted
 from cellfeat_lora_sam.network import SamNetwork
 
 KEPT_DIGITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest number in a product; others are not packed
@@ -44,7 +44,7 @@ class InferenceBlock(nn.Module):
         self.dtype, self.window = dtype, 0 if block.window_size == grid else block.window_size
         self.heads, self.scale = block.attn.num_heads, block.attn.scale
         layer = PackedLinear if packed else PlainLinear
-        self.qkv, self.proj = layer(block.attn.qkv, dtype), layer(block.attn.proj, dtype)
+        self.qkv, self.proj = layer(_scaled(block.attn.qkv, self.scale), dtype), layer(block.attn.proj, dtype)
         self.lin1, self.lin2 = layer(block.mlp.lin1, dtype), layer(block.mlp.lin2, dtype)
         self.norm1, self.norm2 = block.norm1.to(dtype), block.norm2.to(dtype)
         self._positions_at = block.attn.positions
@@ -67,14 +67,32 @@ class InferenceBlock(nn.Module):
     def _attention(self, tokens: Tensor) -> Tensor:
         batch, height, width, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        found = attend(qkv, self._places(height, width), self.scale)
-        return found.transpose(1, 2).reshape(batch, height, width, channels)
+        q, k, v = qkv.unbind(0)
+        positions, wide = self._places(height, width), q.shape[-1]
+        # The position terms are computed where they belong, beside q and k: nothing is copied once more to join them.
+        long_q, long_k = (q.new_empty(*q.shape[:3], wide + height + width) for _ in range(2))
+        long_q[..., :wide], long_k[..., :wide], long_k[..., wide:] = q, k, positions.place
+        grid = long_q.unflatten(2, (height, width))
+        queries = grid[..., :wide]
+        grid[..., wide : wide + height] = queries @ positions.rows
+        grid[..., wide + height :] = (queries.transpose(2, 3) @ positions.columns).transpose(2, 3)
+        return weighted(long_q, long_k, v).transpose(1, 2).reshape(batch, height, width, channels)
 
     def _places(self, height: int, width: int) -> Positions:
+        """Tables as (side, c, side), for queries that are scaled already."""
         if (height, width) not in self._positions:
-            found = self._positions_at(height, width)
-            self._positions[height, width] = Positions(*(each.to(self.dtype) for each in found))
+            rows, columns, place = self._positions_at(height, width)
+            tables = ((table / self.scale).transpose(1, 2).contiguous() for table in (rows, columns))
+            self._positions[height, width] = Positions(*(each.to(self.dtype) for each in (*tables, place)))
         return self._positions[height, width]
+
+
+def _scaled(qkv: nn.Linear, scale: float) -> nn.Linear:
+    """The layer with the factor of attention in its queries, in place; a power of two for heads 64 wide, so exact."""
+    with torch.no_grad():
+        for parameter in (qkv.weight, qkv.bias):
+            parameter[: qkv.in_features] *= scale
+    return qkv
 
 
 class PlainLinear(nn.Module):

@@ -84,11 +84,8 @@ class SamNetwork(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) RGB, 0..255 -> (B, C, S/16, S/16) tokens before the neck."""
         encoder = self.image_encoder
-        if self.own_colours:
-            mean, deviation = colours_of(images)
-        else:
-            mean, deviation = self.pixel_mean, self.pixel_std
-        patches = encoder.patch_embed((images.float() - mean) / deviation)
+        own = standardised(images) if self.own_colours else (images.float() - self.pixel_mean) / self.pixel_std
+        patches = encoder.patch_embed(own)
         tokens = patches + _middle(encoder.pos_embed, patches.shape[1])
         for block in encoder.blocks:
             tokens = block(tokens)
@@ -125,13 +122,14 @@ class SamNetwork(nn.Module):
         return where
 
 
-def colours_of(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) -> mean and deviation of each image's pixels by channel, (B, 3, 1, 1); at least 1 if it is flat."""
-    pixels = images.flatten(2).float()
-    mean = pixels.mean(dim=2, keepdim=True)
+def standardised(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> float32, each image less its own mean and over its own deviation (at least 1), by channel."""
+    pixels = images.flatten(2).to(torch.float32, copy=True)
+    pixels -= pixels.mean(dim=2, keepdim=True)
     # torch's own `std` takes one pixel after the other.
-    deviation = (pixels - mean).square().mean(dim=2, keepdim=True).sqrt()
-    return mean[..., None], deviation[..., None].clamp(min=1.0)
+    deviation = torch.linalg.vector_norm(pixels, dim=2, keepdim=True) / pixels.shape[2] ** 0.5
+    pixels /= deviation.clamp(min=1.0)
+    return pixels.unflatten(2, images.shape[2:])
 
 
 def _middle(grid: Tensor, side: int) -> Tensor:
