@@ -130,6 +130,14 @@ def extract(
     precision: Precision = "fp32",
     skip_bad: SkipBad = False,
     offline: Offline = False,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data, on this machine or many")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT [default: start Ray here]"),
+    ] = None,
+    encoders: Annotated[
+        int | None, typer.Option(help="Encoder processes of --engine ray [default: one per GPU, or as CPUs allow]")
+    ] = None,
 ) -> None:
     """Pooled features of every cell, before any alignment, with their provenance."""
     from cellfeat import compose, use
@@ -138,7 +146,7 @@ def extract(
 
     work = Workplace.on_terminal(device, precision, skip_bad)
     composed = compose.recipe(data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [])
-    count, width = use.extract(composed, out, work)
+    count, width = use.extract(composed, out, work, engine, address, encoders)
     say(f"{out}: {count:,} cells × {width} features")
 
 

@@ -172,7 +172,9 @@ def encode_batch(
     if set(columns) == {"image"}:  # an end-to-end method needs no backbone
         return {"image": batch, "empty": np.zeros(count, dtype=bool)}
     padded = np.concatenate([batch, np.repeat(batch[-1:], BATCH - count, axis=0)]) if count < BATCH else batch
-    tensor = torch.from_numpy(padded)
+    # Frames that were stacked from decoded images lie in memory channel by channel last, padded ones do not, and the
+    # order decides by which sums a network is computed.
+    tensor = torch.from_numpy(np.ascontiguousarray(padded))
     with torch.inference_mode():
         features = backbone.encode(tensor)
         if segmenter is not None and features.embedding.dim() == 2 and not {"mask", "crop"} & set(columns):

@@ -42,7 +42,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def examine(path: Path, mask: bool = False) -> ImageFacts:
+def examine(path: Path | str, mask: bool = False) -> ImageFacts:
     """Decode one file completely and say what it is. Raises: ImageError."""
     data = read_bytes(path)
     pixels = read_mask(data, name=str(path)) if mask else read_rgb(data, name=str(path))
@@ -50,7 +50,7 @@ def examine(path: Path, mask: bool = False) -> ImageFacts:
 
 
 def examine_all(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     progress: ProgressBar | None = None,
     text: str = "checking images",
     mask: bool = False,
@@ -67,7 +67,7 @@ def examine_all(
         return [fact for fact in facts if fact is not None]
     stamps = known.stamps([paths[place] for place in unknown]) if known else []
 
-    def outcome(path: Path) -> ImageFacts | ImageError:
+    def outcome(path: Path | str) -> ImageFacts | ImageError:
         try:
             return examine(path, mask)
         except ImageError as error:

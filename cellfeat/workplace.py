@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellfeat import datasets, distributed
+from cellfeat import datasets, distributed, storage
 from cellfeat.extract import BATCH, Encoder
 from cellfeat.known_files import KnownFiles
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
@@ -37,6 +37,14 @@ class Workplace:
         reporter = TerminalReporter() if distributed.is_main() else SilentReporter()
         return cls(installed(), reporter, device, precision, skip_bad)
 
+    @classmethod
+    def silent(cls, device: str = "auto", precision: str = "fp32") -> Workplace:
+        """The installed plugins, and nobody who looks on: what a worker elsewhere works in."""
+        from cellfeat.console import SilentReporter
+        from cellfeat.registry import installed
+
+        return cls(installed(), SilentReporter(), device, precision)
+
     def context(self, seed: int, purpose: str, settings: Any = None) -> Context:
         """A context whose scratch folder lives in the cache, named after `purpose` and (JSON) `settings`."""
         import torch
@@ -55,6 +63,12 @@ class Workplace:
 
 def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     """The recipe's data set with every image decoded once: bad ones are an error now, or skipped when asked for."""
+    return checked(listed(section, work), work)
+
+
+def listed(section: DatasetSection, work: Workplace) -> datasets.Dataset:
+    """The recipe's data set as its manifest lists it; no image is looked into."""
+    manifest: Path | str
     if section.manifest == DEMO:
         from cellfeat.demo import demo_manifest
 
@@ -62,11 +76,11 @@ def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
             manifest = demo_manifest(cache_folder() / "demo", work.reporter.progress)
         work.reporter.note("no data named (--data): the built-in demo set of three synthetic laboratories is used")
     else:
-        manifest = Path(section.manifest)
+        manifest = storage.located(section.manifest)
     dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
-    return checked(dataset, work)
+    return dataset
 
 
 def load_photographs(
@@ -81,7 +95,9 @@ def load_photographs(
 
 def checked(dataset: datasets.Dataset, work: Workplace) -> datasets.Dataset:
     """Every file decoded once, or known since an earlier run."""
-    known = KnownFiles(cache_folder() / "files.sqlite")
+    paths = (*dataset.path, *(dataset.mask_path or ()))
+    # What lies elsewhere may change without a sign.
+    known = None if any(isinstance(path, str) for path in paths) else KnownFiles(cache_folder() / "files.sqlite")
     return datasets.check_images(dataset, work.skip_bad, work.reporter.progress, known=known)
 
 

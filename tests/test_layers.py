@@ -18,14 +18,14 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics provenance slots synthetic_laboratories synthetic_types",
-    1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic_cells",
+    0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types",
+    1: "types artifacts console decode digests distributed hookspecs labels ray_cluster recipe report synthetic_cells",
     2: "classification downloads drawing images manifest registry scan splits store synthetic training",
     3: "curves datasets exchange known_files layouts testing weights",
     4: "demo extract pictures unlabelled",
     5: "handing workplace",
-    6: "pipeline finetune",
-    7: "evaluate",
+    6: "pipeline finetune ray_workers",
+    7: "evaluate ray_engine",
     8: "records",
     9: "run",
     10: "compose use",
@@ -50,6 +50,8 @@ HEAVY = (
     "skops",
     "matplotlib",
     "accelerate",
+    "fsspec",
+    "ray",
 )
 # What changes a program by being imported: seeds, threads, defaults, arguments, network, warnings, logging.
 AT_WORK = {
