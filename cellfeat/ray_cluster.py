@@ -121,7 +121,8 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise CellfeatError(f"--address {address}: nobody answers ({_one_line(error)}){_remedy()}") from None
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise CellfeatError(f"--address {address}: nobody answers ({reason}){_remedy()}") from None
 
 
 def _remedy() -> str:
