@@ -1,6 +1,8 @@
 """The Ray engine against the local one on this machine: images per second, start-up apart, and whether bits agree.
 
 python -m benchmarks.speed.ray --images 256 --weights vit_b-random
+
+It calls `cellfeat.use.extract`, which is not public: the command line does not tell when images were encoded.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of both engines, of which the median counts")] = 1,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per engine to this file")] = None,
 ) -> None:
-    """Both engines in turns, each with a fresh cache. The rate is that between the first and the last encoded images."""
+    """Both engines in turns, each with a fresh cache. The rate is that from the first encoded images to the last."""
     import torch
 
     torch.set_num_threads(threads)
