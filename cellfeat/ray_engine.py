@@ -67,7 +67,7 @@ def encoded(
             threads=encoder.description["threads"],
             environment=_environment(),
         )
-        filling = _Filling(dataset, store, columns, work)
+        filling = _Filling(dataset, store, columns, work, KnownFiles(cache_folder() / "files.sqlite"))
         stream = _Stream(job, cluster, encoders)
         return encoder, filling.run(stream)
 
@@ -91,18 +91,19 @@ class _Filling:
     store: Store
     columns: Sequence[str]
     work: Workplace
+    known: KnownFiles
+    stamps: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)  # of image and mask, before reading
     found: dict[int, Found] = field(default_factory=dict)
     waiting: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
     empty: int = 0
 
     def run(self, stream: _Stream) -> Dataset:
-        self.known = KnownFiles(cache_folder() / "files.sqlite")
         present = self._present()
         rows = self._unread(present)
-        self.stamps = self._stamps(rows)
+        self.stamps.update(self._stamps(rows))
         try:
-            if len(rows):
+            if rows:
                 self._follow(stream.results(_items(self.dataset, rows), _keys(present)), len(rows))
         finally:
             self._commit()  # also what was done before an error or an interruption
@@ -169,32 +170,28 @@ class _Filling:
         return [row for row in range(len(data)) if row not in self.found]
 
     def _recalled(self, paths: Sequence[Path | str | None], mask: bool = False) -> list[ImageFacts | None]:
-        """What earlier runs found in files of this machine; what lies elsewhere may change without a sign."""
-        rows = [row for row, path in enumerate(paths) if isinstance(path, Path)]
+        """What earlier runs found in these files; None where they are not known, or there is none."""
+        named = [(row, path) for row, path in enumerate(paths) if path is not None]
         facts: list[ImageFacts | None] = [None] * len(paths)
-        for row, fact in zip(rows, self.known.recall([paths[row] for row in rows], mask), strict=True):  # type: ignore[misc]
+        for (row, _), fact in zip(named, self.known.recall([path for _, path in named], mask), strict=True):
             facts[row] = fact
         return facts
 
     def _stamps(self, rows: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
-        """What files looked like before they were read."""
         data = self.dataset
-
-        def stamp(path: Path | str | None) -> str | None:
-            return self.known.stamps([path])[0] if isinstance(path, Path) else None
-
-        return {row: (stamp(data.path[row]), stamp(data.mask_path[row] if data.mask_path else None)) for row in rows}
+        masks = data.mask_path or (None,) * len(data)
+        images = self.known.stamps([data.path[row] for row in rows])
+        return {
+            row: (image, None if (mask := masks[row]) is None else self.known.stamps([mask])[0])
+            for row, image in zip(rows, images, strict=True)
+        }
 
     def _remember(self, rows: Sequence[int]) -> None:
-        data, good = self.dataset, [row for row in rows if self.found[row].image]
-        files = [(data.path[row], self.stamps[row][0], self.found[row].image) for row in good]
-        self.known.remember(files)  # type: ignore[arg-type]
-        if data.mask_path is not None:
-            masked = [row for row in good if self.found[row].mask]
-            self.known.remember(
-                [(data.mask_path[row], self.stamps[row][1], self.found[row].mask) for row in masked],  # type: ignore[misc]
-                True,
-            )
+        data, masks = self.dataset, self.dataset.mask_path
+        good = [(row, self.found[row].image, self.found[row].mask) for row in rows]
+        self.known.remember([(data.path[row], self.stamps[row][0], image) for row, image, _ in good if image])
+        named = [(masks[row], self.stamps[row][1], mask) for row, _, mask in good if masks and mask]
+        self.known.remember([(path, stamp, mask) for path, stamp, mask in named if path is not None], True)
 
     def _settled(self) -> Dataset:
         found = [self.found[row] for row in range(len(self.dataset))]
@@ -204,16 +201,12 @@ class _Filling:
 
 def _items(dataset: Dataset, rows: Sequence[int]) -> list[Item]:
     masks = dataset.mask_path or (None,) * len(dataset)
-    return [
-        Item(
-            row,
-            _absolute(dataset.path[row]),
-            str(dataset.path[row]),
-            None if masks[row] is None else _absolute(masks[row]),
-            datasets.recorded(dataset, row),
-        )
-        for row in rows
-    ]
+
+    def item(row: int, path: Path | str, mask: Path | str | None) -> Item:
+        place = None if mask is None else _absolute(mask)
+        return Item(row, _absolute(path), str(path), place, datasets.recorded(dataset, row))
+
+    return [item(row, dataset.path[row], masks[row]) for row in rows]
 
 
 def _absolute(path: Path | str) -> str:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cellfeat import images
+from cellfeat.console import SilentReporter
 from cellfeat.datasets import fault
 from cellfeat.decode import ImageError, image_digest, read_bytes, read_rgb
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import BATCH, Encoder, encode_batch
 from cellfeat.recipe import parse
+from cellfeat.registry import installed
 from cellfeat.scan import ImageFacts, examine
 from cellfeat.store import Store
 from cellfeat.workplace import Workplace, make_encoder
@@ -128,12 +130,16 @@ class Encoding:
         self.job = job
 
     @cached_property
+    def _reporter(self) -> SilentReporter:
+        return SilentReporter()
+
+    @cached_property
     def _encoder(self) -> Encoder:
         """Made at the first group, not before: an error is then an answer, and not the end of the actor."""
         job = self.job
         os.environ.update(job.environment)  # of this worker's process, which works for nobody else
         _set_threads(job.threads)
-        work = Workplace.silent(job.device, job.precision)
+        work = Workplace(installed(), self._reporter, job.device, job.precision)
         encoder = make_encoder(parse(dict(job.recipe)), work, work.context(job.seed, "extract"))
         _check_same(job.description, json.loads(json.dumps(dict(encoder.description))))
         return encoder
@@ -171,7 +177,7 @@ class Encoding:
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         empty = int(values.pop("empty").sum())
         written = {name: self._store.write_fragment(name, digests, array) for name, array in values.items()}
-        return {"digests": digests, "written": written, "empty": empty, "notes": [*encoder.context.reporter.notes]}
+        return {"digests": digests, "written": written, "empty": empty, "notes": [*self._reporter.notes]}
 
 
 def _set_threads(count: int) -> None:

@@ -27,11 +27,11 @@ class ImageFacts(NamedTuple):
 class Memory(Protocol):
     """What earlier runs found in files: `cellfeat.known_files.KnownFiles`."""
 
-    def recall(self, paths: Sequence[Path], mask: bool = False) -> Sequence[ImageFacts | None]: ...
+    def recall(self, paths: Sequence[Path | str], mask: bool = False) -> Sequence[ImageFacts | None]: ...
 
-    def stamps(self, paths: Sequence[Path]) -> Sequence[str | None]: ...
+    def stamps(self, paths: Sequence[Path | str]) -> Sequence[str | None]: ...
 
-    def remember(self, facts: Iterable[tuple[Path, str | None, ImageFacts]], mask: bool = False) -> None: ...
+    def remember(self, facts: Iterable[tuple[Path | str, str | None, ImageFacts]], mask: bool = False) -> None: ...
 
 
 class Skipped(NamedTuple):
@@ -85,10 +85,10 @@ def examine_all(
     return [fact for fact in facts if fact is not None]
 
 
-def header_sizes(paths: Sequence[Path], workers: int | None = None) -> list[tuple[int, int] | None]:
+def header_sizes(paths: Sequence[Path | str], workers: int | None = None) -> list[tuple[int, int] | None]:
     """(width, height) of many images from their headers; None where there is none to read."""
 
-    def size(path: Path) -> tuple[int, int] | None:
+    def size(path: Path | str) -> tuple[int, int] | None:
         try:
             return read_size(path)
         except ImageError:

@@ -170,7 +170,8 @@ class Store:
         import pyarrow as pa
 
         dataset, have = self._open(column), self.rows(column)
-        whole, doubled, new = [], [], {}
+        whole, doubled = [], []
+        new: dict[str, int] = {}
         count = 0 if dataset is None else dataset.count_rows()
         for digests, text in written:
             fresh = [digest for digest in dict.fromkeys(digests) if digest not in have and digest not in new]

@@ -37,14 +37,6 @@ class Workplace:
         reporter = TerminalReporter() if distributed.is_main() else SilentReporter()
         return cls(installed(), reporter, device, precision, skip_bad)
 
-    @classmethod
-    def silent(cls, device: str = "auto", precision: str = "fp32") -> Workplace:
-        """The installed plugins, and nobody who looks on: what a worker elsewhere works in."""
-        from cellfeat.console import SilentReporter
-        from cellfeat.registry import installed
-
-        return cls(installed(), SilentReporter(), device, precision)
-
     def context(self, seed: int, purpose: str, settings: Any = None) -> Context:
         """A context whose scratch folder lives in the cache, named after `purpose` and (JSON) `settings`."""
         import torch
@@ -95,9 +87,7 @@ def load_photographs(
 
 def checked(dataset: datasets.Dataset, work: Workplace) -> datasets.Dataset:
     """Every file decoded once, or known since an earlier run."""
-    paths = (*dataset.path, *(dataset.mask_path or ()))
-    # What lies elsewhere may change without a sign.
-    known = None if any(isinstance(path, str) for path in paths) else KnownFiles(cache_folder() / "files.sqlite")
+    known = KnownFiles(cache_folder() / "files.sqlite")
     return datasets.check_images(dataset, work.skip_bad, work.reporter.progress, known=known)
 
 
