@@ -8,7 +8,7 @@ from typing import Any
 _HOMES = {
     "cellfeat.errors": ("CellfeatError", "UnseenDomainError"),
     "cellfeat.types": ("UNLABELED", "Cells", "Features"),
-    "cellfeat.slots": ("API_VERSION", "Aligner", "Backbone", "Classifier", "Context", "Segmenter"),
+    "cellfeat.slots": ("API_VERSION", "Aligner", "Backbone", "Classifier", "Context", "EncoderFacts", "Segmenter"),
     "cellfeat.hookspecs": ("hookimpl",),
     "cellfeat.artifacts": ("SavesState", "load_module", "load_state", "save_state"),
     "cellfeat.digests": ("file_sha256",),

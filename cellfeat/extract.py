@@ -5,26 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 
 from cellfeat import images
+from cellfeat.batch_size import BatchSize, is_out_of_memory, usual_batch
 from cellfeat.datasets import Dataset
 from cellfeat.distributed import main_first
+from cellfeat.encoding import BatchEncoder, Computed
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Backbone, Context, Segmenter
 from cellfeat.store import COLUMNS, QUALITY, Store
-from cellfeat.types import Cells, Column, Features
+from cellfeat.types import Cells, Column
 
-if TYPE_CHECKING:
-    import torch
-
-BATCH = 16
+READ_AT_ONCE = 16  # repainted images whose digests are taken at once
 BATCHES_AHEAD = 2
 ROWS_PER_VERSION = 256  # what a kill can cost: at most so many rows are encoded again
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
@@ -32,13 +31,30 @@ DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask shou
 
 @dataclass(frozen=True)
 class Encoder:
-    """A backbone, perhaps with a segmenter of its own, and the store of what they encoded."""
+    """A backbone, perhaps with a segmenter of its own, and the store of what they encoded.
+
+    way: what tells this way of encoding from others, but for the batch's size. batch: images at once; None chooses.
+    maps: type of token maps in the store, "float32" or "float16".
+    """
 
     backbone: Backbone
     segmenter: Segmenter | None
-    description: Mapping[str, Any]  # of this way of encoding; the store's identity
+    way: Mapping[str, Any]
     root: Path  # of all stores
     context: Context
+    batch: int | None = None
+    maps: str = "float32"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The store's identity."""
+        maps = {} if self.maps == "float32" else {"maps": self.maps}
+        return {**self.way, **maps, "batch": self._batch_size.value}
+
+    @property
+    def _batch_size(self) -> BatchSize:
+        wanted = self.batch or usual_batch(self.context.device, self.backbone.image_size)
+        return BatchSize(self.root, self.way, wanted)
 
     def encode(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
         """The data set's cells with the wanted columns, encoding only images that the store does not hold yet."""
@@ -47,13 +63,13 @@ class Encoder:
             raise ValueError("the data set's images were not checked yet, see datasets.check_images")
         digests = dataset.image_digest.tolist()
         path_of = dict(zip(digests, dataset.path, strict=True))
+        size, interpolation = self.backbone.image_size, self.backbone.interpolation
+
+        def decoded(missing: list[str], batch: int) -> Iterator[np.ndarray]:
+            return _decoded([path_of[digest] for digest in missing], batch, size, interpolation)
+
         with main_first(self.context.device):
-            store = Store(self.root, self.description)
-            missing = store.missing(columns, digests)
-            if missing:
-                size, interpolation = self.backbone.image_size, self.backbone.interpolation
-                batches = _decoded([path_of[digest] for digest in missing], size, interpolation)
-                self._fill(store, missing, batches, _with_small(columns))
+            store = self._filled(self.root, digests, columns, _with_small(columns), decoded)
         cells = Cells(
             id=dataset.id,
             domain=dataset.domain,
@@ -69,15 +85,42 @@ class Encoder:
         """The columns of (N, 3, S, S) uint8 images that exist in no file, kept in a store inside `folder`."""
         _check(columns)
         rows = np.arange(image.shape[0])
-        chunks = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        chunks = [rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE)]
         digests = [hashlib.sha256(one.tobytes()).hexdigest() for chunk in chunks for one in image.read(chunk)]
         row_of = dict(zip(digests, rows, strict=True))
-        store = Store(folder, self.description)
-        missing = store.missing(columns, digests)
-        wanted = np.array([row_of[digest] for digest in missing], dtype=int)
-        batches = (image.read(wanted[start : start + BATCH]) for start in range(0, len(wanted), BATCH))
-        self._fill(store, missing, batches, columns)
-        return _stored(store, columns, digests)
+
+        def read(missing: list[str], batch: int) -> Iterator[np.ndarray]:
+            wanted = np.array([row_of[digest] for digest in missing], dtype=int)
+            return (image.read(wanted[start : start + batch]) for start in range(0, len(wanted), batch))
+
+        return _stored(self._filled(folder, digests, columns, columns, read), columns, digests)
+
+    def _filled(
+        self,
+        root: Path,
+        digests: Sequence[str],
+        wanted: Sequence[str],
+        columns: Sequence[str],
+        read: Callable[[list[str], int], Iterator[np.ndarray]],
+    ) -> Store:
+        """A store with the wanted columns of all digests; images that lack any get all of `columns`.
+
+        read: gives the images of digests in batches of a size. Where memory runs out, the batch is halved, and what
+        follows is another store: rows that were computed in batches of two sizes may differ in their last digits.
+        """
+        while True:
+            store, size = Store(root, self.description), self._batch_size
+            missing = store.missing(wanted, digests)
+            if not missing:
+                return store
+            try:
+                encoder = BatchEncoder(self.backbone, self.segmenter, self.context, size.value, self.maps)
+                self._fill(store, missing, read(missing, size.value), encoder, columns)
+                return store
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.context.note(size.halve(error))
 
     def _tell_doubtful(self, cells: Cells) -> None:
         counts = doubtful_masks(cells)
@@ -89,24 +132,70 @@ class Encoder:
             )
 
     def _fill(
-        self, store: Store, digests: Sequence[str], batches: Iterable[np.ndarray], columns: Sequence[str]
+        self,
+        store: Store,
+        digests: Sequence[str],
+        batches: Iterator[np.ndarray],
+        encoder: BatchEncoder,
+        columns: Sequence[str],
     ) -> None:
-        """Encode batches of at most `BATCH` images and append them, a version every few batches."""
-        waiting: list[dict[str, np.ndarray]] = []
-        done = empty = 0
-        with self.context.progress(len(digests), "encoding images") as bar:
+        """Encode batches and append them, a version every few batches, while the next ones are computed."""
+        with self.context.progress(len(digests), "encoding images") as bar, Writer(store, digests, encoder) as writer:
             for batch in batches:
-                waiting.append(encode_batch(batch, self.backbone, self.segmenter, columns, self.context))
-                done += len(batch)
-                empty += int(waiting[-1].pop("empty").sum())
+                writer.put(encoder.compute(batch, columns))
                 bar.advance(len(batch))
-                rows = sum(len(item[columns[0]]) for item in waiting)
-                if rows >= ROWS_PER_VERSION or done == len(digests):
-                    values = {name: np.concatenate([item[name] for item in waiting]) for name in waiting[0]}
-                    store.append(digests[done - rows : done], values)
-                    waiting.clear()
-        if empty:
-            self.context.note(f"{empty} of {done} images have an empty mask: there the whole image is the cell")
+        store.compact()
+        if writer.empty:
+            self.context.note(
+                f"{writer.empty} of {len(digests)} images have an empty mask: there the whole image is the cell"
+            )
+
+
+class Writer:
+    """Lands batches and appends them to a store, in order, in a thread of its own; two batches wait at most.
+
+    What goes wrong there is raised by the next `put`, or at the end. What was landed before is written in any case.
+    """
+
+    def __init__(self, store: Store, digests: Sequence[str], encoder: BatchEncoder) -> None:
+        self.empty = 0  # images whose mask has no pixel
+        self._store, self._digests, self._encoder = store, digests, encoder
+        self._landed: list[dict[str, np.ndarray]] = []
+        self._rows = self._written = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._under_way: deque[Future[None]] = deque()
+
+    def put(self, done: Computed) -> None:
+        self._under_way.append(self._pool.submit(self._take, done))
+        while len(self._under_way) > BATCHES_AHEAD:
+            self._under_way.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            while self._under_way:
+                self._under_way.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._append()
+
+    def _take(self, done: Computed) -> None:
+        values = self._encoder.land(done)
+        self.empty += int(values.pop("empty").sum())
+        self._landed.append(values)
+        self._rows += done.count
+        if self._rows >= ROWS_PER_VERSION:
+            self._append()
+
+    def _append(self) -> None:
+        if not self._landed:
+            return
+        values = {name: np.concatenate([item[name] for item in self._landed]) for name in self._landed[0]}
+        digests = self._digests[self._written : self._written + self._rows]
+        self._landed, self._rows, self._written = [], 0, self._written + self._rows
+        self._store.append(digests, values)
 
 
 def _with_small(columns: Sequence[str]) -> tuple[str, ...]:
@@ -134,7 +223,7 @@ def _check(columns: Sequence[str]) -> None:
         raise CellfeatError(f"there is no column {', '.join(wrong)} to read; a method may read {', '.join(COLUMNS)}")
 
 
-def _decoded(paths: Sequence[Any], size: int, interpolation: str) -> Iterator[np.ndarray]:
+def _decoded(paths: Sequence[Any], batch: int, size: int, interpolation: str) -> Iterator[np.ndarray]:
     """(B, 3, S, S) uint8 RGB batches in order, decoded a few batches ahead in threads."""
 
     def load(path: Any) -> np.ndarray:
@@ -143,91 +232,11 @@ def _decoded(paths: Sequence[Any], size: int, interpolation: str) -> Iterator[np
     ahead: deque[list[Future]] = deque()
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
         try:
-            for start in range(0, len(paths), BATCH):
-                ahead.append([pool.submit(load, path) for path in paths[start : start + BATCH]])
+            for start in range(0, len(paths), batch):
+                ahead.append([pool.submit(load, path) for path in paths[start : start + batch]])
                 if len(ahead) > BATCHES_AHEAD:
                     yield np.stack([future.result() for future in ahead.popleft()])
             while ahead:
                 yield np.stack([future.result() for future in ahead.popleft()])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def encode_batch(
-    batch: np.ndarray,
-    backbone: Backbone,
-    segmenter: Segmenter | None,
-    columns: Sequence[str],
-    context: Context,
-) -> dict[str, np.ndarray]:
-    """The columns of (B, 3, S, S) uint8 RGB images, plus `empty` (B,) bool: cells whose mask has no pixel; and before
-    all others the quality (B,) float32 of the backbone's own masks, where it tells it.
-
-    The forward pass always has `BATCH` images: a short batch is padded with its last image, so that a cell's features
-    do not depend on how many came with it.
-    """
-    import torch
-
-    count = len(batch)
-    if set(columns) == {"image"}:  # an end-to-end method needs no backbone
-        return {"image": batch, "empty": np.zeros(count, dtype=bool)}
-    padded = np.concatenate([batch, np.repeat(batch[-1:], BATCH - count, axis=0)]) if count < BATCH else batch
-    # Frames that were stacked from decoded images lie in memory channel by channel last, padded ones do not, and the
-    # order decides by which sums a network is computed.
-    tensor = torch.from_numpy(np.ascontiguousarray(padded))
-    with torch.inference_mode():
-        features = backbone.encode(tensor)
-        if segmenter is not None and features.embedding.dim() == 2 and not {"mask", "crop"} & set(columns):
-            raise CellfeatError(
-                "this backbone gives one vector per image, which a --segmenter cannot change; leave --segmenter out, "
-                "or choose a backbone with a token map"
-            )
-        mask = features.mask if segmenter is None else segmenter.segment(tensor)
-        values = _columns(tensor, features, mask, segmenter is not None, columns, context)
-        if features.quality is not None and segmenter is None:
-            # Written first, so that whoever finds any other column of an image finds this one too.
-            values = {QUALITY: features.quality.float().cpu().numpy(), **values}
-    empty = torch.zeros(len(padded), dtype=torch.bool) if mask is None else ~mask.flatten(1).any(1)
-    return {name: value[:count] for name, value in values.items()} | {"empty": empty.cpu().numpy()[:count]}
-
-
-def _columns(
-    tensor: torch.Tensor,
-    features: Features,
-    mask: torch.Tensor | None,
-    segmented: bool,
-    columns: Sequence[str],
-    context: Context,
-) -> dict[str, np.ndarray]:
-    is_map = features.embedding.dim() == 4
-    if mask is None and is_map and {"pooled", "crop", "mask"} & set(columns):
-        context.note("the backbone gives no mask and no --segmenter is named: the whole image is taken as the cell")
-    values: dict[str, np.ndarray] = {}
-    for name in columns:
-        if name == "image":
-            values[name] = tensor.numpy()
-        elif name == "map":
-            if not is_map:
-                raise CellfeatError("the align method reads a token map, but this backbone gives one vector per image")
-            values[name] = features.embedding.float().cpu().numpy()
-        elif name == "pooled":
-            if segmented and is_map and features.pooled is not None:
-                context.note(
-                    "with a --segmenter, features are the mean over its cell's tokens, not what the backbone pools"
-                )
-            values[name] = _pooled(features, mask, is_map, segmented).float().cpu().numpy()
-        elif name == "mask":
-            whole = np.ones((len(tensor), *tensor.shape[-2:]), dtype=bool)
-            values[name] = whole if mask is None else mask.bool().cpu().numpy()
-        elif name == "crop":
-            values[name] = images.masked_crops(tensor.numpy(), None if mask is None else mask.bool().cpu().numpy())
-    return values
-
-
-def _pooled(features: Features, mask: torch.Tensor | None, is_map: bool, segmented: bool) -> torch.Tensor:
-    """The backbone's own pooling, unless a separate segmenter says better where the cell is."""
-    if not is_map:
-        return features.embedding if features.pooled is None else features.pooled
-    if features.pooled is not None and not segmented:
-        return features.pooled
-    return images.masked_mean(features.embedding, mask)

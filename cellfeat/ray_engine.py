@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from cellfeat import datasets
+from cellfeat.batch_size import usual_batch
 from cellfeat.datasets import Dataset
 from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
-from cellfeat.extract import BATCH, Encoder, _with_small
+from cellfeat.extract import Encoder, _with_small
 from cellfeat.known_files import KnownFiles
 from cellfeat.ray_cluster import Cluster
 from cellfeat.ray_workers import KEY, Encoding, Found, Item, Job, Reader
@@ -32,7 +33,7 @@ from cellfeat.scan import ImageFacts, refuse_or_skip
 from cellfeat.store import Store, cache_folder
 from cellfeat.workplace import Workplace, listed, make_encoder
 
-BATCHES_PER_GROUP = 16
+GROUP_IMAGES = 256  # at most, or one batch
 GROUP_BYTES = 64 << 20  # of frames: a block must be small beside Ray's object store
 GROUPS_PER_ENCODER = 8  # at least, so that encoders finish together and progress is seen
 ROWS_PER_VERSION, SECONDS_PER_VERSION = 8192, 15.0  # what a killed driver can cost
@@ -55,27 +56,47 @@ def encoded(
         dataset = listed(recipe.dataset, work)
         device = "cuda" if work.device == "auto" and cluster.gpus() else work.device
         encoder = _described(make_encoder(recipe, work, work.context(seed, "extract")), device)
-        store = Store(encoder.root, encoder.description)
-        job = Job(
-            recipe=recipe.as_dict(),
-            seed=seed,
-            device=device,
-            precision=work.precision,
-            description=json.loads(json.dumps(dict(encoder.description))),
-            root=str(Path(encoder.root).absolute()),
-            columns=_with_small(columns),
-            threads=encoder.description["threads"],
-            environment=_environment(),
-        )
-        filling = _Filling(dataset, store, columns, work, KnownFiles(cache_folder() / "files.sqlite"))
-        stream = _Stream(job, cluster, encoders)
-        return encoder, filling.run(stream)
+        while True:
+            job = _job(recipe, replace(work, device=device), seed, encoder, _with_small(columns))
+            filling = _Filling(dataset, Store(encoder.root, job.description), columns, work, KnownFiles(_notes()))
+            try:
+                return encoder, filling.run(_Stream(job, cluster, encoders))
+            except _OutOfMemory as error:  # what follows is another store, as in the local engine
+                work.reporter.note(encoder._batch_size.halve(error))
+
+
+class _OutOfMemory(Exception):
+    """A worker's memory was too small for a batch."""
+
+
+def _notes() -> Path:
+    return cache_folder() / "files.sqlite"
 
 
 def _described(encoder: Encoder, device: str) -> Encoder:
     """The encoder with the identity of one on the workers' kind of device, which the driver's machine may lack."""
-    kind = encoder.context.device.type if device == "auto" else device.partition(":")[0]
-    return replace(encoder, description={**encoder.description, "device": kind})
+    import torch
+
+    if device == "auto":
+        return encoder
+    kind = device.partition(":")[0]
+    batch = encoder.batch or usual_batch(torch.device(kind), encoder.backbone.image_size)
+    return replace(encoder, way={**encoder.way, "device": kind}, batch=batch)
+
+
+def _job(recipe: Recipe, work: Workplace, seed: int, encoder: Encoder, columns: tuple[str, ...]) -> Job:
+    return Job(
+        recipe=recipe.as_dict(),
+        seed=seed,
+        device=work.device,
+        precision=work.precision,
+        description=json.loads(json.dumps(encoder.description)),
+        way=json.loads(json.dumps(dict(encoder.way))),
+        maps=encoder.maps,
+        root=str(Path(encoder.root).absolute()),
+        columns=columns,
+        environment=_environment(),
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -111,6 +132,7 @@ class _Filling:
             self.work.reporter.note(
                 f"{self.empty} of {self.done} images have an empty mask: there the whole image is the cell"
             )
+        self.store.compact()
         return self._settled()
 
     def _follow(self, results: Iterator[dict[str, Any]], total: int) -> None:
@@ -134,6 +156,8 @@ class _Filling:
         for values in result["found"]:
             row, reason, image, mask = values
             self.found[row] = Found(row, reason, image and ImageFacts(*image), mask and ImageFacts(*mask))
+        if "memory" in result:
+            raise _OutOfMemory(result["memory"])
         if "error" in result:
             raise CellfeatError(result["error"])
         if not self.work.skip_bad:
@@ -227,10 +251,10 @@ class _Stream:
 
     def results(self, items: Sequence[Item], present: np.ndarray | None) -> Iterator[dict[str, Any]]:
         ray, data = self.cluster.ray, self.cluster.data
-        threads, on_gpu = self.job.threads, self.job.device.startswith("cuda")
+        threads, on_gpu = self.job.way["threads"], self.job.device.startswith("cuda")
         count = self.encoders or self.cluster.encoders(threads, on_gpu)
         groups = self._groups(items, count)
-        size, interpolation = self.job.description["frame"]
+        size, interpolation = self.job.way["frame"]
         reader = Reader(size, interpolation, None if present is None else ray.put(present))
         needs = {"num_gpus": 1} if on_gpu else {"num_cpus": self.cluster.encoder_cpus(threads, READER_CPUS)}
         stream = data.from_items([{"group": json.dumps(group)} for group in groups], override_num_blocks=len(groups))
@@ -252,8 +276,8 @@ class _Stream:
 
     def _groups(self, items: Sequence[Item], encoders: int) -> list[Sequence[Item]]:
         """Groups of whole batches: large enough for few fragments, small enough for memory and for even shares."""
-        size = self.job.description["frame"][0]
-        most = max(1, min(BATCHES_PER_GROUP, GROUP_BYTES // (BATCH * 3 * size * size)))
-        even = math.ceil(len(items) / (BATCH * encoders * GROUPS_PER_ENCODER))
-        rows = BATCH * max(1, min(most, even))
+        batch, size = self.job.description["batch"], self.job.way["frame"][0]
+        most = min(GROUP_IMAGES, GROUP_BYTES // (3 * size * size)) // batch
+        even = math.ceil(len(items) / (batch * encoders * GROUPS_PER_ENCODER))
+        rows = batch * max(1, min(most, even))
         return [items[start : start + rows] for start in range(0, len(items), rows)]

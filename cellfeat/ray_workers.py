@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cellfeat import images
+from cellfeat.batch_size import is_out_of_memory
 from cellfeat.console import SilentReporter
 from cellfeat.datasets import fault
 from cellfeat.decode import ImageError, image_digest, read_bytes, read_rgb
+from cellfeat.encoding import BatchEncoder
 from cellfeat.errors import CellfeatError
-from cellfeat.extract import BATCH, Encoder, encode_batch
 from cellfeat.recipe import parse
 from cellfeat.registry import installed
 from cellfeat.scan import ImageFacts, examine
@@ -59,8 +60,9 @@ class Found(NamedTuple):
 class Job:
     """What an encoder actor must know; plain values, so that any process can be handed it.
 
-    recipe: as a dictionary. description: of the driver's encoder, which that of every worker must equal. root: of all
-    stores, a folder that every node sees. environment: variables that say where things lie.
+    recipe: as a dictionary. description: the store's identity. way: of it what does not depend on memory, which every
+    worker's own must equal. root: of all stores, a folder that every node sees. environment: variables that say where
+    things lie.
     """
 
     recipe: Mapping[str, Any]
@@ -68,9 +70,10 @@ class Job:
     device: str
     precision: str
     description: Mapping[str, Any]
+    way: Mapping[str, Any]
+    maps: str
     root: str
     columns: tuple[str, ...]
-    threads: int
     environment: Mapping[str, str]
 
 
@@ -134,22 +137,23 @@ class Encoding:
         return SilentReporter()
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> BatchEncoder:
         """Made at the first group, not before: an error is then an answer, and not the end of the actor."""
         job = self.job
         os.environ.update(job.environment)  # of this worker's process, which works for nobody else
-        _set_threads(job.threads)
+        _set_threads(job.way["threads"])
         work = Workplace(installed(), self._reporter, job.device, job.precision)
         encoder = make_encoder(parse(dict(job.recipe)), work, work.context(job.seed, "extract"))
-        _check_same(job.description, json.loads(json.dumps(dict(encoder.description))))
-        return encoder
+        _check_same(job.way, json.loads(json.dumps(dict(encoder.way))))
+        return BatchEncoder(encoder.backbone, encoder.segmenter, encoder.context, job.description["batch"], job.maps)
 
     @cached_property
     def _store(self) -> Store:
         return Store(Path(self.job.root), self.job.description)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of `Reader` to one row `result`, JSON: found, digests, {column: fragment}, empty, notes; or error."""
+        """Rows of `Reader` to one row `result`, JSON: found, digests, {column: fragment}, empty, notes; where it failed
+        error, or memory."""
         result: dict[str, Any] = {"found": [], "digests": [], "written": {}, "empty": 0, "notes": []}
         for found, digests, frames in zip(
             *(table.column(name) for name in ("found", "digests", "frames")), strict=True
@@ -161,19 +165,24 @@ class Encoding:
                     result |= self._encoded(names, np.frombuffer(frames.as_buffer(), np.uint8))
             except CellfeatError as error:
                 result["error"] = str(error)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                result["memory"] = str(error)
         return _row(result=json.dumps(result))
 
     def _encoded(self, digests: list[str], flat: np.ndarray) -> dict[str, Any]:
         encoder = self._encoder
-        _set_threads(self.job.threads)  # they belong to a thread, and Ray may call from another one
-        size = self.job.description["frame"][0]
+        _set_threads(self.job.way["threads"])  # they belong to a thread, and Ray may call from another one
+        size = self.job.way["frame"][0]
         frames = flat.reshape(len(digests), 3, size, size).copy()  # Ray's memory is read-only
-        parts = [
-            encode_batch(
-                frames[start : start + BATCH], encoder.backbone, encoder.segmenter, self.job.columns, encoder.context
-            )
-            for start in range(0, len(frames), BATCH)
-        ]
+        starts = range(0, len(frames), encoder.size)
+        with ThreadPoolExecutor(1) as pool:  # a batch lands while the next one is computed
+            landing = [
+                pool.submit(encoder.land, encoder.compute(frames[start : start + encoder.size], self.job.columns))
+                for start in starts
+            ]
+            parts = [future.result() for future in landing]
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         empty = int(values.pop("empty").sum())
         written = {name: self._store.write_fragment(name, digests, array) for name, array in values.items()}

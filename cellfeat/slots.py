@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,14 +68,25 @@ class Context:
         self.reporter.note(text)
 
 
+class EncoderFacts(NamedTuple):
+    """What a backbone or segmenter says of itself; image_size and interpolation are a backbone's alone."""
+
+    image_size: int | None
+    interpolation: str | None
+    weights_sha256: str | None
+    weights_saw: tuple[str, ...] | None
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """Images to features.
 
     Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
     weights were trained on; None when unknown); and on the factory `named_weights: dict[str, NamedWeights]`,
-    what `cellfeat weights list` shows, and `importers` and `exporters`, {format: function}, by which `cellfeat weights
-    import` and `export` read and write the files of other programs, as `cellfeat.exchange` says.
+    what `cellfeat weights list` shows; `facts(context, **parameters) -> EncoderFacts`, what an object of these
+    parameters would say of itself, found without building it: then a run that finds everything in the cache builds no
+    network; and `importers` and `exporters`, {format: function}, by which `cellfeat weights import` and `export` read
+    and write the files of other programs, as `cellfeat.exchange` says.
     """
 
     image_size: int  # S: the core decodes images and resizes them to (S, S) in its workers
@@ -90,9 +101,10 @@ class Segmenter(Protocol):
     """Images to masks; replaces the mask of a backbone.
 
     Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears;
-    `weights_sha256: str`, as for a backbone. Of segmenters that tell the nucleus, masks (B, S, S) bool:
-    `nuclei(images)`; `cells_and_nuclei(images)`, both at once; `plausible(images, cells, nuclei) -> (B,) bool`, whether
-    they look like one whole white cell: such masks can train a network (`cellfeat lora-sam pretrain`).
+    `weights_sha256: str` and, on the factory, `facts`, as for a backbone. Of segmenters that tell the nucleus, masks
+    (B, S, S) bool: `nuclei(images)`; `cells_and_nuclei(images)`, both at once; `plausible(images, cells, nuclei) ->
+    (B,) bool`, whether they look like one whole white cell: such masks can train a network (`cellfeat lora-sam
+    pretrain`).
     """
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:

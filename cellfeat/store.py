@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cellfeat.types import Column
 
 COLUMNS = ("image", "mask", "map", "pooled", "crop")
 QUALITY = "quality"  # kept beside these where the backbone tells it
+MANY_FRAGMENTS = 64  # of a column; beyond so many, opening it begins to cost time
 LAYOUT = 2  # of these files; another layout is another store
 
 
@@ -136,6 +138,17 @@ class Store:
             if dataset is not None or self._open(column) is None:
                 raise
             lance.write_dataset(table, path, mode="append")  # another run created it just now
+
+    def compact(self) -> None:
+        """Join the small pieces that appending leaves, where there are many; rows keep their order.
+
+        Versions of the last day stay, since another process may be reading them.
+        """
+        for path in sorted(self.folder.glob("*.lance")):
+            dataset = self._open(path.stem)
+            if dataset is not None and len(dataset.get_fragments()) > MANY_FRAGMENTS:
+                dataset.optimize.compact_files()
+                dataset.cleanup_old_versions(older_than=timedelta(days=1))
 
     def _check_alike(self, column: str, dataset: Any | None, table: Any) -> None:
         """Refuse rows of another shape or type than the column has."""

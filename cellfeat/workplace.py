@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cellfeat import datasets, distributed, storage
-from cellfeat.extract import BATCH, Encoder
+from cellfeat.deferred import deferred
+from cellfeat.extract import Encoder
 from cellfeat.known_files import KnownFiles
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe
 from cellfeat.registry import Registry
@@ -97,22 +98,21 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
 
     import cellfeat
 
-    backbone = work.registry.create("backbone", recipe.backbone.name, recipe.backbone.params, context)
+    backbone = deferred(work.registry.find("backbone", recipe.backbone.name), recipe.backbone.params, context)
     segmenter = None
     if recipe.segmenter is not None:
-        segmenter = work.registry.create("segmenter", recipe.segmenter.name, recipe.segmenter.params, context)
-    description = {
+        segmenter = deferred(work.registry.find("segmenter", recipe.segmenter.name), recipe.segmenter.params, context)
+    way = {
         "backbone": _identity("backbone", recipe.backbone, backbone, work),
         "weights_sha256": getattr(backbone, "weights_sha256", None),
         "segmenter": recipe.segmenter and _identity("segmenter", recipe.segmenter, segmenter, work),
         "frame": [backbone.image_size, backbone.interpolation],
-        "batch": BATCH,
         "device": context.device.type,
         "precision": str(context.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cellfeat": cellfeat.__version__,
     }
-    return Encoder(backbone, segmenter, description, cache_folder() / "stores", context)
+    return Encoder(backbone, segmenter, way, cache_folder() / "stores", context)
 
 
 def _identity(slot: str, part: Part, product: Any, work: Workplace) -> dict[str, Any]:

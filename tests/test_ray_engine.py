@@ -257,7 +257,7 @@ def test_a_workers_refusal_is_one_line(running_ray, drawn, tmp_path, monkeypatch
 
 
 def _other(encoder):
-    return replace(encoder, description={**encoder.description, "cellfeat": "9"})
+    return replace(encoder, way={**encoder.way, "cellfeat": "9"})
 
 
 @pytest.fixture

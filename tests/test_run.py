@@ -139,7 +139,7 @@ def test_a_failed_run_leaves_nothing_under_the_final_name(manifest, tmp_path):
 def test_a_second_run_encodes_nothing(manifest, tmp_path, monkeypatch):
     run(recipe_of(manifest), tmp_path / "one", workplace())
     assert not list((tmp_path / "cache" / "scratch" / "run").iterdir()), "checkpoints of a finished run are left"
-    monkeypatch.setattr("cellfeat.extract.encode_batch", lambda *_: pytest.fail("an image was encoded again"))
+    monkeypatch.setattr("cellfeat.encoding.BatchEncoder.compute", lambda *_: pytest.fail("an image was encoded again"))
     run(recipe_of(manifest), tmp_path / "two", workplace())
     first, second = (records.read(tmp_path / name / "records.jsonl") for name in ("one", "two"))
     assert [r["scores"] for r in first] == [r["scores"] for r in second]

@@ -6,21 +6,20 @@ input's mean and deviation (`decoder.safetensors`), and `adapter.json`: which we
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from cellfeat import CellfeatError, file_sha256, load_tensors
+from cellfeat import load_tensors
 from cellfeat_lora_sam.checkpoints import SamWeights
+from cellfeat_lora_sam.described import ABOUT, DECODER, LORA
 from cellfeat_lora_sam.network import SamNetwork
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LORA, DECODER, ABOUT = "lora", "decoder.safetensors", "adapter.json"
 TUNED = ("prompt_encoder.", "mask_decoder.", "pixel_")
 TARGETS = r"blocks\.\d+\.attn\.qkv\.[qv]"  # queries and values of every block, not keys
 RANK = 4
@@ -50,33 +49,6 @@ def save_adapter(folder: Path, network: SamNetwork, lora: PeftModel, about: dict
     (folder / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What an adapter says about itself.
-
-    Raises:
-        CellfeatError: for a folder that is no adapter, or only a part of one.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CellfeatError(f"no adapter at {folder}: a folder made by `cellfeat lora-sam finetune` is expected")
-    absent = [name for name in (ABOUT, DECODER, LORA) if not (folder / name).exists()]
-    if absent:
-        raise CellfeatError(f"{folder} is no adapter, or not a whole one: it has no {', '.join(absent)}")
-    try:
-        return json.loads((folder / ABOUT).read_text())
-    except ValueError as error:
-        raise CellfeatError(f"{folder / ABOUT} is damaged: {error}") from error
-
-
-def check_base(folder: Path, about: dict[str, Any], weights: str, sha256: str) -> None:
-    """Refuse an adapter made for other weights."""
-    if about.get("base_sha256") != sha256:
-        raise CellfeatError(
-            f"the adapter {folder} was made for the weights {about.get('base')!r} (sha256 {about.get('base_sha256')}), "
-            f"not for {weights!r} (sha256 {sha256}); ask for the former, or fine-tune again"
-        )
-
-
 def with_tuned_decoder(weights: SamWeights, folder: Path) -> SamWeights:
     """The base weights with the adapter's prompt encoder, decoder and colours in their place."""
     kept = {name: value for name, value in weights.state.items() if not name.startswith(TUNED)}
@@ -96,12 +68,6 @@ def fuse_qkv(network: SamNetwork) -> None:
     """One product for query, key and value, in place: quicker, and the same numbers."""
     for block in network.image_encoder.blocks:
         block.attn.qkv = block.attn.qkv.fused()
-
-
-def adapter_sha256(folder: Path, base_sha256: str) -> str:
-    """One digest for base weights and adapter together."""
-    files = (Path(folder) / LORA / "adapter_model.safetensors", Path(folder) / DECODER)
-    return hashlib.sha256("".join([base_sha256, *map(file_sha256, files)]).encode()).hexdigest()
 
 
 def trained_parameters(*modules: nn.Module) -> list[nn.Parameter]:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional
+
+LONG = 1024  # tokens; beyond so many the weights of attention are never held at once
+
+
+class Positions(NamedTuple):
+    """rows: (h, h, c), columns: (w, w, c), tables of offsets from key to query; place: (h * w, h + w), one-hot."""
+
+    rows: Tensor
+    columns: Tensor
+    place: Tensor
 
 
 class SplitQkv(nn.Module):
@@ -45,16 +57,36 @@ class SplitAttention(Attention):
         """(B, h, w, C) -> (B, h, w, C)."""
         batch, height, width, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, height * width, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        grid_q = q.unflatten(2, (height, width))
-        rows = _offsets(self.rel_pos_h, height).to(q)
-        columns = _offsets(self.rel_pos_w, width).to(q)
-        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid_q, rows).flatten(2, 3)
-        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid_q, columns).flatten(2, 3)
-        place = _one_hot_places(height, width, q).expand(batch, self.num_heads, -1, -1)
-        weights = torch.cat((q * self.scale, by_row, by_column), -1) @ torch.cat((k, place), -1).transpose(-2, -1)
-        attended = weights.softmax(dim=-1) @ v
+        attended = attend(qkv.permute(2, 0, 3, 1, 4), self.positions(height, width), self.scale)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, channels))
+
+    def positions(self, height: int, width: int) -> Positions:
+        """What attention on a grid of this size needs to know of places."""
+        place = _one_hot_places(height, width, self.rel_pos_h)
+        return Positions(_offsets(self.rel_pos_h, height), _offsets(self.rel_pos_w, width), place)
+
+
+def attend(qkv: Tensor, positions: Positions, scale: float) -> Tensor:
+    """(3, B, heads, h * w, c) -> (B, heads, h * w, c)."""
+    q, k, v = qkv.unbind(0)
+    rows, columns, place = (each.to(q) for each in positions)
+    grid_q = q.unflatten(2, (len(rows), len(columns)))
+    by_row = torch.einsum("bnhwc,hkc->bnhwk", grid_q, rows).flatten(2, 3)
+    by_column = torch.einsum("bnhwc,wkc->bnhwk", grid_q, columns).flatten(2, 3)
+    q = torch.cat((q * scale, by_row, by_column), -1)
+    k = torch.cat((k, place.expand(*k.shape[:2], -1, -1)), -1)
+    if q.is_cuda or k.shape[2] > LONG:
+        return _without_weights(q, k, v)
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+def _without_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention by kernels that never hold all weights, (B, heads, T, T): at 1,024 px 800 MB an image in float32.
+
+    They want values as wide as queries, so zeros stand in for the position channels.
+    """
+    wide = functional.pad(v, (0, q.shape[-1] - v.shape[-1]))
+    return functional.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]]
 
 
 def _offsets(table: Tensor, side: int) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cellfeat import CellfeatError, Context, Features, NamedWeights, find_weights
+from cellfeat import CellfeatError, Context, EncoderFacts, Features, NamedWeights, find_weights
+from cellfeat_lora_sam.described import describe
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
 from cellfeat_lora_sam.published import export_dorl, import_dorl
 
@@ -60,20 +61,19 @@ class LoraSam:
     ) -> None:
         import torch
 
+        from cellfeat_lora_sam.inference import prepare
         from cellfeat_lora_sam.loading import load_network
         from cellfeat_lora_sam.network import SAM_MASKS, WITH_NUCLEUS
 
-        check_image_size(image_size)
-        if passes not in (1, 2):
-            raise CellfeatError(f"passes is {passes}; possible are 1, and 2 for a second look at the cell alone")
+        self.image_size = _frame(image_size, passes)
         self._side, self._passes = image_size, passes
-        # a second look at pixels that the first has averaged away would see nothing new
-        self.image_size = image_size if passes == 1 else round(DETAIL * image_size)
         self._device = context.device if context else torch.device("cpu")
         self._dtype = context.dtype if context else torch.float32
         path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress if context else None)
-        network, self.weights_sha256, self.weights_saw = load_network(weights, path, adapter, image_size, own_colours)
-        self._network = network.to(self._device)
+        self.weights_sha256, self.weights_saw = describe(weights, path, adapter)
+        network = load_network(path, adapter, image_size, own_colours).to(self._device)
+        prepare(network, self._dtype)
+        self._network = network
         self._is_prompted, self._tells_nucleus = network.masks == SAM_MASKS, network.masks == WITH_NUCLEUS
         self._in_parts = self._tells_nucleus if pooling == "auto" else pooling == "parts"
         self._with_shape = shape
@@ -199,6 +199,14 @@ class LoraSam:
             return None
         return output.quality[:, 1].float().clamp(0, 1) * cell.flatten(1).any(dim=1)
 
+    @classmethod
+    def facts(
+        cls, weights: str, adapter: str | None, image_size: int, passes: int, context: Context, **_: Any
+    ) -> EncoderFacts:
+        """What an object of these parameters would say of itself; nothing is loaded."""
+        path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress)
+        return EncoderFacts(_frame(image_size, passes), cls.interpolation, *describe(weights, path, adapter))
+
     @staticmethod
     def finetune(
         pairs: Sequence[Any],
@@ -231,6 +239,15 @@ class LoraSam:
         check_image_size(image_size)
         numbers = (epochs, batch_size, lr, weight_decay, warmup, rank, accumulate, stop_after, own_colours)
         finetune(pairs, folder, FinetuneSettings(weights, image_size, *numbers), saw, context)
+
+
+def _frame(image_size: int, passes: int) -> int:
+    """The side of the images that are asked for."""
+    check_image_size(image_size)
+    if passes not in (1, 2):
+        raise CellfeatError(f"passes is {passes}; possible are 1, and 2 for a second look at the cell alone")
+    # a second look at pixels that the first has averaged away would see nothing new
+    return image_size if passes == 1 else round(DETAIL * image_size)
 
 
 def check_image_size(image_size: int) -> None:

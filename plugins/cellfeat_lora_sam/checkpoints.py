@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from cellfeat import CellfeatError, load_tensors
 from cellfeat.training import seeded
+from cellfeat_lora_sam.described import HEADER, read_header
 from cellfeat_lora_sam.network import SAM_MASKS, SAM_MEAN, SAM_STD, TWO_CLASSES, WITH_NUCLEUS, SamNetwork
 from cellfeat_lora_sam.sizes import BUILDS, PATCH_SIZE, SamSizes
 
-HEADER = "cellfeat"  # key of our JSON in the header of a safetensors file
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 PER_MASK = tuple(
     f"mask_decoder.{part}" for part in ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> SamWeights:
         raise CellfeatError(f"{path} is no SAM checkpoint: nothing in it begins with {', '.join(absent)} (but {found})")
     state.setdefault("pixel_mean", torch.tensor(SAM_MEAN).view(3, 1, 1))
     state.setdefault("pixel_std", torch.tensor(SAM_STD).view(3, 1, 1))
-    header = _header(path)
+    header = read_header(path)
     return SamWeights(split_qkv(state), _sizes(path, state, header.get("build")), header)
 
 
@@ -155,13 +155,3 @@ def _sizes(path: Path, state: Mapping[str, Tensor], said: str | None) -> SamSize
         f"{path} has an encoder {width} wide and {depth} deep and {masks} mask tokens; possible are {builds} with "
         f"{TWO_CLASSES}, {WITH_NUCLEUS} or {SAM_MASKS} mask tokens"
     )
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """What our file says about itself; nothing for any other."""
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get(HEADER, "{}"))

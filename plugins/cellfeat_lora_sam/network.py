@@ -60,6 +60,7 @@ class SamNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.image_size, self.masks, self.own_colours = sizes, image_size, masks, own_colours
+        self.kept_positions: dict[int, Tensor] | None = None
         self.register_buffer("pixel_mean", torch.tensor(SAM_MEAN).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(SAM_STD).view(3, 1, 1))
         self.image_encoder = _image_encoder(sizes, image_size)
@@ -101,9 +102,7 @@ class SamNetwork(nn.Module):
         decoder = self.mask_decoder
         batch, _, height, width = tokens.shape
         image = self.image_encoder.neck(tokens) + dense[..., :height, :width]  # the same everywhere
-        with torch.autocast(tokens.device.type, enabled=False):  # phases of many turns do not fit into half precision
-            where = self.prompt_encoder.get_dense_pe().movedim(1, -1)
-            where = _middle(where, height).movedim(-1, 1).expand(batch, -1, -1, -1)
+        where = self._dense_positions(height).expand(batch, -1, -1, -1)
         learned = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(batch, -1, -1)
         asked = torch.cat((learned, sparse.expand(batch, -1, -1)), dim=1)
         answers, image = decoder.transformer(image, where, asked)
@@ -113,12 +112,26 @@ class SamNetwork(nn.Module):
         logits = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
         return logits, decoder.iou_prediction_head(answers[:, 0])
 
+    def _dense_positions(self, side: int) -> Tensor:
+        """(1, C', side, side), where every token of the decoder's image lies; kept once the network only infers."""
+        if self.kept_positions is not None and side in self.kept_positions:
+            return self.kept_positions[side]
+        weight = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        with torch.autocast(weight.device.type, enabled=False):  # phases of many turns do not fit into half precision
+            where = self.prompt_encoder.get_dense_pe().movedim(1, -1)
+            where = _middle(where, side).movedim(-1, 1)
+        if self.kept_positions is not None:
+            self.kept_positions[side] = where
+        return where
+
 
 def colours_of(images: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) -> mean and deviation of each image's pixels by channel, (B, 3, 1, 1); at least 1 if it is flat."""
     pixels = images.flatten(2).float()
-    mean, deviation = pixels.mean(dim=2)[..., None, None], pixels.std(dim=2, correction=0)[..., None, None]
-    return mean, deviation.clamp(min=1.0)
+    mean = pixels.mean(dim=2, keepdim=True)
+    # torch's own `std` takes one pixel after the other.
+    deviation = (pixels - mean).square().mean(dim=2, keepdim=True).sqrt()
+    return mean[..., None], deviation[..., None].clamp(min=1.0)
 
 
 def _middle(grid: Tensor, side: int) -> Tensor:

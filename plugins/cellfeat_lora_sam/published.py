@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellfeat import CellfeatError, check_tensors, file_sha256, find_weights, load_tensors
+from cellfeat_lora_sam import described
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
 from cellfeat_lora_sam.sizes import BUILDS, SamSizes
 
@@ -75,17 +76,15 @@ def export_dorl(source: Path, path: Path) -> str:
     """
     import torch
 
-    from cellfeat_lora_sam import adapter as adapters
-
-    about = adapters.read_about(source)
-    config = json.loads((source / adapters.LORA / "adapter_config.json").read_text())
+    about = described.read_about(source)
+    config = json.loads((source / described.LORA / "adapter_config.json").read_text())
     if config["lora_alpha"] != config["r"]:
         raise CellfeatError(
             f"{source} adds its LoRA products at the scale {config['lora_alpha'] / config['r']:g}; DoRL's program "
             "knows only 1 (lora_alpha = r)"
         )
-    lora = load_tensors(source / adapters.LORA / "adapter_model.safetensors")
-    decoder = load_tensors(source / adapters.DECODER)
+    lora = load_tensors(source / described.LORA / "adapter_model.safetensors")
+    decoder = load_tensors(source / described.DECODER)
     masks = len(decoder["mask_decoder.mask_tokens.weight"])
     if masks != PUBLISHED_MASKS or about.get("own_colours"):
         colours = "its images' own colours" if about.get("own_colours") else "constant colours"

@@ -16,6 +16,7 @@ import torch
 from cellfeat_lora_sam import adapter as adapters
 from cellfeat_lora_sam import sizes as builds
 from cellfeat_lora_sam.checkpoints import build_network, read_weights
+from cellfeat_lora_sam.described import LORA
 from cellfeat_lora_sam.loading import load_network
 from cellfeat_lora_sam.losses import segmentation_loss
 from cellfeat_lora_sam.network import SamNetwork, two_class_mask, upsample
@@ -80,13 +81,13 @@ def imported(tmp_path_factory) -> Imported:
 
 @pytest.fixture(scope="module")
 def network(imported) -> SamNetwork:
-    return load_network(str(imported.base), imported.base, str(imported.adapter), 224).network
+    return load_network(imported.base, str(imported.adapter), 224)
 
 
 def trainable(imported: Imported) -> tuple[SamNetwork, dict[str, torch.nn.Parameter]]:
     """The network with the LoRA matrices beside its layers, and what is trained under the authors' names."""
     network = build_network(adapters.with_tuned_decoder(read_weights(imported.base), imported.adapter), 224)
-    PeftModel.from_pretrained(network.image_encoder, str(imported.adapter / adapters.LORA), is_trainable=True)
+    PeftModel.from_pretrained(network.image_encoder, str(imported.adapter / LORA), is_trainable=True)
     trained = {}
     for block, layer in enumerate(network.image_encoder.blocks):
         for offset, part in enumerate((layer.attn.qkv.q, layer.attn.qkv.v)):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from cellfeat_lora_sam import LoraSam, distillation
-from cellfeat_lora_sam.adapter import read_about
 from cellfeat_lora_sam.checkpoints import build_network, read_weights
+from cellfeat_lora_sam.described import read_about
 from cellfeat_lora_sam.distillation import keeping_loss
 from cellfeat_lora_sam.finetune import FinetuneSettings, Finetuning, finetune
 from cellfeat_lora_sam.finetune_data import load_frames

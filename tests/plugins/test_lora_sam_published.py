@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from cellfeat_lora_sam import LoraSam
-from cellfeat_lora_sam.adapter import read_about
 from cellfeat_lora_sam.checkpoints import read_weights
+from cellfeat_lora_sam.described import read_about
 from cellfeat_lora_sam.loading import load_network
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
 from cellfeat_lora_sam.network import SamNetwork
@@ -84,7 +84,7 @@ def test_another_rank_and_names_from_several_gpus(tmp_path):
 def test_the_products_are_added_to_query_and_value_in_block_order(adapter):
     path = find_weights("cell-tiny", NAMED_WEIGHTS)
     base, content = read_weights(path).state, checkpoint()
-    network = load_network("cell-tiny", path, str(adapter), SIZE).network
+    network = load_network(path, str(adapter), SIZE)
     for block in range(TINY.depth):
         query, key, value = network.image_encoder.blocks[block].attn.qkv.weight.chunk(3)
         for number, part, got in ((2 * block, "q", query), (None, "k", key), (2 * block + 1, "v", value)):
