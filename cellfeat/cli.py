@@ -120,7 +120,7 @@ def run(
 
 @app.command()
 def extract(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV, a file or a URL")],
     out: Annotated[Path, typer.Option("--out", "-o", help="features.parquet or features.h5ad")],
     labels: Labels = None,
     backbone: BackboneName = None,

@@ -54,8 +54,9 @@ def encoded(
     """
     with Cluster(address).joined() as cluster:
         dataset = listed(recipe.dataset, work)
-        device = "cuda" if work.device == "auto" and cluster.gpus() else work.device
-        encoder = _described(make_encoder(recipe, work, work.context(seed, "extract")), device)
+        device = _device(work.device, cluster.gpus())
+        here = replace(work, device="cpu") if device == "cuda" else work  # the driver's machine may have no GPU
+        encoder = _described(make_encoder(recipe, here, here.context(seed, "extract")), device)
         while True:
             job = _job(recipe, replace(work, device=device), seed, encoder, _with_small(columns))
             filling = _Filling(dataset, Store(encoder.root, job.description), columns, work, KnownFiles(_notes()))
@@ -69,6 +70,13 @@ class _OutOfMemory(Exception):
     """A worker's memory was too small for a batch."""
 
 
+def _device(asked: str, gpus: int) -> str:
+    """The kind of device of every encoder; Ray says which GPU each has to itself."""
+    if asked.startswith("cuda") and not gpus:
+        raise CellfeatError(f"--device {asked}: Ray has no GPU here; leave --device out to encode on CPUs")
+    return "cuda" if gpus and (asked == "auto" or asked.startswith("cuda")) else asked
+
+
 def _notes() -> Path:
     return cache_folder() / "files.sqlite"
 
@@ -77,11 +85,10 @@ def _described(encoder: Encoder, device: str) -> Encoder:
     """The encoder with the identity of one on the workers' kind of device, which the driver's machine may lack."""
     import torch
 
-    if device == "auto":
+    if device != "cuda":
         return encoder
-    kind = device.partition(":")[0]
-    batch = encoder.batch or usual_batch(torch.device(kind), encoder.backbone.image_size)
-    return replace(encoder, way={**encoder.way, "device": kind}, batch=batch)
+    batch = encoder.batch or usual_batch(torch.device(device), encoder.backbone.image_size)
+    return replace(encoder, way={**encoder.way, "device": device}, batch=batch)
 
 
 def _job(recipe: Recipe, work: Workplace, seed: int, encoder: Encoder, columns: tuple[str, ...]) -> Job:
@@ -251,7 +258,7 @@ class _Stream:
 
     def results(self, items: Sequence[Item], present: np.ndarray | None) -> Iterator[dict[str, Any]]:
         ray, data = self.cluster.ray, self.cluster.data
-        threads, on_gpu = self.job.way["threads"], self.job.device.startswith("cuda")
+        threads, on_gpu = self.job.way["threads"], self.job.device == "cuda"
         count = self.encoders or self.cluster.encoders(threads, on_gpu)
         groups = self._groups(items, count)
         size, interpolation = self.job.way["frame"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import re
 import shutil
@@ -13,16 +14,23 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cellfeat import CellfeatError, ray_engine, recipe, use
+from cellfeat.batch_size import ON_CPU, ON_GPU
 from cellfeat.console import SilentReporter
 from cellfeat.demo import write_demo
+from cellfeat.encoding import BatchEncoder, Computed
+from cellfeat.extract import Encoder
 from cellfeat.ray_cluster import _check_answers
+from cellfeat.ray_workers import Encoding, Reader
 from cellfeat.registry import installed
 from cellfeat.store import Store
 from cellfeat.workplace import Workplace
@@ -296,6 +304,59 @@ def test_images_of_a_web_server(running_ray, local, own_cache, tmp_path, server)
     extract(f"{address}/manifest.csv", tmp_path / "again.parquet")  # read again, as it may have changed; encoded never
     assert len(list((store / "pooled.lance" / "data").iterdir())) == files
     same_rows(stored(own_cache), local[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "device"),
+    [("auto", 0, "auto"), ("auto", 2, "cuda"), ("cuda:1", 2, "cuda"), ("cpu", 2, "cpu"), ("mps", 0, "mps")],
+)
+def test_encoders_run_where_the_cluster_can(asked, gpus, device):
+    assert ray_engine._device(asked, gpus) == device
+
+
+def test_a_gpu_that_no_node_has_is_not_waited_for():
+    with pytest.raises(CellfeatError, match="--device cuda: Ray has no GPU here; leave --device out to encode on CPUs"):
+        ray_engine._device("cuda", 0)
+
+
+def test_a_driver_without_gpu_names_the_store_of_encoders_with_one(tmp_path, context):
+    encoder = Encoder(SimpleNamespace(image_size=224), None, {"device": "cpu"}, tmp_path, context)
+    described = ray_engine._described(encoder, "cuda")
+    assert (described.description["device"], described.description["batch"]) == ("cuda", ON_GPU)
+    assert ray_engine._described(encoder, "auto").description == {"device": "cpu", "batch": ON_CPU}
+
+
+def test_memory_that_runs_out_in_a_worker_halves_the_batch(drawn, tmp_path, monkeypatch, own_cache):
+    """Without Ray: a stream whose workers cannot compute more than four images at once."""
+
+    class Stream:
+        def __init__(self, job, cluster, encoders) -> None:
+            self.job = job
+
+        def results(self, items, present):
+            monkeypatch.setattr(BatchEncoder, "compute", lambda _, *given: self.compute(*given))
+            reader, encoding = Reader(*self.job.way["frame"], None), Encoding(self.job)
+            table = pa.table({"group": [json.dumps(items)]})
+            yield json.loads(encoding(reader(table)).column("result")[0].as_py())
+
+        def compute(self, batch, columns):
+            encoder = BatchEncoder(None, None, None, self.job.description["batch"])
+            if encoder.size > 4:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            pooled = torch.from_numpy(batch.mean((2, 3), dtype=np.float32))
+            return Computed(batch, len(batch), ("pooled",), {"pooled": pooled}, None)
+
+    @contextmanager
+    def nowhere(self):
+        yield SimpleNamespace(gpus=lambda: 0)
+
+    monkeypatch.setattr(ray_engine, "_Stream", Stream)
+    monkeypatch.setattr(ray_engine.Cluster, "joined", nowhere)
+    reporter = extract(drawn, tmp_path / "f.parquet")
+    assert [note for note in reporter.notes if "memory" in note] == [
+        f"memory ran out encoding {size} images at once; from now on {size // 2} at once" for size in (16, 8)
+    ]
+    assert pq.read_table(tmp_path / "f.parquet").num_rows == CELLS
 
 
 def test_mistakes_are_told_before_any_work(drawn, tmp_path):
