@@ -133,7 +133,7 @@ def extract(
     engine: Annotated[str, typer.Option(help="local, or ray: Ray Data, on this machine or many")] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT [default: start Ray here]"),
+        typer.Option(help="Ray cluster to join: auto or HOST:PORT [default: start Ray here]"),
     ] = None,
     encoders: Annotated[
         int | None, typer.Option(help="Encoder processes of --engine ray [default: one per GPU, or as CPUs allow]")

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
 }
-_HOST = re.compile(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d+)")
+_HOST = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d+)")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Cluster:
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
-    def explained(self, results: Iterator[Any]) -> Iterator[Any]:
+    def explained(self, results: Iterator[Any]) -> Generator[Any, None, None]:
         """`results`, with Ray's own failures as one line."""
         from ray.exceptions import RayError
 
@@ -116,8 +116,13 @@ def _check_answers(address: str) -> None:
     match = _HOST.fullmatch(address)
     if address in ("auto", "local"):
         return
+    if address.startswith("ray://"):
+        raise CellfeatError(
+            f"--address {address}: Ray Data is not driven from afar; start the command on a node of the cluster, with "
+            "--address auto, or by `ray job submit`"
+        )
     if not match:
-        raise CellfeatError(f"--address {address}: not an address; possible are auto, HOST:PORT and ray://HOST:PORT")
+        raise CellfeatError(f"--address {address}: not an address; possible are auto and HOST:PORT")
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), PATIENCE).close()
     except (OSError, OverflowError) as error:
@@ -126,7 +131,10 @@ def _check_answers(address: str) -> None:
 
 
 def _remedy() -> str:
-    return "; start one with `ray start --head`, which says its address, or leave --address out to use this machine"
+    return (
+        "; start one with `ray start --head`, which says its address, or leave --address out to use this machine. One "
+        "that asks for a token wants RAY_AUTH_MODE=token"
+    )
 
 
 def _object_store() -> int:

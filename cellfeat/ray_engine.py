@@ -8,11 +8,12 @@ goes on, with Ray or without.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ class _Filling:
         self.stamps.update(self._stamps(rows))
         try:
             if rows:
-                self._follow(stream.results(_items(self.dataset, rows), _keys(present)), len(rows))
+                # Closed while Ray still runs: its own clearing up would start another Ray after the end of this one.
+                with contextlib.closing(stream.results(_items(self.dataset, rows), _keys(present))) as results:
+                    self._follow(results, len(rows))
         finally:
             self._commit()  # also what was done before an error or an interruption
         if self.empty:
@@ -256,7 +259,7 @@ class _Stream:
     cluster: Cluster
     encoders: int | None
 
-    def results(self, items: Sequence[Item], present: np.ndarray | None) -> Iterator[dict[str, Any]]:
+    def results(self, items: Sequence[Item], present: np.ndarray | None) -> Generator[dict[str, Any], None, None]:
         ray, data = self.cluster.ray, self.cluster.data
         threads, on_gpu = self.job.way["threads"], self.job.device == "cuda"
         count = self.encoders or self.cluster.encoders(threads, on_gpu)
@@ -275,11 +278,11 @@ class _Stream:
             compute=data.ActorPoolStrategy(size=min(count, len(groups))),
             **needs,
         )
-        for table in self.cluster.explained(
-            stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        ):
-            for text in table.column("result").to_pylist():
-                yield json.loads(text)
+        tables = iter(stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with contextlib.closing(self.cluster.explained(tables)) as explained:
+            for table in explained:
+                for text in table.column("result").to_pylist():
+                    yield json.loads(text)
 
     def _groups(self, items: Sequence[Item], encoders: int) -> list[Sequence[Item]]:
         """Groups of whole batches: large enough for few fragments, small enough for memory and for even shares."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -377,7 +378,11 @@ def test_mistakes_are_told_before_any_work(drawn, tmp_path):
             "127.0.0.1:9",
             "--address 127.0.0.1:9: nobody answers (Connection refused); start one with `ray start --head`",
         ),
-        ("gibberish", "--address gibberish: not an address; possible are auto, HOST:PORT and ray://HOST:PORT"),
+        ("gibberish", "--address gibberish: not an address; possible are auto and HOST:PORT"),
+        (
+            "ray://head:10001",
+            "--address ray://head:10001: Ray Data is not driven from afar; start the command on a node",
+        ),
     ],
 )
 def test_a_cluster_that_does_not_answer_is_one_line(address, reason):
@@ -404,6 +409,38 @@ def test_without_ray_one_line_says_what_to_install(drawn, tmp_path):
         'error: --engine ray needs Ray Data (no ray here): pip install "cellfeat[ray]"; --engine local does not'
     )
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_an_interrupted_command_says_how_to_go_on_and_leaves_no_process(drawn, tmp_path):
+    def of_ray() -> set[int]:
+        return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark in read(path)}
+
+    def read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError:
+            return b""
+
+    mark = f"CELLFEAT_CACHE={tmp_path / 'cache'}".encode()
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from cellfeat import ray_engine\nfrom cellfeat.cli import main\ntake = ray_engine._Filling._take\n"
+        "def interrupted(*given):\n    take(*given)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "ray_engine._Filling._take = interrupted\nmain()"
+    )
+    given = ["extract", str(drawn), "-o", str(tmp_path / "f.parquet"), "--engine", "ray", "--encoders", "1"]
+    given += ["--backbone", "colour", "--set", "backbone.bins=2", "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip() == (
+        "Interrupted. Encoded images and training checkpoints are kept: the same command goes on from them."
+    )
+    assert 0 < len(stored(tmp_path / "cache")["pooled"]) < CELLS
+    deadline = time.monotonic() + 20
+    while of_ray() - {os.getpid()} and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not of_ray() - {os.getpid()}
 
 
 def test_the_command_starts_and_ends_ray_and_says_little(drawn, local, tmp_path, own_cache):
