@@ -129,7 +129,7 @@ def run(
 
 @app.command()
 def extract(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Manifest CSV, a file or a URL")],
     out: Annotated[Path, typer.Option("--out", "-o", help="features.parquet or features.h5ad")],
     labels: Labels = None,
     backbone: BackboneName = None,
@@ -141,6 +141,14 @@ def extract(
     batch: Batch = None,
     skip_bad: SkipBad = False,
     offline: Offline = False,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data, on this machine or many")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join: auto or HOST:PORT [default: start Ray here]"),
+    ] = None,
+    encoders: Annotated[
+        int | None, typer.Option(help="Encoder processes of --engine ray [default: one per GPU, or as CPUs allow]")
+    ] = None,
 ) -> None:
     """Pooled features of every cell, before any alignment, with their provenance."""
     from cellfeat import compose, use
@@ -149,7 +157,7 @@ def extract(
 
     work = Workplace.on_terminal(device, precision, skip_bad, batch, compile=compile)
     composed = compose.recipe(data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [])
-    count, width = use.extract(composed, out, work)
+    count, width = use.extract(composed, out, work, engine, address, encoders)
     say(f"{out}: {count:,} cells × {width} features")
 
 

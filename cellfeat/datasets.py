@@ -32,21 +32,21 @@ __all__ = [
 class Dataset:
     """N images in the order of their ids; nothing of them is read yet, apart from what `check_images` keeps.
 
-    id, domain, group: (N,) str; path: N files; label: (N,) int64 into `classes`, -1 = unknown. mask_path: N files,
-    None where a row has no mask, or None when no row has one. dropped_by_domain: domain -> label -> number of rows
-    that the vocabulary has no class for. skipped: bad rows and files that were left out. From `check_images`:
-    image_digest and mask_digest, (N,) str, SHA-256 of the files ("" without a mask), and size, (N, 2) int64, width
-    and height in px.
+    id, domain, group: (N,) str; path: N files, or URLs as strings; label: (N,) int64 into `classes`, -1 = unknown.
+    mask_path: the same, None where a row has no mask, or None when no row has one. dropped_by_domain: domain -> label
+    -> number of rows that the vocabulary has no class for. skipped: bad rows and files that were left out. From
+    `check_images`: image_digest and mask_digest, (N,) str, SHA-256 of the files ("" without a mask), and size, (N, 2)
+    int64, width and height in px.
     """
 
     id: np.ndarray
-    path: tuple[Path, ...]
+    path: tuple[Path | str, ...]
     domain: np.ndarray
     label: np.ndarray
     classes: tuple[str, ...]
     group: np.ndarray
     source: str
-    mask_path: tuple[Path | None, ...] | None = None
+    mask_path: tuple[Path | str | None, ...] | None = None
     dropped_by_domain: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -214,7 +214,21 @@ def check_images(
         found = examine_all(paths, progress, "checking masks", True, workers, known)
         for row, fact in zip(rows, found, strict=True):
             masks[row] = fact
-    reasons = {row: reason for row in range(len(dataset)) if (reason := _fault(dataset, row, images[row], masks[row]))}
+    return settled(dataset, images, masks, skip_bad)
+
+
+def settled(
+    dataset: Dataset,
+    images: Sequence[ImageFacts | ImageError],
+    masks: Sequence[ImageFacts | ImageError | None],
+    skip_bad: bool = False,
+) -> Dataset:
+    """The data set with what was found in each of its images and masks; raises and leaves out as `check_images`."""
+    reasons = {
+        row: reason
+        for row in range(len(dataset))
+        if (reason := fault(dataset.path[row], recorded(dataset, row), images[row], masks[row]))
+    }
     skipped = [Skipped(str(dataset.id[row]), str(dataset.path[row]), reason) for row, reason in reasons.items()]
     refuse_or_skip(skipped, skip_bad, "files")
     good = [row for row in range(len(dataset)) if row not in reasons]
@@ -232,22 +246,27 @@ def check_images(
     )
 
 
-def _fault(
-    dataset: Dataset, row: int, image: ImageFacts | ImageError, mask: ImageFacts | ImageError | None
+def recorded(dataset: Dataset, row: int) -> str:
+    """The SHA-256 that the manifest holds of an image, "" where it says nothing."""
+    return "" if dataset.recorded_digest is None else str(dataset.recorded_digest[row])
+
+
+def fault(
+    path: Path | str, recorded: str, image: ImageFacts | ImageError, mask: ImageFacts | ImageError | None
 ) -> str | None:
+    """Why an image, or the mask beside it, cannot be used; None when it can."""
     if isinstance(image, ImageError):
         return str(image)
     if isinstance(mask, ImageError):
         return str(mask)
-    recorded = "" if dataset.recorded_digest is None else dataset.recorded_digest[row]
     if recorded and recorded != image.sha256:
         return (
-            f"{dataset.path[row]}: not the file that the manifest was made for (sha256 {image.sha256[:12]}…, not "
-            f"{recorded[:12]}…); restore it or index again"
+            f"{path}: not the file that the manifest was made for (sha256 {image.sha256[:12]}…, not {recorded[:12]}…); "
+            "restore it or index again"
         )
     if mask is not None and mask[1:] != image[1:]:
         return (
-            f"{dataset.path[row]}: {image.width} x {image.height} pixels, but its mask has {mask.width} x "
-            f"{mask.height}; image and mask must have the same size"
+            f"{path}: {image.width} x {image.height} pixels, but its mask has {mask.width} x {mask.height}; image and "
+            "mask must have the same size"
         )
     return None

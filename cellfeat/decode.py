@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellfeat import storage
 from cellfeat.errors import CellfeatError
 
 if TYPE_CHECKING:
@@ -89,22 +90,31 @@ def image_digest(data: bytes) -> str:
 
 
 def read_bytes(path: Path | str, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of a regular file that is small enough to be an image of `max_pixels`."""
+    """The bytes of a regular file, or of a URL that `storage` reads, small enough to be an image of `max_pixels`."""
     try:
+        if storage.is_url(path):
+            data = storage.read(str(path), _BYTES_PER_PIXEL * max_pixels)
+            _check_length(path, len(data), max_pixels)
+            return data
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError(f"{path}: {kind}, where an image file was expected")
-        if status.st_size > _BYTES_PER_PIXEL * max_pixels:
-            raise ImageError(
-                f"{path}: {status.st_size / 1e6:,.0f} MB, too large for an image of {max_pixels / 1e6:g} million "
-                "pixels; cut the cells out first"
-            )
+        _check_length(path, status.st_size, max_pixels)
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # no permission, name too long, a zero byte in the name
         raise ImageError(f"{path}: cannot be read ({_one_line(error)})") from None
+
+
+def _check_length(path: Path | str, length: int, max_pixels: int) -> None:
+    if length > _BYTES_PER_PIXEL * max_pixels:
+        more = "more than " if storage.is_url(path) else ""  # no more than that was read
+        raise ImageError(
+            f"{path}: {more}{length / 1e6:,.0f} MB, too large for an image of {max_pixels / 1e6:g} million pixels; "
+            "cut the cells out first"
+        )
 
 
 def _title(source: Path | str | bytes) -> str:

@@ -2,7 +2,7 @@
 
 A file counts as unchanged while path, size, inode and both times are the same, as in git's index; the time of the last
 change of its inode cannot be set by a program (Windows has none; there size and time of writing must do). What was
-changed less than `RACY` seconds ago is not yet trusted.
+changed less than `RACY` seconds ago is not yet trusted, and a URL never is: what lies elsewhere changes without a sign.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KnownFiles:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
-    def recall(self, paths: Sequence[Path], mask: bool = False) -> list[ImageFacts | None]:
+    def recall(self, paths: Sequence[Path | str], mask: bool = False) -> list[ImageFacts | None]:
         """The facts of each file, None where it is not known or has changed."""
         try:
             if not self.path.exists():
@@ -39,7 +39,7 @@ class KnownFiles:
                 found = [
                     base.execute(
                         "SELECT sha256, width, height FROM files WHERE path = ? AND kind = ? AND stamp = ?",
-                        (str(path.absolute()), _kind(mask), stamp),
+                        (_name(path), _kind(mask), stamp),
                     ).fetchone()
                     for path, stamp in zip(paths, self.stamps(paths), strict=True)
                 ]
@@ -47,14 +47,14 @@ class KnownFiles:
             return [None] * len(paths)
         return [row and ImageFacts(*row) for row in found]
 
-    def stamps(self, paths: Sequence[Path]) -> list[str | None]:
+    def stamps(self, paths: Sequence[Path | str]) -> list[str | None]:
         """What changes whenever a file does; None for one that cannot be looked at, or was changed a moment ago."""
         now = time.time()
         return [_stamp(path, now) for path in paths]
 
-    def remember(self, facts: Iterable[tuple[Path, str | None, ImageFacts]], mask: bool = False) -> None:
+    def remember(self, facts: Iterable[tuple[Path | str, str | None, ImageFacts]], mask: bool = False) -> None:
         """Files with the stamps that they had before they were read, and what was found in them."""
-        rows = [(str(path.absolute()), _kind(mask), stamp, *fact) for path, stamp, fact in facts if stamp]
+        rows = [(_name(path), _kind(mask), stamp, *fact) for path, stamp, fact in facts if stamp]
         if not rows:
             return
         try:
@@ -68,7 +68,13 @@ class KnownFiles:
             self.path.unlink(missing_ok=True)  # damaged: the next run begins it anew
 
 
-def _stamp(path: Path, now: float) -> str | None:
+def _name(path: Path | str) -> str:
+    return path if isinstance(path, str) else str(path.absolute())
+
+
+def _stamp(path: Path | str, now: float) -> str | None:
+    if isinstance(path, str):
+        return None
     try:
         found = path.stat()
     except OSError:

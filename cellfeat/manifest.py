@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellfeat import storage
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
 
 REQUIRED = ("id", "path", "label", "domain")
 PATH_COLUMNS = ("path", "mask_path")
+LARGEST = 4 << 30  # bytes of a manifest that is read from elsewhere
 LONGEST_DOMAIN = (100, 200)  # characters, bytes as UTF-8
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a manifest. values: every column by name, stripped; path, mask_path: absolute or as the CSV is."""
+    """One line of a manifest. values: every column by name, stripped; path, mask_path: absolute or as the CSV is, and
+    strings where they are URLs."""
 
     line: int
     values: Mapping[str, str]
-    path: Path
-    mask_path: Path | None
+    path: Path | str
+    mask_path: Path | str | None
 
     def __getitem__(self, column: str) -> str:
         return self.values.get(column, "")
 
 
 def read_rows(manifest: Path | str) -> list[Row]:
-    """The rows of a manifest in file order; the content of single rows is not judged here.
+    """The rows of a manifest, a file or a URL, in file order; the content of single rows is not judged here.
 
     Raises: CellfeatError when the file is absent, no UTF-8 CSV, lacks a column or has no rows.
     """
-    manifest = Path(manifest)
-    if manifest.is_dir():
+    manifest = storage.located(str(manifest))
+    if isinstance(manifest, Path) and manifest.is_dir():
         raise CellfeatError(f"{manifest}: a folder, not a manifest; make one with: cellfeat data index KIND {manifest}")
-    if not manifest.is_file():
+    if isinstance(manifest, Path) and not manifest.is_file():
         raise CellfeatError(f"{manifest}: no such manifest")
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
+        with _opened(manifest) as file:
             reader = csv.reader(file, strict=True)
             header = _checked_header(manifest, next(reader, []))
             rows = [_row(manifest, header, reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
@@ -49,14 +54,28 @@ def read_rows(manifest: Path | str) -> list[Row]:
         raise CellfeatError(f"{manifest}: not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV") from None
     except csv.Error as error:
         raise CellfeatError(f"{manifest}: not a CSV file: line {reader.line_num}: {error}") from None
+    except FileNotFoundError:
+        raise CellfeatError(f"{manifest}: no such manifest") from None
     except OSError as error:
-        raise CellfeatError(f"{manifest}: cannot be read ({error.strerror})") from None
+        raise CellfeatError(f"{manifest}: cannot be read ({error.strerror or error})") from None
     if not rows:
         raise CellfeatError(f"{manifest}: no rows below the header; a manifest has one row per image")
     return rows
 
 
-def _checked_header(manifest: Path, names: list[str]) -> list[str]:
+@contextmanager
+def _opened(manifest: Path | str) -> Iterator[io.TextIOBase]:
+    if isinstance(manifest, Path):
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+        return
+    data = storage.read(manifest, LARGEST)
+    if len(data) > LARGEST:
+        raise CellfeatError(f"{manifest}: more than {LARGEST / 1e9:.1f} GB, too large for a manifest; divide it")
+    yield io.StringIO(data.decode("utf-8-sig"), newline="")
+
+
+def _checked_header(manifest: Path | str, names: list[str]) -> list[str]:
     header = [name.strip() for name in names]
     if not any(header):
         raise CellfeatError(f"{manifest}: empty; a manifest begins with the line {','.join(REQUIRED)}")
@@ -74,15 +93,15 @@ def _checked_header(manifest: Path, names: list[str]) -> list[str]:
     return header
 
 
-def _row(manifest: Path, header: Sequence[str], line: int, cells: Sequence[str]) -> Row:
+def _row(manifest: Path | str, header: Sequence[str], line: int, cells: Sequence[str]) -> Row:
     if len(cells) != len(header):
         raise CellfeatError(
             f"{manifest}: line {line} has {len(cells)} fields, the header {len(header)}; quote a field that has commas"
         )
     values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    folder = manifest.parent
+    folder = manifest.parent if isinstance(manifest, Path) else storage.parent(manifest)
     mask = values.get("mask_path")
-    return Row(line, values, folder / values["path"], folder / mask if mask else None)
+    return Row(line, values, storage.located(values["path"], folder), storage.located(mask, folder) if mask else None)
 
 
 def row_problems(rows: Iterable[Row], files: bool = True) -> dict[int, str]:
@@ -125,7 +144,10 @@ def _is_control(mark: str) -> bool:
     return unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def _path_problem(path: Path | None) -> str | None:
+def _path_problem(path: Path | str | None) -> str | None:
+    if isinstance(path, str):  # whether there is such a file is seen when it is read
+        wrong = storage.problem(path)
+        return wrong and f"{path[:80]}: {wrong}"
     try:
         if path is None or path.is_file():
             return None
@@ -160,7 +182,9 @@ def refuse_existing(path: Path | str) -> None:
 
 
 def relative(path: str | Path, folder: Path) -> str:
-    """`path` as seen from `folder` (absolute, without links), with forward slashes."""
+    """`path` as seen from `folder` (absolute, without links), with forward slashes; a URL as it is."""
+    if storage.is_url(path):
+        return str(path)
     path = Path(path)
     absolute = path.parent.resolve() / path.name  # a link to an image stays the link
     try:

@@ -155,7 +155,7 @@ def read(name_or_path: str) -> dict[str, Any]:
     for key, value in section.items():
         # A manifest is a path; labels are one when they are not the name of a vocabulary.
         is_path = value != DEMO if key == "manifest" else key == "labels" and str(value).endswith((".yaml", ".yml"))
-        if isinstance(value, str) and is_path:
+        if isinstance(value, str) and is_path and "://" not in value:
             section[key] = str(path.parent / value)
     return data
 

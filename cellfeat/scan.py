@@ -27,11 +27,11 @@ class ImageFacts(NamedTuple):
 class Memory(Protocol):
     """What earlier runs found in files: `cellfeat.known_files.KnownFiles`."""
 
-    def recall(self, paths: Sequence[Path], mask: bool = False) -> Sequence[ImageFacts | None]: ...
+    def recall(self, paths: Sequence[Path | str], mask: bool = False) -> Sequence[ImageFacts | None]: ...
 
-    def stamps(self, paths: Sequence[Path]) -> Sequence[str | None]: ...
+    def stamps(self, paths: Sequence[Path | str]) -> Sequence[str | None]: ...
 
-    def remember(self, facts: Iterable[tuple[Path, str | None, ImageFacts]], mask: bool = False) -> None: ...
+    def remember(self, facts: Iterable[tuple[Path | str, str | None, ImageFacts]], mask: bool = False) -> None: ...
 
 
 class Skipped(NamedTuple):
@@ -42,7 +42,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def examine(path: Path, mask: bool = False) -> ImageFacts:
+def examine(path: Path | str, mask: bool = False) -> ImageFacts:
     """Decode one file completely and say what it is. Raises: ImageError."""
     data = read_bytes(path)
     pixels = read_mask(data, name=str(path)) if mask else read_rgb(data, name=str(path))
@@ -50,7 +50,7 @@ def examine(path: Path, mask: bool = False) -> ImageFacts:
 
 
 def examine_all(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     progress: ProgressBar | None = None,
     text: str = "checking images",
     mask: bool = False,
@@ -67,7 +67,7 @@ def examine_all(
         return [fact for fact in facts if fact is not None]
     stamps = known.stamps([paths[place] for place in unknown]) if known else []
 
-    def outcome(path: Path) -> ImageFacts | ImageError:
+    def outcome(path: Path | str) -> ImageFacts | ImageError:
         try:
             return examine(path, mask)
         except ImageError as error:
@@ -85,10 +85,10 @@ def examine_all(
     return [fact for fact in facts if fact is not None]
 
 
-def header_sizes(paths: Sequence[Path], workers: int | None = None) -> list[tuple[int, int] | None]:
+def header_sizes(paths: Sequence[Path | str], workers: int | None = None) -> list[tuple[int, int] | None]:
     """(width, height) of many images from their headers; None where there is none to read."""
 
-    def size(path: Path) -> tuple[int, int] | None:
+    def size(path: Path | str) -> tuple[int, int] | None:
         try:
             return read_size(path)
         except ImageError:

@@ -7,6 +7,7 @@ the next one goes on from the digests that are present.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -127,20 +128,9 @@ class Store:
 
     def _write(self, column: str, dataset: Any | None, digests: list[str], array: np.ndarray) -> None:
         import lance
-        import pyarrow as pa
 
-        packed = _pack(array)
-        shape = {"shape": json.dumps(array.shape[1:]), "dtype": array.dtype.name}
-        held = shape if dataset is None else _metadata(dataset)
-        if held != shape:
-            raise CellfeatError(
-                f"the store {self.folder} holds {column} as {held['dtype']} {held['shape']}, but was given "
-                f"{shape['dtype']} {shape['shape']}; move the folder away"
-            )
-        kind = pa.list_(pa.from_numpy_dtype(packed.dtype), packed.shape[1])
-        value = pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), type=kind)
-        schema = pa.schema([pa.field("digest", pa.string()), pa.field("value", kind)], metadata=shape)
-        table = pa.table([pa.array(digests), value], schema=schema)
+        table = _table(digests, array)
+        self._check_alike(column, dataset, table)
         path = str(self.folder / f"{column}.lance")
         try:
             lance.write_dataset(table, path, mode="create" if dataset is None else "append")
@@ -160,6 +150,91 @@ class Store:
                 dataset.optimize.compact_files()
                 dataset.cleanup_old_versions(older_than=timedelta(days=1))
 
+    def _check_alike(self, column: str, dataset: Any | None, table: Any) -> None:
+        """Refuse rows of another shape or type than the column has."""
+        shape = _metadata(table)
+        held = shape if dataset is None else _metadata(dataset)
+        if held != shape:
+            raise CellfeatError(
+                f"the store {self.folder} holds {column} as {held['dtype']} {held['shape']}, but was given "
+                f"{shape['dtype']} {shape['shape']}; move the folder away"
+            )
+
+    def write_fragment(self, column: str, digests: Sequence[str], array: np.ndarray) -> str:
+        """Write rows beside a column without making them part of it; gives what `adopt` needs, as JSON.
+
+        For processes that write at the same time. What is never adopted is a file that nobody reads.
+        """
+        from lance.fragment import LanceFragment
+
+        table, dataset = _table(list(digests), array), self._open(column)
+        self._check_alike(column, dataset, table)
+        layout = {} if dataset is None else {"data_storage_version": dataset.data_storage_version}
+        fragment = LanceFragment.create(str(self.folder / f"{column}.lance"), table, **layout)
+        schema = base64.b64encode(table.schema.serialize().to_pybytes()).decode()
+        return json.dumps({"fragment": json.dumps(fragment.to_json()), "schema": schema})
+
+    def adopt(self, column: str, written: Sequence[tuple[Sequence[str], str]]) -> None:
+        """Make fragments, (digests, what `write_fragment` gave), part of a column in one atomic version.
+
+        Rows that the column has already, because work was done twice, are left out.
+        """
+        import lance
+        import pyarrow as pa
+
+        dataset, have = self._open(column), self.rows(column)
+        whole, doubled = [], []
+        new: dict[str, int] = {}
+        count = 0 if dataset is None else dataset.count_rows()
+        for digests, text in written:
+            fresh = [digest for digest in dict.fromkeys(digests) if digest not in have and digest not in new]
+            if len(fresh) < len(digests):
+                doubled.append((fresh, text))
+                continue
+            new.update({digest: count + len(new) + i for i, digest in enumerate(digests)})
+            whole.append(lance.FragmentMetadata.from_json(json.loads(text)["fragment"]))
+        if whole:
+            schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(json.loads(written[0][1])["schema"])))
+            dataset = self._created(column, schema) if dataset is None else dataset
+            self._check_alike(column, dataset, schema.empty_table())
+            path = str(self.folder / f"{column}.lance")
+            lance.LanceDataset.commit(path, lance.LanceOperation.Append(whole), read_version=dataset.version)
+            have.update(new)
+            self._known[column] = (count + len(new), have)
+        for fresh, text in doubled:
+            self._adopt_some(column, [digest for digest in fresh if digest not in self.rows(column)], text)
+
+    def _created(self, column: str, schema: Any) -> Any:
+        """A column without rows."""
+        import lance
+
+        path = str(self.folder / f"{column}.lance")
+        try:
+            return lance.write_dataset(schema.empty_table(), path, mode="create")
+        except OSError:
+            dataset = self._open(column)  # another run created it just now
+            if dataset is None:
+                raise
+            return dataset
+
+    def _adopt_some(self, column: str, digests: Sequence[str], text: str) -> None:
+        """Append some rows of a fragment, whose file is left to nobody."""
+        import lance
+        import pyarrow.compute as pc
+        from lance.file import LanceFileReader
+
+        if not digests:
+            return
+        fragment = lance.FragmentMetadata.from_json(json.loads(text)["fragment"])
+        folder = self.folder / f"{column}.lance"
+        table = LanceFileReader(str(folder / "data" / fragment.data_files()[0].path)).read_all().to_table()
+        first = {digest: row for row, digest in reversed(list(enumerate(table.column("digest").to_pylist())))}
+        rows = pc.take(table, sorted(first[digest] for digest in digests))
+        dataset = self._open(column)
+        if dataset is None:
+            dataset = self._created(column, table.schema)
+        lance.write_dataset(rows.cast(dataset.schema), str(folder), mode="append")
+
     def column(self, name: str, digests: Sequence[str]) -> Column:
         """The rows of these digests, lazily; all of them must be there."""
         dataset = self._open(name)
@@ -171,6 +246,18 @@ class Store:
         shape = tuple(json.loads(metadata["shape"]))
         index = np.array([rows[digest] for digest in digests], dtype=np.int64)
         return _LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
+
+
+def _table(digests: list[str], array: np.ndarray) -> Any:
+    """Rows as an Arrow table: digest and packed value; shape and type of a value in the schema's metadata."""
+    import pyarrow as pa
+
+    packed = _pack(array)
+    kind = pa.list_(pa.from_numpy_dtype(packed.dtype), packed.shape[1])
+    value = pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), type=kind)
+    about = {"shape": json.dumps(array.shape[1:]), "dtype": array.dtype.name}
+    schema = pa.schema([pa.field("digest", pa.string()), pa.field("value", kind)], metadata=about)
+    return pa.table([pa.array(digests), value], schema=schema)
 
 
 def _metadata(dataset: Any) -> dict[str, str]:

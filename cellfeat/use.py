@@ -27,16 +27,33 @@ from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
 if TYPE_CHECKING:
     from rich.table import Table
 
+ENGINES = ("local", "ray")
 FORMATS = (".parquet", ".h5ad")
 
 
-def extract(recipe: Recipe, out: Path, work: Workplace) -> tuple[int, int]:
-    """Write the pooled features of a recipe's data set; gives (cells, features)."""
+def extract(
+    recipe: Recipe,
+    out: Path,
+    work: Workplace,
+    engine: str = "local",
+    address: str | None = None,
+    encoders: int | None = None,
+) -> tuple[int, int]:
+    """Write the pooled features of a recipe's data set; gives (cells, features).
+
+    engine: `local`, or `ray`, whose cluster is at `address` and encodes in so many processes, as `ray_engine` says.
+    """
+    _check_engine(engine, address, encoders)
     _check_out(out, FORMATS)
     recipe = resolve(recipe, work.registry)
-    context = work.context(recipe.protocol.seeds[0], "extract")
-    encoder = make_encoder(recipe, work, context)
-    dataset = load_dataset(recipe.dataset, work)
+    seed = recipe.protocol.seeds[0]
+    if engine == "ray":
+        from cellfeat import ray_engine
+
+        encoder, dataset = ray_engine.encoded(recipe, ("pooled",), work, seed, address, encoders)
+    else:
+        encoder = make_encoder(recipe, work, work.context(seed, "extract"))
+        dataset = load_dataset(recipe.dataset, work)
     cells = encoder.encode(dataset, ("pooled",))
     about = {
         "backbone": recipe.backbone.model_dump(),
@@ -166,6 +183,15 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
     fresh.fit_adjust(target.hide_labels(), fitting, vectors[len(source) :])
     shutil.rmtree(fitting.scratch, ignore_errors=True)
     return fresh, target, context
+
+
+def _check_engine(engine: str, address: str | None, encoders: int | None) -> None:
+    if engine not in ENGINES:
+        raise CellfeatError(unknown("engine", engine, ENGINES))
+    if encoders is not None and encoders < 1:
+        raise CellfeatError(f"--encoders {encoders}: at least one process must encode")
+    if engine != "ray" and (address is not None or encoders is not None):
+        raise CellfeatError("--address and --encoders belong to --engine ray")
 
 
 def _check_out(out: Path, endings: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellfeat import datasets, distributed
+from cellfeat import datasets, distributed, storage
 from cellfeat.deferred import deferred
 from cellfeat.extract import Encoder
 from cellfeat.known_files import KnownFiles
@@ -72,6 +72,12 @@ class Workplace:
 
 def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     """The recipe's data set with every image decoded once: bad ones are an error now, or skipped when asked for."""
+    return checked(listed(section, work), work)
+
+
+def listed(section: DatasetSection, work: Workplace) -> datasets.Dataset:
+    """The recipe's data set as its manifest lists it; no image is looked into."""
+    manifest: Path | str
     if section.manifest == DEMO:
         from cellfeat.demo import demo_manifest
 
@@ -79,11 +85,11 @@ def load_dataset(section: DatasetSection, work: Workplace) -> datasets.Dataset:
             manifest = demo_manifest(cache_folder() / "demo", work.reporter.progress)
         work.reporter.note("no data named (--data): the built-in demo set of three synthetic laboratories is used")
     else:
-        manifest = Path(section.manifest)
+        manifest = storage.located(section.manifest)
     dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
-    return checked(dataset, work)
+    return dataset
 
 
 def load_photographs(

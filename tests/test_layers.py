@@ -18,15 +18,15 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics provenance slots synthetic_laboratories synthetic_types",
-    1: "types artifacts console decode digests distributed hookspecs labels recipe report synthetic_cells",
+    0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types",
+    1: "types artifacts console decode digests distributed hookspecs labels ray_cluster recipe report synthetic_cells",
     2: "classification downloads drawing images manifest registry scan splits store synthetic training",
     3: "curves datasets deferred exchange known_files layouts testing weights",
     4: "batch_size demo encoding pictures unlabelled",
     5: "extract",
     6: "handing workplace",
-    7: "pipeline finetune",
-    8: "evaluate",
+    7: "pipeline finetune ray_workers",
+    8: "evaluate ray_engine",
     9: "records",
     10: "run",
     11: "compose use",
@@ -51,6 +51,8 @@ HEAVY = (
     "skops",
     "matplotlib",
     "accelerate",
+    "fsspec",
+    "ray",
 )
 # What changes a program by being imported: seeds, threads, defaults, arguments, network, warnings, logging.
 AT_WORK = {

@@ -151,7 +151,7 @@ def _print_info(console, dataset: Dataset) -> None:
     console.print(table)
 
 
-def _sizes(paths: list[Path]) -> str:
+def _sizes(paths: list[Path | str]) -> str:
     """The range of sizes, from the headers."""
     from cellfeat.scan import header_sizes
 
