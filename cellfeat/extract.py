@@ -25,6 +25,7 @@ from cellfeat.types import Cells, Column
 
 READ_AT_ONCE = 16  # repainted images whose digests are taken at once
 BATCHES_AHEAD = 2
+READERS = 8  # files read at once: a network drive answers many as fast as one
 ROWS_PER_VERSION = 256  # what a kill can cost: at most so many rows are encoded again
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
 
@@ -66,7 +67,9 @@ class Encoder:
         size, interpolation = self.backbone.image_size, self.backbone.interpolation
 
         def decoded(missing: list[str], batch: int) -> Iterator[np.ndarray]:
-            return _decoded([path_of[digest] for digest in missing], batch, size, interpolation)
+            # On a CPU, decoding beside the network would take its cores away, one thread waiting for the other.
+            ahead = 0 if self.context.device.type == "cpu" else BATCHES_AHEAD
+            return _decoded([path_of[digest] for digest in missing], batch, size, interpolation, ahead)
 
         with main_first(self.context.device):
             store = self._filled(self.root, digests, columns, _with_small(columns), decoded)
@@ -223,20 +226,31 @@ def _check(columns: Sequence[str]) -> None:
         raise CellfeatError(f"there is no column {', '.join(wrong)} to read; a method may read {', '.join(COLUMNS)}")
 
 
-def _decoded(paths: Sequence[Any], batch: int, size: int, interpolation: str) -> Iterator[np.ndarray]:
-    """(B, 3, S, S) uint8 RGB batches in order, decoded a few batches ahead in threads."""
+def _decoded(
+    paths: Sequence[Any], batch: int, size: int, interpolation: str, ahead: int = BATCHES_AHEAD
+) -> Iterator[np.ndarray]:
+    """(B, 3, S, S) uint8 RGB batches in order; files are read a few batches ahead and decoded `ahead` batches ahead."""
 
-    def load(path: Any) -> np.ndarray:
-        return images.resize(images.read_rgb(path), size, interpolation).transpose(2, 0, 1)
+    def decode(path: Any, data: Future[bytes]) -> np.ndarray:
+        pixels = images.read_rgb(data.result(), name=str(path))
+        return images.resize(pixels, size, interpolation).transpose(2, 0, 1)
 
-    ahead: deque[list[Future]] = deque()
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+    reading: deque[list[Future[bytes]]] = deque()
+    decoding: deque[list[Future[np.ndarray]]] = deque()
+    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    with (
+        ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as decoders,
+    ):
         try:
-            for start in range(0, len(paths), batch):
-                ahead.append([pool.submit(load, path) for path in paths[start : start + batch]])
-                if len(ahead) > BATCHES_AHEAD:
-                    yield np.stack([future.result() for future in ahead.popleft()])
-            while ahead:
-                yield np.stack([future.result() for future in ahead.popleft()])
+            for number in range(len(chunks) + BATCHES_AHEAD + ahead):
+                if number < len(chunks):
+                    reading.append([readers.submit(images.read_bytes, path) for path in chunks[number]])
+                if 0 <= number - BATCHES_AHEAD < len(chunks):
+                    files = zip(chunks[number - BATCHES_AHEAD], reading.popleft(), strict=True)
+                    decoding.append([decoders.submit(decode, path, data) for path, data in files])
+                if number - BATCHES_AHEAD >= ahead:
+                    yield np.stack([future.result() for future in decoding.popleft()])
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (readers, decoders):
+                pool.shutdown(wait=False, cancel_futures=True)
