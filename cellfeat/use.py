@@ -20,7 +20,7 @@ from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
 from cellfeat.recipe import DatasetSection, Recipe, parse
 from cellfeat.run import read_run, saved_recipe
 from cellfeat.store import QUALITY
-from cellfeat.types import UNLABELED, Cells
+from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
 from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 FORMATS = (".parquet", ".h5ad")
+ROWS_PER_GROUP = 2048  # of a Parquet file: 10 MB of 1,152 features
 
 
 def extract(
@@ -61,7 +62,7 @@ def extract(
         "weights_sha256": encoder.description["weights_sha256"],
         "weights_saw": getattr(encoder.backbone, "weights_saw", None),
     }
-    return _finish(out, cells, dataset, cells.pooled, about)
+    return _finish(out, cells, dataset, cells.column("pooled"), about)
 
 
 def encode_cells(
@@ -100,7 +101,7 @@ def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, 
     pipeline, cells, context = _placed(folder, dataset, refit, work)
     vectors = pipeline.features(cells, context)
     about = {"run": str(run), "pipeline": folder.name, "recipe": pipeline.recipe.as_dict(), "refit": refit}
-    return _finish(out, cells, dataset, vectors, about)
+    return _finish(out, cells, dataset, ArrayColumn(vectors), about)
 
 
 def predict(
@@ -206,7 +207,7 @@ def _skipped_beside(out: Path) -> Path:
 
 
 def _finish(
-    out: Path, cells: Cells, dataset: datasets.Dataset, vectors: np.ndarray, about: Mapping[str, Any]
+    out: Path, cells: Cells, dataset: datasets.Dataset, vectors: Column, about: Mapping[str, Any]
 ) -> tuple[int, int]:
     labels = ["" if label == UNLABELED else dataset.classes[label] for label in cells.label]
     about = {**about, "dataset": dataset.digest, "versions": provenance.versions()}
@@ -216,7 +217,7 @@ def _finish(
         (_write_anndata if out.suffix.lower() == ".h5ad" else _write_parquet)(partial, rows, vectors, about)
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
-    return vectors.shape
+    return vectors.shape[0], vectors.shape[1]
 
 
 def _quality(cells: Cells) -> dict[str, np.ndarray]:
@@ -224,17 +225,27 @@ def _quality(cells: Cells) -> dict[str, np.ndarray]:
     return {"mask_quality": cells.read(QUALITY)} if QUALITY in cells.columns else {}
 
 
-def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
-    """`rows`, then a column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata."""
+def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, about: Mapping[str, Any]) -> None:
+    """`rows`, then a column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata.
+
+    Written group by group, so that the features of many cells are never in memory together.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {**rows, **{f"f{i}": vectors[:, i] for i in range(vectors.shape[1])}}
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    pq.write_table(table.replace_schema_metadata({"cellfeat": json.dumps(about)}), path, compression="zstd")
+    def table(some: np.ndarray) -> Any:
+        features = vectors.read(some)
+        columns = {name: pa.array(values[some]) for name, values in rows.items()}
+        columns |= {f"f{i}": pa.array(features[:, i]) for i in range(features.shape[1])}
+        return pa.table(columns).replace_schema_metadata({"cellfeat": json.dumps(about)})
+
+    every = np.arange(vectors.shape[0])
+    with pq.ParquetWriter(path, table(every[:0]).schema, compression="zstd") as writer:
+        for start in range(0, len(every), ROWS_PER_GROUP):
+            writer.write_table(table(every[start : start + ROWS_PER_GROUP]))
 
 
-def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarray, about: Mapping[str, Any]) -> None:
+def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, about: Mapping[str, Any]) -> None:
     """X = features, obs = `rows`, uns["cellfeat"] = provenance as JSON."""
     try:
         import anndata
@@ -243,7 +254,9 @@ def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: np.ndarr
         raise CellfeatError('.h5ad needs anndata: pip install "cellfeat[anndata]" (.parquet needs nothing)') from None
     obs = pd.DataFrame({name: values for name, values in rows.items() if name != "id"}, index=rows["id"].astype(object))
     names = pd.DataFrame(index=[f"f{i}" for i in range(vectors.shape[1])])
-    anndata.AnnData(X=vectors, obs=obs, var=names, uns={"cellfeat": json.dumps(about)}).write_h5ad(path)
+    anndata.AnnData(
+        X=vectors.read(np.arange(vectors.shape[0])), obs=obs, var=names, uns={"cellfeat": json.dumps(about)}
+    ).write_h5ad(path)
 
 
 def _plain(text: str) -> str:

@@ -20,7 +20,8 @@ from cellfeat import CellfeatError, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
-PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD)
+SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray")
+PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD, *(f"benchmarks.speed.{name}" for name in SPEED))
 FRAME = 224
 
 
@@ -528,37 +529,38 @@ def test_the_ids_of_a_fold_are_those_that_a_run_holds_out(tmp_path, monkeypatch,
     assert "possible folds: [0, 1, 2]" in capsys.readouterr().err
 
 
-# speed/forward.py
+# speed/
 
 
 def test_the_plain_way_runs_the_same_network(context, one_thread):
     from cellfeat import Workplace
 
-    speed, work = module(FORWARD), Workplace.on_terminal("cpu")
+    forward, work = module(FORWARD), Workplace.on_terminal("cpu")
     backbone = work.registry.create("backbone", "lora-sam", {"weights": "cell-tiny"}, context)
-    frames = speed.drawn(2, backbone.image_size)
-    plain = speed.plain_network(work, "cell-tiny", backbone, frames)
+    frames = forward.drawn(2, backbone.image_size)
+    plain = forward.plain_network("cell-tiny", backbone, frames)
     mask, embedding = plain(frames[0])
     assert mask.any()
     assert not mask.all()
     assert embedding.shape[1:] == (14, 14)
-    with speed.encoder_time() as spent:
-        plain(frames[0])
-    assert spent[0] > 0
+    np.testing.assert_allclose(plain.tokens[0], backbone.encode(frames).embedding[0], rtol=1e-3, atol=1e-3)
     other = SimpleNamespace(
         image_size=backbone.image_size, encode=lambda images: SimpleNamespace(mask=~backbone.encode(images).mask)
     )
     with pytest.raises(CellfeatError, match="it is not the same one"):
-        speed.plain_network(work, "cell-tiny", other, frames)
+        forward.plain_network("cell-tiny", other, frames)
 
 
 @pytest.mark.slow
-def test_speed_measures_every_way(tmp_path, monkeypatch, capsys):
-    run(monkeypatch, FORWARD, "--threads", 1, "--batch", 1, "--repeats", 1, "--json", tmp_path / "s.jsonl")
-    written = [json.loads(line) for line in (tmp_path / "s.jsonl").open()]
-    assert len({one["way"] for one in written}) == 4
-    assert all(one["images_per_second"] > 0 for one in written)
-    assert {one["ratio"] for one in written if one["way"] == module(FORWARD).PLAIN} == {1.0}
+def test_the_forward_pass_is_measured_in_every_way(tmp_path, monkeypatch, capsys):
+    arguments = ("--weights", "cell-tiny", "--threads", 1, "--batch", 1, "--repeats", 1)
+    run(monkeypatch, FORWARD, *arguments, "--json", tmp_path / "s.jsonl")
+    written = {one["way"]: one for one in map(json.loads, (tmp_path / "s.jsonl").open())}
+    assert len(written) == 5
+    assert all(one["items_per_second"] > 0 for one in written.values())
+    assert written[module(FORWARD).PLAIN]["ratio"] == 1
+    assert written["lora-sam, float32"]["tokens_rms_error"] == 0
+    assert 0 < written["lora-sam, bf16"]["tokens_rms_error"] < 0.05
     assert "two passes" in capsys.readouterr().out
     import torch
 
@@ -566,14 +568,57 @@ def test_speed_measures_every_way(tmp_path, monkeypatch, capsys):
 
 
 def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch):
-    speed, calls = module(FORWARD), []
+    measure, calls = module("benchmarks.speed.measure"), []
     clock = iter(range(1000))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
     ways = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    found = speed.measured(ways, 2)
-    assert calls == ["a", "a", "b", "b"] * 3
-    assert found["a", "all"] == 1.0
-    assert found["a", "encoder alone"] == 0.0
+    assert measure.interleaved(ways, 2) == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    assert calls == ["a", "b"] * 3
+    rows = measure.records("stage", {"a": [4.0, 8.0, 6.0], "b": [2.0, 2.0, 3.0]}, "a", 12)
+    assert [(row["ratio"], row["ratio_range"], row["items_per_second"]) for row in rows] == [
+        (1.0, [1.0, 1.0], 2.0),
+        (3.0, [2.0, 4.0], 6.0),
+    ]
+
+
+@pytest.mark.slow
+def test_files_to_store_are_measured(tmp_path, monkeypatch, capsys):
+    arguments = ("--images", 10, "--parts", 1, "--weights", "cell-tiny", "--threads", 1)
+    run(monkeypatch, "benchmarks.speed.end_to_end", *arguments, "--json", tmp_path / "e.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "e.jsonl").open()]
+    assert [one["images"] for one in written] == [10] * 3
+    assert all(one["bytes_per_image"] > 768 * 14 * 14 / 4 for one in written)
+    assert "kB on disk per image" in capsys.readouterr().out
+
+
+def test_crops_are_measured_and_are_those_of_scipy(tmp_path, monkeypatch):
+    run(monkeypatch, "benchmarks.speed.training", "--stage", "crops", "--repeats", 1, "--json", tmp_path / "c.jsonl")
+    plain, ours = [json.loads(line) for line in (tmp_path / "c.jsonl").open()]
+    assert plain["ratio"] == 1
+    assert ours["ratio"] > 1
+    assert ours["pixels_differ"] <= 1e-5
+
+
+def test_the_plain_autoencoder_is_as_large_as_cellfeats():
+    import torch
+    from cellfeat_cae.network import CrossDomainAutoencoder
+
+    plain = module("benchmarks.speed.plain_cae")
+    with torch.device("meta"):
+        numbers = [sum(value.numel() for value in network.parameters()) for network in (plain.PlainCae(),)]
+        numbers.append(sum(v.numel() for v in CrossDomainAutoencoder(768, 12, 12, 4, 512, 50).parameters()))
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.slow
+def test_scaling_runs_the_command_line_twice(tmp_path, monkeypatch, capsys):
+    arguments = ("--cells", 12, "--backbone", "colour", "--json", tmp_path / "s.jsonl")
+    run(monkeypatch, "benchmarks.speed.scaling", *arguments)
+    [found] = [json.loads(line) for line in (tmp_path / "s.jsonl").open()]
+    assert found["cells"] == 12
+    assert found["bytes_per_cell"] > 4 * 1120
+    assert found["peak_bytes"] > 1e8
+    assert "again, s" in capsys.readouterr().out
 
 
 # real images

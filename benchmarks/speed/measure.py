@@ -80,6 +80,11 @@ def gemm_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
     return best
 
 
+def gemm_peaks() -> dict[str, float]:
+    """GFLOP/s of both types; to be called before and after what is measured, since other work may disturb either."""
+    return {dtype: gemm_peak(dtype) for dtype in ("float32", "bfloat16")}
+
+
 def counted_flops(call: Callable[[], Any]) -> float:
     """GFLOP of a call by torch's own counter: a product and a sum are two operations."""
     from torch.utils.flop_counter import FlopCounterMode

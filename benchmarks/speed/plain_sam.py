@@ -43,6 +43,14 @@ class PlainSam(nn.Module):
         self.image_encoder.neck.register_forward_pre_hook(self._keep)
         self.eval().requires_grad_(False)
 
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 RGB -> (B, masks, S/4, S/4), for training: the encoder on all, the decoder one by one."""
+        embeddings = self.image_encoder((images.float() - self.mean) / self.deviation)
+        sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
+        where = self.prompt_encoder.get_dense_pe()
+        found = [self.mask_decoder.predict_masks(one[None], where, sparse, dense)[0] for one in embeddings]
+        return torch.cat(found)
+
     def _keep(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         self.tokens = given[0]
 
