@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 ON_CPU, ON_GPU = 16, 128  # of images of USUAL_SIDE px; larger batches win nothing on a CPU
 USUAL_SIDE = 224
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+)
 
 
 def usual_batch(device: torch.device, side: int) -> int:
@@ -28,6 +34,13 @@ def usual_batch(device: torch.device, side: int) -> int:
     while most > 1 and most * side**2 > (ON_CPU if device.type == "cpu" else ON_GPU) * (1.5 * USUAL_SIDE) ** 2:
         most //= 2
     return most
+
+
+def device_name(device: torch.device) -> str:
+    """What tells devices of different memory apart."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class BatchSize:
@@ -44,20 +57,22 @@ class BatchSize:
         except (FileNotFoundError, ValueError):
             return self._wanted
 
-    def halve(self, reason: BaseException) -> str:
-        """Half as many from now on; gives what the user should know.
+    def halve(self, tried: int, reason: BaseException) -> str:
+        """Half of what was tried from now on; gives what the user should know.
 
         Raises: CellfeatError where one image at a time is too much already.
         """
-        before = self.value
-        if before == 1:
+        if tried == 1:
             raise CellfeatError(
                 f"memory is too small to encode one image at a time ({_first_line(reason)}); choose a smaller backbone "
                 "or image_size, or close other programs"
             ) from None
         with atomic_file(self._path) as partial:
-            partial.write_text(str(before // 2))
-        return f"memory ran out encoding {before} images at once; from now on {before // 2} at once"
+            partial.write_text(str(tried // 2))
+        return (
+            f"memory ran out encoding {tried} images at once; from now on {tried // 2} at once, also in later runs "
+            f"(until {self._path} is deleted). What this run had encoded is encoded again"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -69,7 +69,7 @@ class BatchEncoder:
         batch = np.ascontiguousarray(batch)
         tensor = torch.from_numpy(batch)
         if self.context.device.type == "cuda":
-            tensor = tensor.pin_memory()  # or the copy would wait for the computation of the batch before
+            tensor = tensor.pin_memory()  # or this thread would wait until the copy is done
         with torch.inference_mode():
             features = self.backbone.encode(tensor)
             if self.segmenter is not None and features.embedding.dim() == 2 and not {"mask", "crop"} & set(columns):

@@ -9,24 +9,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from cellfeat import images
-from cellfeat.batch_size import BatchSize, is_out_of_memory, usual_batch
+from cellfeat.batch_size import BatchSize, device_name, is_out_of_memory, usual_batch
 from cellfeat.datasets import Dataset
 from cellfeat.distributed import main_first
-from cellfeat.encoding import BatchEncoder, Computed
+from cellfeat.encoding import BatchEncoder
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Backbone, Context, Segmenter
 from cellfeat.store import COLUMNS, QUALITY, Store
 from cellfeat.types import Cells, Column
+from cellfeat.writing import BATCHES_AHEAD, Writer
 
 READ_AT_ONCE = 16  # repainted images whose digests are taken at once
-BATCHES_AHEAD = 2
 READERS = 8  # files read at once: a network drive answers many as fast as one
-ROWS_PER_VERSION = 256  # what a kill can cost: at most so many rows are encoded again
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
 
 
@@ -49,30 +48,41 @@ class Encoder:
     @property
     def description(self) -> dict[str, Any]:
         """The store's identity."""
+        return self._described(self.batch_size.value)
+
+    def _described(self, batch: int) -> dict[str, Any]:
         maps = {} if self.maps == "float32" else {"maps": self.maps}
-        return {**self.way, **maps, "batch": self._batch_size.value}
+        return {**self.way, **maps, "batch": batch}
 
     @property
-    def _batch_size(self) -> BatchSize:
+    def batch_size(self) -> BatchSize:
+        """What was chosen for this way of encoding, on this kind of device."""
         wanted = self.batch or usual_batch(self.context.device, self.backbone.image_size)
-        return BatchSize(self.root, self.way, wanted)
+        return BatchSize(self.root, {**self.way, "device": device_name(self.context.device)}, wanted)
 
     def encode(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
         """The data set's cells with the wanted columns, encoding only images that the store does not hold yet."""
         _check(columns)
-        if dataset.image_digest is None:
-            raise ValueError("the data set's images were not checked yet, see datasets.check_images")
-        digests = dataset.image_digest.tolist()
+        digests = _digests(dataset)
         path_of = dict(zip(digests, dataset.path, strict=True))
         size, interpolation = self.backbone.image_size, self.backbone.interpolation
 
         def decoded(missing: list[str], batch: int) -> Iterator[np.ndarray]:
             # On a CPU, decoding beside the network would take its cores away, one thread waiting for the other.
             ahead = 0 if self.context.device.type == "cpu" else BATCHES_AHEAD
-            return _decoded([path_of[digest] for digest in missing], batch, size, interpolation, ahead)
+            files = [(path_of[digest], digest) for digest in missing]
+            return _decoded(files, batch, size, interpolation, ahead)
 
         with main_first(self.context.device):
-            store = self._filled(self.root, digests, columns, _with_small(columns), decoded)
+            self._filled(self.root, digests, columns, with_small(columns), decoded)
+        return self.stored(dataset, columns)
+
+    def stored(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
+        """The same of images that the store has; nothing is encoded.
+
+        Raises: CellfeatError where any is missing.
+        """
+        digests, store = _digests(dataset), Store(self.root, self.description)
         cells = Cells(
             id=dataset.id,
             domain=dataset.domain,
@@ -112,18 +122,19 @@ class Encoder:
         follows is another store: rows that were computed in batches of two sizes may differ in their last digits.
         """
         while True:
-            store, size = Store(root, self.description), self._batch_size
+            batch = self.batch_size.value  # looked up once: another process may halve it
+            store = Store(root, self._described(batch))
             missing = store.missing(wanted, digests)
             if not missing:
                 return store
             try:
-                encoder = BatchEncoder(self.backbone, self.segmenter, self.context, size.value, self.maps)
-                self._fill(store, missing, read(missing, size.value), encoder, columns)
+                encoder = BatchEncoder(self.backbone, self.segmenter, self.context, batch, self.maps)
+                self._fill(store, missing, read(missing, batch), encoder, columns)
                 return store
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self.context.note(size.halve(error))
+                self.context.note(self.batch_size.halve(batch, error))
 
     def _tell_doubtful(self, cells: Cells) -> None:
         counts = doubtful_masks(cells)
@@ -143,9 +154,11 @@ class Encoder:
         columns: Sequence[str],
     ) -> None:
         """Encode batches and append them, a version every few batches, while the next ones are computed."""
-        with self.context.progress(len(digests), "encoding images") as bar, Writer(store, digests, encoder) as writer:
+        done = 0
+        with self.context.progress(len(digests), "encoding images") as bar, Writer(store, encoder) as writer:
             for batch in batches:
-                writer.put(encoder.compute(batch, columns))
+                writer.put(digests[done : done + len(batch)], encoder.compute(batch, columns))
+                done += len(batch)
                 bar.advance(len(batch))
         store.compact()
         if writer.empty:
@@ -154,54 +167,7 @@ class Encoder:
             )
 
 
-class Writer:
-    """Lands batches and appends them to a store, in order, in a thread of its own; two batches wait at most.
-
-    What goes wrong there is raised by the next `put`, or at the end. What was landed before is written in any case.
-    """
-
-    def __init__(self, store: Store, digests: Sequence[str], encoder: BatchEncoder) -> None:
-        self.empty = 0  # images whose mask has no pixel
-        self._store, self._digests, self._encoder = store, digests, encoder
-        self._landed: list[dict[str, np.ndarray]] = []
-        self._rows = self._written = 0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._under_way: deque[Future[None]] = deque()
-
-    def put(self, done: Computed) -> None:
-        self._under_way.append(self._pool.submit(self._take, done))
-        while len(self._under_way) > BATCHES_AHEAD:
-            self._under_way.popleft().result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        try:
-            while self._under_way:
-                self._under_way.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-            self._append()
-
-    def _take(self, done: Computed) -> None:
-        values = self._encoder.land(done)
-        self.empty += int(values.pop("empty").sum())
-        self._landed.append(values)
-        self._rows += done.count
-        if self._rows >= ROWS_PER_VERSION:
-            self._append()
-
-    def _append(self) -> None:
-        if not self._landed:
-            return
-        values = {name: np.concatenate([item[name] for item in self._landed]) for name in self._landed[0]}
-        digests = self._digests[self._written : self._written + self._rows]
-        self._landed, self._rows, self._written = [], 0, self._written + self._rows
-        self._store.append(digests, values)
-
-
-def _with_small(columns: Sequence[str]) -> tuple[str, ...]:
+def with_small(columns: Sequence[str]) -> tuple[str, ...]:
     """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again."""
     return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, "pooled")))
 
@@ -226,18 +192,29 @@ def _check(columns: Sequence[str]) -> None:
         raise CellfeatError(f"there is no column {', '.join(wrong)} to read; a method may read {', '.join(COLUMNS)}")
 
 
-def _decoded(
-    paths: Sequence[Any], batch: int, size: int, interpolation: str, ahead: int = BATCHES_AHEAD
-) -> Iterator[np.ndarray]:
-    """(B, 3, S, S) uint8 RGB batches in order; files are read a few batches ahead and decoded `ahead` batches ahead."""
+def _digests(dataset: Dataset) -> list[str]:
+    if dataset.image_digest is None:
+        raise ValueError("the data set's images were not checked yet, see datasets.check_images")
+    return dataset.image_digest.tolist()
 
-    def decode(path: Any, data: Future[bytes]) -> np.ndarray:
+
+def _decoded(
+    files: Sequence[tuple[Any, str]], batch: int, size: int, interpolation: str, ahead: int = BATCHES_AHEAD
+) -> Iterator[np.ndarray]:
+    """(B, 3, S, S) uint8 RGB batches of files, (path, digest), in order; read a few batches ahead, and decoded `ahead`.
+
+    Raises: ImageError also for a file that has changed since its digest was taken: the store must not call it by that.
+    """
+
+    def decode(path: Any, digest: str, data: Future[bytes]) -> np.ndarray:
+        if images.image_digest(data.result()) != digest:
+            raise images.ImageError(f"{path}: it has changed while this command ran; start it again")
         pixels = images.read_rgb(data.result(), name=str(path))
         return images.resize(pixels, size, interpolation).transpose(2, 0, 1)
 
     reading: deque[list[Future[bytes]]] = deque()
     decoding: deque[list[Future[np.ndarray]]] = deque()
-    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    chunks = [files[start : start + batch] for start in range(0, len(files), batch)]
     with (
         ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as decoders,
@@ -245,10 +222,10 @@ def _decoded(
         try:
             for number in range(len(chunks) + BATCHES_AHEAD + ahead):
                 if number < len(chunks):
-                    reading.append([readers.submit(images.read_bytes, path) for path in chunks[number]])
+                    reading.append([readers.submit(images.read_bytes, path) for path, _ in chunks[number]])
                 if 0 <= number - BATCHES_AHEAD < len(chunks):
-                    files = zip(chunks[number - BATCHES_AHEAD], reading.popleft(), strict=True)
-                    decoding.append([decoders.submit(decode, path, data) for path, data in files])
+                    wanted = zip(chunks[number - BATCHES_AHEAD], reading.popleft(), strict=True)
+                    decoding.append([decoders.submit(decode, *file, data) for file, data in wanted])
                 if number - BATCHES_AHEAD >= ahead:
                     yield np.stack([future.result() for future in decoding.popleft()])
         finally:

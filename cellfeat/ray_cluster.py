@@ -96,7 +96,8 @@ class Cluster:
         except RayError as error:
             cause = getattr(error, "cause", None) or error
             raise CellfeatError(
-                f"Ray gave up: {_one_line(cause)}. What was encoded is kept, and the same command goes on from it"
+                f"Ray gave up: {_one_line(cause)}. What was encoded is kept, and the same command goes on from it; if "
+                "encoders die for lack of memory, give it --batch 8 or fewer --encoders"
             ) from error
 
 

@@ -25,7 +25,7 @@ from cellfeat.batch_size import usual_batch
 from cellfeat.datasets import Dataset
 from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
-from cellfeat.extract import Encoder, _with_small
+from cellfeat.extract import Encoder, with_small
 from cellfeat.known_files import KnownFiles
 from cellfeat.ray_cluster import Cluster
 from cellfeat.ray_workers import KEY, Encoding, Found, Item, Job, Reader
@@ -38,6 +38,7 @@ GROUP_IMAGES = 256  # at most, or one batch
 GROUP_BYTES = 64 << 20  # of frames: a block must be small beside Ray's object store
 GROUPS_PER_ENCODER = 8  # at least, so that encoders finish together and progress is seen
 ROWS_PER_VERSION, SECONDS_PER_VERSION = 8192, 15.0  # what a killed driver can cost
+TRIES = 8  # of an encoder that died, and of a group that it was at
 READER_CPUS = 0.25  # a share that no encoder asks for, so that Ray never joins both in one process
 VARIABLES = ("CELLFEAT_CACHE", "CELLFEAT_OFFLINE")
 
@@ -59,12 +60,12 @@ def encoded(
         here = replace(work, device="cpu") if device == "cuda" else work  # the driver's machine may have no GPU
         encoder = _described(make_encoder(recipe, here, here.context(seed, "extract")), device)
         while True:
-            job = _job(recipe, replace(work, device=device), seed, encoder, _with_small(columns))
+            job = _job(recipe, replace(work, device=device), seed, encoder, with_small(columns))
             filling = _Filling(dataset, Store(encoder.root, job.description), columns, work, KnownFiles(_notes()))
             try:
                 return encoder, filling.run(_Stream(job, cluster, encoders))
             except _OutOfMemory as error:  # what follows is another store, as in the local engine
-                work.reporter.note(encoder._batch_size.halve(error))
+                work.reporter.note(encoder.batch_size.halve(job.description["batch"], error))
 
 
 class _OutOfMemory(Exception):
@@ -89,7 +90,8 @@ def _described(encoder: Encoder, device: str) -> Encoder:
     if device != "cuda":
         return encoder
     batch = encoder.batch or usual_batch(torch.device(device), encoder.backbone.image_size)
-    return replace(encoder, way={**encoder.way, "device": device}, batch=batch)
+    way = {name: value for name, value in encoder.way.items() if name != "instructions"}  # of this processor
+    return replace(encoder, way={**way, "device": device}, batch=batch)
 
 
 def _job(recipe: Recipe, work: Workplace, seed: int, encoder: Encoder, columns: tuple[str, ...]) -> Job:
@@ -98,6 +100,7 @@ def _job(recipe: Recipe, work: Workplace, seed: int, encoder: Encoder, columns: 
         seed=seed,
         device=work.device,
         precision=work.precision,
+        compile=work.compile,
         description=json.loads(json.dumps(encoder.description)),
         way=json.loads(json.dumps(dict(encoder.way))),
         maps=encoder.maps,
@@ -238,7 +241,8 @@ def _items(dataset: Dataset, rows: Sequence[int]) -> list[Item]:
 
     def item(row: int, path: Path | str, mask: Path | str | None) -> Item:
         place = None if mask is None else _absolute(mask)
-        return Item(row, _absolute(path), str(path), place, datasets.recorded(dataset, row))
+        shown = None if mask is None else str(mask)
+        return Item(row, _absolute(path), str(path), place, shown, datasets.recorded(dataset, row))
 
     return [item(row, dataset.path[row], masks[row]) for row in rows]
 
@@ -276,6 +280,8 @@ class _Stream:
             batch_format="pyarrow",
             fn_constructor_args=(self.job,),
             compute=data.ActorPoolStrategy(size=min(count, len(groups))),
+            max_restarts=TRIES,  # by itself Ray tries forever, also what kills every process that tries it
+            max_task_retries=TRIES,
             **needs,
         )
         tables = iter(stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
@@ -287,7 +293,7 @@ class _Stream:
     def _groups(self, items: Sequence[Item], encoders: int) -> list[Sequence[Item]]:
         """Groups of whole batches: large enough for few fragments, small enough for memory and for even shares."""
         batch, size = self.job.description["batch"], self.job.way["frame"][0]
-        most = min(GROUP_IMAGES, GROUP_BYTES // (3 * size * size)) // batch
+        most = min(GROUP_IMAGES, GROUP_BYTES // (3 * size * size)) // batch  # or one batch, where that is more
         even = math.ceil(len(items) / (batch * encoders * GROUPS_PER_ENCODER))
         rows = batch * max(1, min(most, even))
         return [items[start : start + rows] for start in range(0, len(items), rows)]

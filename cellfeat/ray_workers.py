@@ -44,6 +44,7 @@ class Item(NamedTuple):
     path: str
     shown: str
     mask_path: str | None
+    mask_shown: str | None
     recorded: str  # SHA-256 in the manifest, or ""
 
 
@@ -69,6 +70,7 @@ class Job:
     seed: int
     device: str
     precision: str
+    compile: bool
     description: Mapping[str, Any]
     way: Mapping[str, Any]
     maps: str
@@ -107,7 +109,10 @@ class Reader:
             mask = None if item.mask_path is None else examine(item.mask_path, True)
         except ImageError as error:
             # The worker knows the path from the root, its user the one that was given.
-            return Found(item.row, str(error).replace(item.path, item.shown), None, None), None
+            text = str(error).replace(item.path, item.shown)
+            if item.mask_path and item.mask_shown:
+                text = text.replace(item.mask_path, item.mask_shown)
+            return Found(item.row, text, None, None), None
         reason = fault(item.shown, item.recorded, facts, mask)
         if reason:
             return Found(item.row, reason, None, None), None
@@ -142,7 +147,7 @@ class Encoding:
         job = self.job
         os.environ.update(job.environment)  # of this worker's process, which works for nobody else
         _set_threads(job.way["threads"])
-        work = Workplace(installed(), self._reporter, job.device, job.precision)
+        work = Workplace(installed(), self._reporter, job.device, job.precision, compile=job.compile)
         encoder = make_encoder(parse(dict(job.recipe)), work, work.context(job.seed, "extract"))
         _check_same(job.way, json.loads(json.dumps(dict(encoder.way))))
         return BatchEncoder(encoder.backbone, encoder.segmenter, encoder.context, job.description["batch"], job.maps)

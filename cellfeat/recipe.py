@@ -102,7 +102,7 @@ class Recipe(_Section):
     def digest(self) -> str:
         """sha256 over the recipe's content, whatever the order of its keys and the folder its data lie in."""
         content = self.as_dict()
-        content["dataset"]["manifest"] = Path(self.dataset.manifest).name
+        content["dataset"]["manifest"] = Path(self.dataset.manifest.partition("?")[0]).name  # a signature is no content
         content["dataset"]["labels"] = self.dataset.labels and Path(self.dataset.labels).name
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

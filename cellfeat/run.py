@@ -21,6 +21,7 @@ from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.slots import Context
 from cellfeat.splits import Split
+from cellfeat.storage import is_url
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
 ADAPTER = "adapter"  # in a run folder: what `finetune:` made
@@ -144,6 +145,7 @@ def _about(
             "segmenter": encoder.description["segmenter"],
             "used": pipeline.uses_backbone,
         },
+        "encoding": encoder.description,
         "uses_target": pipeline.uses_target,
         "uses_labels": pipeline.uses_labels,
         "plugins": plugins,
@@ -156,7 +158,7 @@ def _about(
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """So that a run's pipelines find their data and label map from any working folder."""
     section, paths = recipe.dataset, {}
-    if section.manifest != DEMO:
+    if section.manifest != DEMO and not is_url(section.manifest):
         paths["manifest"] = str(Path(section.manifest).resolve())
     if section.labels is not None and Path(section.labels).is_file():
         paths["labels"] = str(Path(section.labels).resolve())

@@ -84,11 +84,13 @@ class Backbone(Protocol):
     """Images to features.
 
     Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
-    weights were trained on; None when unknown); and on the factory `named_weights: dict[str, NamedWeights]`,
-    what `cellfeat weights list` shows; `facts(context, **parameters) -> EncoderFacts`, what an object of these
-    parameters would say of itself, found without building it: then a run that finds everything in the cache builds no
-    network; and `importers` and `exporters`, {format: function}, by which `cellfeat weights import` and `export` read
-    and write the files of other programs, as `cellfeat.exchange` says.
+    weights were trained on; None when unknown); and on the factory
+    - `named_weights: dict[str, NamedWeights]`, what `cellfeat weights list` shows;
+    - `facts(context, **parameters) -> EncoderFacts`, what an object of these parameters would say of itself, found
+      without building it: then a run that finds everything in the cache builds no network;
+    - `compiles = True`, where it heeds `Context.compile`;
+    - `importers` and `exporters`, {format: function}, by which `cellfeat weights import` and `export` read and write
+      the files of other programs, as `cellfeat.exchange` says.
     """
 
     image_size: int  # S: the core decodes images and resizes them to (S, S) in its workers

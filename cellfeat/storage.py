@@ -6,6 +6,7 @@ Which protocols are read is listed here and nowhere else: a manifest that somebo
 from __future__ import annotations
 
 import functools
+import os
 import posixpath
 import re
 import time
@@ -75,6 +76,8 @@ def read(url: str, limit: int) -> bytes:
     wrong = problem(url)
     if wrong:
         raise StorageError(wrong)
+    if _protocol(url) != "memory" and os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no"):
+        raise StorageError("downloads are switched off (--offline or CELLFEAT_OFFLINE)")
     fetch = _fetch_web if _protocol(url) in ("http", "https") else _fetch_object
     for attempt in range(TRIES):
         try:

@@ -8,12 +8,13 @@ the next one goes on from the digests that are present.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from cellfeat.types import Column
 COLUMNS = ("image", "mask", "map", "pooled", "crop")
 QUALITY = "quality"  # kept beside these where the backbone tells it
 MANY_FRAGMENTS = 64  # of a column; beyond so many, opening it begins to cost time
+LARGE_ROW, FRAGMENT_BYTES = 64 << 10, 1 << 30  # bytes: rows of token maps, images and crops are larger than the first
+KEPT = timedelta(days=7)  # how long a version can be read after it was replaced
 LAYOUT = 2  # of these files; another layout is another store
 
 
@@ -142,13 +145,19 @@ class Store:
     def compact(self) -> None:
         """Join the small pieces that appending leaves, where there are many; rows keep their order.
 
-        Versions of the last day stay, since another process may be reading them.
+        Columns of large rows stay as they are: writing them again would cost more than their pieces do. Other processes
+        may be reading: a version goes `KEPT` after it was replaced. What fails here loses no row, and is left alone.
         """
         for path in sorted(self.folder.glob("*.lance")):
             dataset = self._open(path.stem)
-            if dataset is not None and len(dataset.get_fragments()) > MANY_FRAGMENTS:
-                dataset.optimize.compact_files()
-                dataset.cleanup_old_versions(older_than=timedelta(days=1))
+            if dataset is None or len(dataset.get_fragments()) <= MANY_FRAGMENTS:
+                continue
+            metadata = _metadata(dataset)
+            row_bytes = int(np.prod(json.loads(metadata["shape"]))) * np.dtype(metadata["dtype"]).itemsize
+            if row_bytes <= LARGE_ROW:
+                with contextlib.suppress(OSError, RuntimeError):  # another process did the same at the same time
+                    dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_BYTES // max(row_bytes, 1))
+                    _forget_versions(dataset)
 
     def _check_alike(self, column: str, dataset: Any | None, table: Any) -> None:
         """Refuse rows of another shape or type than the column has."""
@@ -258,6 +267,18 @@ def _table(digests: list[str], array: np.ndarray) -> Any:
     about = {"shape": json.dumps(array.shape[1:]), "dtype": array.dtype.name}
     schema = pa.schema([pa.field("digest", pa.string()), pa.field("value", kind)], metadata=about)
     return pa.table([pa.array(digests), value], schema=schema)
+
+
+def _forget_versions(dataset: Any) -> None:
+    """Delete what only versions hold that were replaced longer than `KEPT` ago.
+
+    Lance counts from when a version was made, and one that was made long ago may have been replaced just now.
+    """
+    now = datetime.now()
+    made = sorted(version["timestamp"] for version in dataset.versions())
+    replaced = [time for time in made if time < now - KEPT]  # each of these replaced those before it
+    if len(replaced) > 1:
+        dataset.cleanup_old_versions(older_than=now - replaced[-1] + timedelta(seconds=1))
 
 
 def _metadata(dataset: Any) -> dict[str, str]:

@@ -52,15 +52,17 @@ def extract(
         from cellfeat import ray_engine
 
         encoder, dataset = ray_engine.encoded(recipe, ("pooled",), work, seed, address, encoders)
+        cells = encoder.stored(dataset, ("pooled",))
     else:
         encoder = make_encoder(recipe, work, work.context(seed, "extract"))
         dataset = load_dataset(recipe.dataset, work)
-    cells = encoder.encode(dataset, ("pooled",))
+        cells = encoder.encode(dataset, ("pooled",))
     about = {
         "backbone": recipe.backbone.model_dump(),
         "segmenter": recipe.segmenter and recipe.segmenter.model_dump(),
         "weights_sha256": encoder.description["weights_sha256"],
         "weights_saw": getattr(encoder.backbone, "weights_saw", None),
+        "encoding": encoder.description,
     }
     return _finish(out, cells, dataset, cells.column("pooled"), about)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellfeat import datasets, distributed, storage
 from cellfeat.deferred import deferred
@@ -18,10 +19,14 @@ from cellfeat.store import cache_folder, fingerprint
 from cellfeat.training import choose_device, choose_dtype
 from cellfeat.unlabelled import without_labels
 
+if TYPE_CHECKING:
+    import torch
+
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how to compute, apart from what: nothing here changes a result beyond rounding.
+    """Where and how to compute, apart from what: nothing here changes a result beyond rounding, be it bf16's or that of
+    maps kept as float16.
 
     batch: images that a backbone is given at once; None chooses. half_maps: keep token maps as float16. compile: see
     `Context`.
@@ -112,12 +117,13 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
     """The recipe's backbone and segmenter, and the identity of the store that their output belongs to."""
     import torch
 
-    import cellfeat
-
     backbone = deferred(work.registry.find("backbone", recipe.backbone.name), recipe.backbone.params, context)
     segmenter = None
     if recipe.segmenter is not None:
         segmenter = deferred(work.registry.find("segmenter", recipe.segmenter.name), recipe.segmenter.params, context)
+    compiles = getattr(work.registry.find("backbone", recipe.backbone.name).factory, "compiles", False)
+    if context.compile and not compiles:
+        context.note(f"--compile changes nothing in the backbone {recipe.backbone.name}")
     way = {
         "backbone": _identity("backbone", recipe.backbone, backbone, work),
         "weights_sha256": getattr(backbone, "weights_sha256", None),
@@ -126,11 +132,20 @@ def make_encoder(recipe: Recipe, work: Workplace, context: Context) -> Encoder:
         "device": context.device.type,
         "precision": str(context.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "cellfeat": cellfeat.__version__,
-        **({"compiled": True} if context.compile else {}),
+        **_kernels(context.device),
+        **({"compiled": True} if context.compile and compiles else {}),
     }
     maps = "float16" if work.half_maps else "float32"
     return Encoder(backbone, segmenter, way, cache_folder() / "stores", context, work.batch, maps)
+
+
+def _kernels(device: torch.device) -> dict[str, str]:
+    """What decodes and computes: other versions, or other instructions of a processor, give other last digits."""
+    import torch
+
+    names = ("cellfeat", "torch", "opencv-python-headless", "pillow")
+    kernels = {"instructions": torch.backends.cpu.get_cpu_capability()} if device.type == "cpu" else {}
+    return {name: version(name) for name in names} | kernels
 
 
 def _identity(slot: str, part: Part, product: Any, work: Workplace) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from cellfeat import CellfeatError, Features
-from cellfeat import extract as extracting
+from cellfeat import CellfeatError, Features, writing
 from cellfeat import store as stores
 from cellfeat.batch_size import BatchSize, is_out_of_memory, usual_batch
 from cellfeat.encoding import BatchEncoder
-from cellfeat.extract import Encoder
+from cellfeat.extract import Encoder, _decoded
+from cellfeat.images import image_digest
 from cellfeat.store import Store
 from cellfeat.types import ArrayColumn
 
@@ -74,10 +78,13 @@ def test_memory_that_runs_out_halves_the_batch_once_and_for_all(tmp_path, contex
     np.testing.assert_array_equal(found, pictures.astype(np.float32) / 3)
     assert set(backbone.sizes) == {2}
     assert made.description["batch"] == 2
-    assert [note for note in context.reporter.notes if "memory ran out" in note] == [
+    told = [note for note in context.reporter.notes if "memory ran out" in note]
+    assert [note[: note.index(", also in later runs")] for note in told] == [
         "memory ran out encoding 8 images at once; from now on 4 at once",
         "memory ran out encoding 4 images at once; from now on 2 at once",
     ]
+    [remembered] = tmp_path.glob("*.batch")
+    assert str(remembered) in told[0]
     again = Pixels(most=3)
     encoder(tmp_path, context, again, batch=8).encode_images(ArrayColumn(images(2)), ("map",), tmp_path)
     assert again.sizes == [2], "the size that was found is kept"
@@ -107,7 +114,7 @@ def test_the_usual_batch_is_smaller_for_large_frames():
 
 def test_a_damaged_memory_of_the_size_is_forgotten(tmp_path):
     size = BatchSize(tmp_path, {"a": 1}, 16)
-    size.halve(MemoryError())
+    size.halve(16, MemoryError())
     assert BatchSize(tmp_path, {"a": 1}, 16).value == 8
     assert BatchSize(tmp_path, {"a": 2}, 16).value == 16
     [path] = tmp_path.glob("*.batch")
@@ -116,7 +123,7 @@ def test_a_damaged_memory_of_the_size_is_forgotten(tmp_path):
 
 
 def test_rows_are_written_by_a_thread_beside_and_in_order(tmp_path, context, monkeypatch):
-    monkeypatch.setattr(extracting, "ROWS_PER_VERSION", 5)
+    monkeypatch.setattr(writing, "ROWS_PER_VERSION", 5)
     threads, append = [], Store.append
 
     def spied(self, digests, values):
@@ -150,7 +157,7 @@ def test_what_was_encoded_before_an_error_is_kept(tmp_path, context, monkeypatch
 
 
 def test_an_error_of_the_writer_is_raised(tmp_path, context, monkeypatch):
-    monkeypatch.setattr(extracting, "ROWS_PER_VERSION", 2)
+    monkeypatch.setattr(writing, "ROWS_PER_VERSION", 2)
 
     def full(self, digests, values):
         raise OSError(28, "No space left on device")
@@ -160,6 +167,107 @@ def test_an_error_of_the_writer_is_raised(tmp_path, context, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         encoder(tmp_path, context, backbone, batch=2).encode_images(ArrayColumn(images(100)), ("map",), tmp_path)
     assert len(backbone.sizes) < 10, "it stops soon after"
+
+
+def test_a_batch_that_cannot_be_landed_moves_no_other_under_its_name(tmp_path, context, monkeypatch):
+    """Batches behind one that failed are under way already; they must not be kept in its place."""
+    pictures, land, seen = images(8), BatchEncoder.land, []
+
+    def fails_once(self, done):
+        seen.append(1)
+        if len(seen) == 2:
+            time.sleep(0.2)  # until the next ones wait
+            raise ValueError("a broken batch")
+        return land(self, done)
+
+    monkeypatch.setattr(BatchEncoder, "land", fails_once)
+    with pytest.raises(ValueError, match="a broken batch"):
+        encoder(tmp_path, context, Pixels(), batch=2).encode_images(ArrayColumn(pictures), ("map",), tmp_path)
+    monkeypatch.undo()
+    assert len(seen) == 2, "nothing is landed after it"
+    rest = Pixels()
+    found = encoder(tmp_path, context, rest, batch=2).encode_images(ArrayColumn(pictures), ("map",), tmp_path)["map"]
+    np.testing.assert_array_equal(found.read(np.arange(8)), pictures.astype(np.float32) / 3)
+    assert len(rest.sizes) == 3
+
+
+def test_another_process_that_halves_meanwhile_does_not_mix_two_sizes(tmp_path, context, monkeypatch):
+    made, compute, sizes = encoder(tmp_path, context, Pixels(), batch=4), BatchEncoder.compute, []
+
+    def halved(self, batch, columns):
+        if not sizes:
+            made.batch_size.halve(4, MemoryError())
+        sizes.append(self.size)
+        return compute(self, batch, columns)
+
+    monkeypatch.setattr(BatchEncoder, "compute", halved)
+    made.encode_images(ArrayColumn(images(8)), ("map",), tmp_path)
+    [description] = [json.loads(path.read_text()) for path in tmp_path.glob("*/store.json")]
+    assert sizes == [4, 4]
+    assert description["batch"] == 4
+
+
+def test_a_file_that_changed_after_its_digest_was_taken_is_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    good = image_digest((tmp_path / "a.png").read_bytes())
+    [batch] = _decoded([(tmp_path / "a.png", good)], 4, 8, "area")
+    assert batch.shape == (1, 3, 8, 8)
+    Image.fromarray(np.ones((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(CellfeatError, match=r"a\.png: it has changed while this command ran"):
+        list(_decoded([(tmp_path / "a.png", good)], 4, 8, "area"))
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_files_come_in_order_however_far_ahead_they_are_decoded(tmp_path, ahead):
+    files = []
+    for number in range(11):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+        files.append((tmp_path / f"{number}.png", image_digest((tmp_path / f"{number}.png").read_bytes())))
+    batches = list(_decoded(files, 4, 8, "area", ahead))
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], np.arange(11))
+
+
+def test_versions_go_a_while_after_they_were_replaced_and_not_after_they_were_made(tmp_path, monkeypatch):
+    """A version made long ago may have been replaced just now, and whoever reads it must be able to go on."""
+    store, values = Store(tmp_path, {"a": 1}), np.arange(8, dtype=np.float32).reshape(4, 2)
+    for row in range(3):
+        store.append([str(row)], {"pooled": values[row : row + 1]})
+    held = store.column("pooled", ["0", "1", "2"])
+    monkeypatch.setattr(stores, "MANY_FRAGMENTS", 1)
+    ages = {1: 30, 2: 20, 3: 10}  # days since each version was made: the last was current until a moment ago
+
+    class Backdated:
+        def __init__(self, dataset):
+            self.dataset, self.removed = dataset, None
+
+        def versions(self):
+            now = datetime.now()
+            made = [{"timestamp": now - timedelta(days=days)} for days in ages.values()]
+            return [*made, {"timestamp": now}]
+
+        def cleanup_old_versions(self, older_than):
+            self.removed = older_than
+
+    old = Backdated(held.dataset)
+    stores._forget_versions(old)
+    assert timedelta(days=10) < old.removed < timedelta(days=10, seconds=5), "the third is still read, those before not"
+    ages.clear()
+    new = Backdated(held.dataset)
+    stores._forget_versions(new)
+    assert new.removed is None
+    store.compact()
+    np.testing.assert_array_equal(held.read(np.arange(3)), values[:3])
+
+
+def test_columns_of_large_rows_are_not_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "MANY_FRAGMENTS", 1)
+    store = Store(tmp_path, {"a": 1})
+    for name in ("0", "1", "2"):
+        store.append([name], {"map": np.zeros((1, 90, 14, 14), np.float32), "pooled": np.zeros((1, 9), np.float32)})
+    store.compact()
+    pieces = {name: len(store.column(name, ["0"]).dataset.get_fragments()) for name in ("map", "pooled")}
+    assert pieces == {"map": 3, "pooled": 1}
 
 
 def test_many_small_pieces_are_joined_and_rows_stay_where_they_were(tmp_path, monkeypatch):

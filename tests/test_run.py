@@ -72,6 +72,8 @@ def test_the_folder_holds_recipe_records_predictions_and_pipelines(finished, man
         assert record["adapt"] == "test"
         assert record["adapted_to"] == [lab for lab in labs if lab != record["source"]]
         assert {"torch", "scikit-learn", "cellfeat"} <= set(record["versions"])
+        assert record["encoding"]["precision"] == "float32"
+        assert record["encoding"]["batch"] == 16
         assert record["plugins"]["align:per-domain-z"].startswith("cellfeat ")
         for name in SCORES[:1]:
             score = record["scores"][name]
@@ -335,3 +337,15 @@ def test_wrong_parameters_of_finetune_show_before_any_image_is_opened(manifest, 
 def test_numbers_of_finetune_may_be_written_as_yaml_reads_them():
     composed = recipe.parse({"finetune": {"lr": "1e-4"}})  # YAML reads 1e-4, without a point, as text
     assert checked_params(composed, installed()) == {"lr": 1e-4}
+
+
+def test_a_manifest_elsewhere_stays_where_it_is_and_a_signature_is_no_content(tmp_path, monkeypatch):
+    from cellfeat.run import _with_absolute_paths
+
+    url = "https://host/cells.csv?signature=abc"
+    there, again = (recipe.parse({"dataset": {"manifest": text}}) for text in (url, url.replace("abc", "xyz")))
+    assert _with_absolute_paths(there).dataset.manifest == url
+    assert there.digest == again.digest
+    here = recipe.parse({"dataset": {"manifest": "cells.csv"}})
+    monkeypatch.chdir(tmp_path)
+    assert _with_absolute_paths(here).dataset.manifest == str(tmp_path / "cells.csv")

@@ -144,6 +144,14 @@ def test_a_busy_server_is_asked_again(server, monkeypatch):
     assert storage.read(f"{address}/a", 5) == b"012345", "one byte more than the limit, and no further"
 
 
+def test_offline_means_that_nothing_is_fetched(server, monkeypatch):
+    monkeypatch.setenv("CELLFEAT_OFFLINE", "1")
+    address, _, asked = server
+    with pytest.raises(images.ImageError, match="downloads are switched off"):
+        images.read_bytes(f"{address}/a")
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("status", "tries", "message"),
     [

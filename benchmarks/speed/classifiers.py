@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +41,10 @@ def main(
     width: Annotated[int, typer.Option(min=2, help="Features of a row")] = WIDTH,
     folds_run: Annotated[int, typer.Option(min=1, max=FOLDS, help="Only the first so many of the five folds")] = FOLDS,
     classifier: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated")] = None,
+    share: Annotated[bool, typer.Option("--share", help="cellfeat's SVMs share a fold's inner products")] = False,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per classifier and way to this file")] = None,
 ) -> None:
-    """In a fold the plain ways come first, then cellfeat's, which share what they can; folds follow each other."""
+    """The ways take turns, also in who is first. As in a `cellfeat run`, nothing is shared unless asked for."""
     from sklearn.model_selection import StratifiedKFold
 
     names = tuple(dict.fromkeys(classifier or DEFAULT))
@@ -56,21 +58,18 @@ def main(
     turns = Turns(features, labels)
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     with context.progress(folds_run * len(names) * 2, "fits") as bar:
-        for train, test in list(splitter.split(features, labels))[:folds_run]:
-            for name in names:
-                turns.take(name, PLAIN, plain[name], train, test)
-                bar.advance()
-            with shared(work, names):
-                for name in names:
-                    turns.take(
-                        name, OURS, lambda name=name: work.registry.create("classifier", name, {}, context), train, test
-                    )
-                    bar.advance()
-    finish(turns, names, cells, width, folds_run, json)
+        for fold, (train, test) in enumerate(list(splitter.split(features, labels))[:folds_run]):
+            with shared(work, names) if share else nullcontext():
+                for place, name in enumerate(names):
+                    made = {PLAIN: plain[name], OURS: partial(work.registry.create, "classifier", name, {}, context)}
+                    for way in (PLAIN, OURS) if (fold + place) % 2 else (OURS, PLAIN):
+                        turns.take(name, way, made[way], train, test)
+                        bar.advance()
+    finish(turns, names, {"cells": cells, "width": width, "folds": folds_run, "shared": share}, json)
 
 
 def plain_ways() -> dict[str, Callable[[], Any]]:
-    """The notebooks' calls; the forest's threads are theirs too."""
+    """The notebooks' calls; the forest has a thread per core, and not the 64 of the authors' machine."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -92,7 +91,7 @@ def plain_ways() -> dict[str, Callable[[], Any]]:
         "svm-poly": scaled(SVC, kernel="poly"),
         "svm-rbf": scaled(SVC, kernel="rbf"),
         "ann": scaled(MLPClassifier, hidden_layer_sizes=(100,), max_iter=1000, early_stopping=True),
-        "rf": lambda: RandomForestClassifier(n_estimators=200, max_depth=16, n_jobs=64, random_state=SEED),
+        "rf": lambda: RandomForestClassifier(n_estimators=200, max_depth=16, n_jobs=-1, random_state=SEED),
         "xgboost": boosted,
     }
 
@@ -181,9 +180,9 @@ def _resident() -> float:
     return next((1024.0 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
 
 
-def finish(turns: Turns, names: Sequence[str], cells: int, width: int, folds: int, json: Path | None) -> None:
+def finish(turns: Turns, names: Sequence[str], said: dict[str, Any], json: Path | None) -> None:
     """Tables, JSON lines, and exit status 1 with a line where predictions differ."""
-    rows, about = [], {"cells": cells, "width": width, "folds": folds, "classes": len(SHARES)}
+    rows, about, cells = [], {**said, "classes": len(SHARES)}, said["cells"]
     table = common.new_table("predictions and memory", "classifier", "equal", "accuracy", "vectors", "plain", "ours")
     for name in names:
         ways = {way: turns.seconds[name, way] for way in (PLAIN, OURS)}
@@ -202,7 +201,8 @@ def finish(turns: Turns, names: Sequence[str], cells: int, width: int, folds: in
             }
             found = measure.records(group, ways, PLAIN, cells, about)
             rows += [{**row, "total_seconds": sum(ways[row["way"]])} for row in found]
-    measure.finish(f"{cells} x {width}, {folds} folds, a fold's fit and predictions", rows, json, "speed-classifiers")
+    title = f"{cells} x {said['width']}, {said['folds']} folds, a fold's fit and predictions"
+    measure.finish(title, rows, json, "speed-classifiers")
     common.show(table)
     for row in rows:
         print(f"{row['stage']}, {row['way']}: {row['total_seconds']:.1f} s in all folds")

@@ -28,7 +28,7 @@ from cellfeat import Workplace, encode_cells
 
 PLAIN = "published way: image by image, gzip-pickle"
 OURS = {"cellfeat, float32": "fp32", "cellfeat, bf16": "bf16"}
-COLUMNS = "map,mask,crop,pooled"
+COLUMNS = "image,map,mask,pooled"  # what the plain way keeps, and the pooled vectors
 
 
 def main(

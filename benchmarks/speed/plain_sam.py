@@ -45,11 +45,19 @@ class PlainSam(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 RGB -> (B, masks, S/4, S/4), for training: the encoder on all, the decoder one by one."""
-        embeddings = self.image_encoder((images.float() - self.mean) / self.deviation)
+        mean, deviation = self._colours(images.float())
+        embeddings = self.image_encoder((images.float() - mean) / deviation)
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
         where = self.prompt_encoder.get_dense_pe()
         found = [self.mask_decoder.predict_masks(one[None], where, sparse, dense)[0] for one in embeddings]
         return torch.cat(found)
+
+    def _colours(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation to standardise (..., 3, S, S) pixels by."""
+        if not self.own_colours:
+            return self.mean, self.deviation
+        flat = pixels.flatten(-2)
+        return flat.mean(-1)[..., None, None], flat.std(-1, correction=0)[..., None, None].clamp(min=1.0)
 
     def _keep(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         self.tokens = given[0]
@@ -57,11 +65,7 @@ class PlainSam(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(3, S, S) uint8 RGB -> (S, S) bool mask, (C, S/16, S/16) float neck output, as `Sam.forward` gets them."""
         pixels = image.float()
-        mean, deviation = self.mean, self.deviation
-        if self.own_colours:
-            flat = pixels.flatten(1)
-            mean = flat.mean(1)[:, None, None]
-            deviation = flat.std(1, correction=0)[:, None, None].clamp(min=1.0)
+        mean, deviation = self._colours(pixels)
         embedding = self.image_encoder(((pixels - mean) / deviation)[None])
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
         logits, _ = self.mask_decoder.predict_masks(embedding, self.prompt_encoder.get_dense_pe(), sparse, dense)

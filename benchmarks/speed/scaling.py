@@ -38,33 +38,30 @@ def main(
         list[int] | None, typer.Option(help="How many; may be repeated [default: 100, 1000, 10000]")
     ] = None,
     backbone: Annotated[str, typer.Option(help="Backbone")] = "lora-sam",
-    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per size to this file")] = None,
 ) -> None:
     """Decode, encode, store and export of drawn cells by the command line; then the same again, from the cache."""
     rows = []
     for count in sorted(cells or SIZES):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(
-                {"cells": count, "backbone": backbone, "engine": engine, **one(count, backbone, engine, Path(folder))}
-            )
+            rows.append({"cells": count, "backbone": backbone, **one(count, backbone, Path(folder))})
         print(", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items() if isinstance(value, float)))
     common.append_json(
         json, "scaling", [{**row, "load": measure.load(), "settings": measure.settings()} for row in rows]
     )
     headings = ("s", "images/s", "peak, MB", "on disk, kB per cell", "again, s")
-    table = common.new_table(f"cellfeat extract, {backbone}, engine {engine}", "cells", *headings, left=0)
+    table = common.new_table(f"cellfeat extract, {backbone}", "cells", *headings, left=0)
     for row in rows:
         figures = (row["seconds"], row["images_per_second"], row["peak_bytes"] / 1e6, row["bytes_per_cell"] / 1e3)
         table.add_row(f"{row['cells']:,}", *(f"{figure:.4g}" for figure in figures), f"{row['again_seconds']:.2f}")
     common.show(table)
 
 
-def one(count: int, backbone: str, engine: str, folder: Path) -> dict[str, Any]:
+def one(count: int, backbone: str, folder: Path) -> dict[str, Any]:
     manifest = write_drawn(folder / "files", count, side=SIDE)
     time.sleep(3)  # files that were changed a moment ago are looked at twice
     cache = {"CELLFEAT_CACHE": str(folder / "cache")}
-    options = ["--backbone", backbone, "--device", "cpu", "--engine", engine]
+    options = ["--backbone", backbone, "--device", "cpu"]
     first = finished(["extract", str(manifest), "-o", str(folder / "1.parquet"), *options], cache)
     again = finished(["extract", str(manifest), "-o", str(folder / "2.parquet"), *options], cache)
     if (folder / "1.parquet").read_bytes() != (folder / "2.parquet").read_bytes():
@@ -90,7 +87,8 @@ def finished(arguments: list[str], environment: dict[str, str]) -> Finished:
         if process.returncode:
             errors.seek(0)
             raise CellfeatError(f"{' '.join(arguments)} ended with: {errors.read().decode()[-400:]}")
-    return Finished(time.perf_counter() - began, usage.ru_maxrss * 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Finished(time.perf_counter() - began, usage.ru_maxrss * unit)
 
 
 if __name__ == "__main__":

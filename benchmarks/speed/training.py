@@ -22,7 +22,7 @@ import typer
 from benchmarks import common
 from benchmarks.speed import measure
 from benchmarks.speed.forward import chosen_weights
-from cellfeat import Cells, Workplace, images, synthetic
+from cellfeat import CellfeatError, Cells, Workplace, images, synthetic
 
 BATCH = 8
 STEPS = 3  # of cellfeat in a turn; the first of them is not counted
@@ -31,20 +31,33 @@ OURS = {"cellfeat, float32": "fp32", "cellfeat, bf16": "bf16"}
 
 
 class Clock:
-    """A reporter that remembers when progress was made."""
+    """A reporter that remembers when the steps of a training, whose progress begins with `title`, were done."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, title: str) -> None:
+        self.title, self.times = title, []
 
     @contextmanager
-    def progress(self, total: int | None, text: str) -> Iterator[Clock]:
-        yield self
-
-    def advance(self, n: int = 1) -> None:
-        self.times.append(time.perf_counter())
+    def progress(self, total: int | None, text: str) -> Iterator[Bar]:
+        yield Bar(self.times if text.startswith(self.title) else [])
 
     def note(self, text: str) -> None:
         """Nothing is told."""
+
+    def steps(self) -> list[float]:
+        """When each step was done."""
+        if len(self.times) != STEPS:
+            raise CellfeatError(f"{len(self.times)} steps of {self.title!r} were seen, not {STEPS}: was it resumed?")
+        return self.times
+
+
+class Bar:
+    """One progress of a clock."""
+
+    def __init__(self, times: list[float]) -> None:
+        self.times = times
+
+    def advance(self, n: int = 1) -> None:
+        self.times.append(time.perf_counter())
 
 
 def main(
@@ -125,12 +138,12 @@ def cae(repeats: int, folder: Path) -> tuple[dict[str, list[float]], dict[str, A
         return time.perf_counter() - began
 
     def fitted(precision: str) -> list[float]:
-        work, clock = Workplace.on_terminal("cpu", precision), Clock()
+        work, clock = Workplace.on_terminal("cpu", precision), Clock("cae · 1 epochs")
         context = replace(work.context(common.SEED, "benchmarks"), reporter=clock, scratch=folder)
         work.registry.create("align", "cae", {"epochs": 1, "batch_size": BATCH}, context).fit(cells, context)
         for path in folder.iterdir():
             path.unlink()  # or the next fit would find this one finished
-        return clock.times[:STEPS]
+        return clock.steps()
 
     seconds = turns(plain, {way: lambda p=p: fitted(p) for way, p in OURS.items()}, "cae", repeats)
     return seconds, {"parameters": sum(value.numel() for value in training.network.parameters())}
@@ -169,7 +182,7 @@ def lora(repeats: int, folder: Path) -> tuple[dict[str, list[float]], dict[str, 
     finetune = registry.find("backbone", "lora-sam").factory.finetune
 
     def tuned(precision: str) -> list[float]:
-        clock = Clock()
+        clock = Clock("fine-tuning · 1 epochs")
         with tempfile.TemporaryDirectory() as out:
             work = Workplace.on_terminal("cpu", precision)
             context = replace(work.context(common.SEED, "benchmarks"), reporter=clock, scratch=Path(out) / "scratch")
@@ -177,7 +190,7 @@ def lora(repeats: int, folder: Path) -> tuple[dict[str, list[float]], dict[str, 
             made = Path(out) / "adapter"
             made.mkdir()
             finetune(pairs, made, context=context, weights=weights, epochs=1, batch_size=BATCH)
-        return clock.times[:STEPS]
+        return clock.steps()
 
     seconds = turns(plain, {way: lambda p=p: tuned(p) for way, p in OURS.items()}, "lora", repeats)
     return seconds, {"trained_parameters": sum(parameter.numel() for parameter in trained)}

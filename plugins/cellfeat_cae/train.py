@@ -78,7 +78,8 @@ class Trainer:
             distributed.accelerated(self.context, self.method.accumulate) as self.accelerator,
             self.context.progress(self.total, text) as bar,
         ):
-            self.wrapped, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
+            network = torch.compile(self.network) if self.context.compile else self.network
+            self.wrapped, self.stepper = self.accelerator.prepare(network, self.optimizer)
             self.wrapped.train()
             if self.accelerator.scaler and self._scaler:
                 self.accelerator.scaler.load_state_dict(self._scaler)

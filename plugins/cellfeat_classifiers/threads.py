@@ -13,7 +13,7 @@ def in_threads(function: Callable[[Item], Answer], items: Iterable[Item]) -> lis
     """The answers in the items' order, as `map` gives them; items start in their order, the longest should come first.
 
     The function leaves Python for nearly all of its time (libsvm, NumPy) and starts no threads of its own. After an
-    error, or Ctrl-C, no further item is started, and what is running is not waited for.
+    error, or Ctrl-C, no further item is started; what is running is waited for when Python ends, and not before.
     """
     from joblib import effective_n_jobs
 

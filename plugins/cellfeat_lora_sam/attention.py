@@ -62,8 +62,12 @@ class SplitAttention(Attention):
 
     def positions(self, height: int, width: int) -> Positions:
         """What attention on a grid of this size needs to know of places."""
-        place = _one_hot_places(height, width, self.rel_pos_h)
-        return Positions(_offsets(self.rel_pos_h, height), _offsets(self.rel_pos_w, width), place)
+        return positions_of(self.rel_pos_h, self.rel_pos_w, height, width)
+
+
+def positions_of(by_row: Tensor, by_column: Tensor, height: int, width: int) -> Positions:
+    """From SAM's tables, each (2T - 1, c)."""
+    return Positions(_offsets(by_row, height), _offsets(by_column, width), _one_hot_places(height, width, by_row))
 
 
 def attend(qkv: Tensor, positions: Positions, scale: float) -> Tensor:

@@ -47,6 +47,7 @@ class LoraSam:
     importers: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": import_dorl}
     exporters: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": export_dorl}
     interpolation = "bilinear"
+    compiles: ClassVar[bool] = True
 
     def __init__(
         self,

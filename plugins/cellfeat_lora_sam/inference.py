@@ -15,7 +15,7 @@ from segment_anything.modeling.image_encoder import Block, window_partition, win
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellfeat_lora_sam.attention import Positions, weighted
+from cellfeat_lora_sam.attention import Positions, positions_of, weighted
 from cellfeat_lora_sam.network import SamNetwork
 
 KEPT_DIGITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest number in a product; others are not packed
@@ -25,12 +25,15 @@ def prepare(network: SamNetwork, dtype: torch.dtype, compiled: bool = False) -> 
     """Put inference blocks in the place of a network's own, in place; computing is in `dtype` from then on.
 
     The network must be on its device, its query, key and value fused. compiled: torch's compiler lays out the layers
-    itself, and joins what lies between them, when the first images of a shape come.
+    itself, and joins what lies between them, when the first images of a shape come. float16 keeps the network's own
+    blocks, whose sums stay float32 under autocast: in half precision they could overflow.
     """
+    network.kept_positions = {}
+    if dtype == torch.float16:
+        return
     encoder = network.image_encoder
     grid, device = encoder.pos_embed.shape[1], encoder.pos_embed.device
     packed = device.type == "cpu" and not compiled and packing_is_right(dtype)
-    network.kept_positions = {}
     encoder.blocks = nn.ModuleList([InferenceBlock(block, grid, dtype, packed) for block in encoder.blocks])
     if compiled:
         network.encode = torch.compile(network.encode, dynamic=False, options={"freezing": True})  # type: ignore[method-assign]
@@ -47,8 +50,10 @@ class InferenceBlock(nn.Module):
         self.qkv, self.proj = layer(_scaled(block.attn.qkv, self.scale), dtype), layer(block.attn.proj, dtype)
         self.lin1, self.lin2 = layer(block.mlp.lin1, dtype), layer(block.mlp.lin2, dtype)
         self.norm1, self.norm2 = block.norm1.to(dtype), block.norm2.to(dtype)
-        self._positions_at = block.attn.positions
+        self._tables = block.attn.rel_pos_h.detach(), block.attn.rel_pos_w.detach()
         self._positions: dict[tuple[int, int], Positions] = {}
+        side = self.window or grid
+        self._places(side, side)  # here, and not in a function that may be compiled
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens.to(self.dtype)
@@ -81,7 +86,7 @@ class InferenceBlock(nn.Module):
     def _places(self, height: int, width: int) -> Positions:
         """Tables as (side, c, side), for queries that are scaled already."""
         if (height, width) not in self._positions:
-            rows, columns, place = self._positions_at(height, width)
+            rows, columns, place = positions_of(*self._tables, height, width)
             tables = ((table / self.scale).transpose(1, 2).contiguous() for table in (rows, columns))
             self._positions[height, width] = Positions(*(each.to(self.dtype) for each in (*tables, place)))
         return self._positions[height, width]

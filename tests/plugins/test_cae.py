@@ -205,6 +205,17 @@ def test_a_finished_fit_is_not_repeated(cells, tmp_path):
     assert torch.equal(first.network_.projector.weight, second.network_.projector.weight)
 
 
+def test_a_compiled_training_trains_the_networks_own_parameters(cells, tmp_path, monkeypatch):
+    """What the compiler is given must be what is saved; the compiler itself would take minutes."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    plain = Cae(**TINY).fit(cells, cpu_context(tmp_path / "plain"))
+    assert compiled == []
+    fast = Cae(**TINY).fit(cells, replace(cpu_context(tmp_path / "fast"), compile=True))
+    assert compiled == [fast.network_]
+    assert torch.equal(plain.network_.projector.weight, fast.network_.projector.weight)
+
+
 def test_a_checkpoint_of_other_cells_or_parameters_is_not_continued(cells, tmp_path):
     Cae(**TINY).fit(cells, cpu_context(tmp_path / "shared"))
     for other_cells, params in ((cells[:8], TINY), (cells, TINY | {"latent": 6})):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from cellfeat_lora_sam import attention, inference
@@ -74,6 +77,36 @@ def test_bfloat16_differs_by_its_own_rounding():
     assert found.dtype == torch.bfloat16
     error = (found.float() - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()
     assert 1e-5 < error < 0.05
+
+
+def test_half_precision_keeps_the_networks_own_blocks_whose_sums_are_float32():
+    made = network(48)
+    before = [type(block) for block in made.image_encoder.blocks]
+    inference.prepare(made, torch.float16)
+    assert [type(block) for block in made.image_encoder.blocks] == before
+
+
+def test_nothing_of_the_blocks_that_were_replaced_is_kept():
+    made = network(48)
+    fuse_qkv(made)
+    layers = [weakref.ref(block.attn.proj) for block in made.image_encoder.blocks]
+    inference.prepare(made, torch.bfloat16)
+    if inference.packing_is_right(torch.bfloat16):
+        gc.collect()
+        assert [layer() for layer in layers] == [None] * 3
+
+
+@pytest.mark.slow
+def test_the_compiled_network_gives_the_same_numbers():
+    plain, fast = network(48), network(48)
+    for each in (plain, fast):
+        fuse_qkv(each)
+    inference.prepare(fast, torch.float32, compiled=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            wanted, found = plain(images(48)), fast(images(48))
+            for one, other in zip(wanted, found, strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
 
 
 def test_what_computes_wrongly_is_not_trusted(monkeypatch):
