@@ -38,7 +38,6 @@ GROUP_IMAGES = 256  # at most, or one batch
 GROUP_BYTES = 64 << 20  # of frames: a block must be small beside Ray's object store
 GROUPS_PER_ENCODER = 8  # at least, so that encoders finish together and progress is seen
 ROWS_PER_VERSION, SECONDS_PER_VERSION = 8192, 15.0  # what a killed driver can cost
-TRIES = 8  # of an encoder that died, and of a group that it was at
 READER_CPUS = 0.25  # a share that no encoder asks for, so that Ray never joins both in one process
 VARIABLES = ("CELLFEAT_CACHE", "CELLFEAT_OFFLINE")
 
@@ -280,8 +279,6 @@ class _Stream:
             batch_format="pyarrow",
             fn_constructor_args=(self.job,),
             compute=data.ActorPoolStrategy(size=min(count, len(groups))),
-            max_restarts=TRIES,  # by itself Ray tries forever, also what kills every process that tries it
-            max_task_retries=TRIES,
             **needs,
         )
         tables = iter(stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))

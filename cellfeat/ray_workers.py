@@ -6,14 +6,17 @@ fragment of each column; what is done again after a worker died is one group. Ra
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 READ_AT_ONCE = 8  # images of a group: most of the time is spent waiting for storage, or outside the interpreter's lock
+TRIES = 8  # of a group whose process dies
 KEY = 32  # digits of a digest by which a worker knows that the store has an image
 
 
@@ -167,7 +171,8 @@ class Encoding:
             names = json.loads(digests.as_py())
             try:
                 if names:
-                    result |= self._encoded(names, np.frombuffer(frames.as_buffer(), np.uint8))
+                    with self._trying(names):
+                        result |= self._encoded(names, np.frombuffer(frames.as_buffer(), np.uint8))
             except CellfeatError as error:
                 result["error"] = str(error)
             except (RuntimeError, MemoryError) as error:
@@ -175,6 +180,30 @@ class Encoding:
                     raise
                 result["memory"] = str(error)
         return _row(result=json.dumps(result))
+
+    @contextmanager
+    def _trying(self, digests: list[str]) -> Iterator[None]:
+        """Leave a mark in the store's folder while a group is encoded: it stays where that kills the process.
+
+        Ray gives a group to the next process again and again; nobody else could know that it has killed several.
+
+        Raises: CellfeatError where it has done so `TRIES` times.
+        """
+        group = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        folder = self._store.folder / "tries"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{group}.{uuid4().hex}").touch()
+        killed = len(list(folder.glob(f"{group}.*"))) - 1
+        try:
+            if killed >= TRIES:
+                raise CellfeatError(
+                    f"encoding {len(digests)} images has ended its process {killed} times (memory?); try a smaller "
+                    "--batch or fewer --encoders. What was encoded is kept"
+                )
+            yield
+        finally:
+            for mark in folder.glob(f"{group}.*"):
+                mark.unlink(missing_ok=True)
 
     def _encoded(self, digests: list[str], flat: np.ndarray) -> dict[str, Any]:
         encoder = self._encoder

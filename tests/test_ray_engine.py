@@ -31,7 +31,7 @@ from cellfeat.demo import write_demo
 from cellfeat.encoding import BatchEncoder, Computed
 from cellfeat.extract import Encoder
 from cellfeat.ray_cluster import _check_answers
-from cellfeat.ray_workers import Encoding, Reader
+from cellfeat.ray_workers import TRIES, Encoding, Reader
 from cellfeat.registry import installed
 from cellfeat.store import Store
 from cellfeat.workplace import Workplace
@@ -327,6 +327,23 @@ def test_a_driver_without_gpu_names_the_store_of_encoders_with_one(tmp_path, con
     assert ray_engine._described(encoder, "auto").description == {"device": "cpu", "batch": ON_CPU}
 
 
+def test_a_group_that_kills_every_process_is_given_up(tmp_path):
+    job = SimpleNamespace(root=str(tmp_path), description={"a": 1})
+    marks = Store(tmp_path, {"a": 1}).folder / "tries"
+    trying = [Encoding(job)._trying(["x", "y"]) for _ in range(TRIES)]
+    for one in trying:
+        one.__enter__()  # and never left, as in a process that is gone
+    with Encoding(job)._trying(["z"]):
+        pass
+    assert len(list(marks.iterdir())) == TRIES
+    with (
+        pytest.raises(CellfeatError, match="encoding 2 images has ended its process 8 times"),
+        Encoding(job)._trying(["x", "y"]),
+    ):
+        pytest.fail("it was tried again")
+    assert list(marks.iterdir()) == [], "the next command begins anew"
+
+
 def test_memory_that_runs_out_in_a_worker_halves_the_batch(drawn, tmp_path, monkeypatch, own_cache):
     """Without Ray: a stream whose workers cannot compute more than four images at once."""
 
@@ -354,7 +371,7 @@ def test_memory_that_runs_out_in_a_worker_halves_the_batch(drawn, tmp_path, monk
     monkeypatch.setattr(ray_engine, "_Stream", Stream)
     monkeypatch.setattr(ray_engine.Cluster, "joined", nowhere)
     reporter = extract(drawn, tmp_path / "f.parquet")
-    assert [note for note in reporter.notes if "memory" in note] == [
+    assert [note.partition(",")[0] for note in reporter.notes if "memory" in note] == [
         f"memory ran out encoding {size} images at once; from now on {size // 2} at once" for size in (16, 8)
     ]
     assert pq.read_table(tmp_path / "f.parquet").num_rows == CELLS
