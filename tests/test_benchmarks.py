@@ -610,6 +610,28 @@ def test_the_plain_autoencoder_is_as_large_as_cellfeats():
     assert numbers[0] == numbers[1]
 
 
+def test_json_lines_become_tables_and_a_plot(tmp_path, monkeypatch, capsys):
+    machine = {"hardware": {"cpu": "a chip", "cores": 2, "threads": 2}, "versions": {"torch": "9"}}
+    ratio = {"benchmark": "forward", "stage": "forward", "way": "ours", "items_per_second": 4.8, "ratio": 1.734}
+    ratio |= {"ratio_range": [1.6, 1.8], "of_peak": 0.83, "weights": "w"}
+    sizes = [
+        {"benchmark": "scaling", "backbone": "b", "cells": cells, "seconds": 2.0, "images_per_second": cells / 2}
+        | {"peak_bytes": 7e8, "bytes_per_cell": 4608, "again_seconds": 2.5}
+        for cells in (100, 1000)
+    ]
+    engine = {"benchmark": "ray", "engine": "ray", "weights": "w", "images": 64, "images_per_second": 4.0}
+    engine |= {"of_local": 0.95, "seconds_to_first": 12.0, "equal_values": 1.0}
+    lines = [json.dumps(machine | one) for one in (ratio, *sizes, engine)]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n")
+    run(monkeypatch, "benchmarks.speed.table", tmp_path / "r.jsonl", "--plot", tmp_path / "p.png")
+    told = capsys.readouterr().out
+    assert "| forward | w | ours | 4.8 | 1.73 | 1.60–1.80 | 83 % |" in told
+    assert "| b | 1,000 | 2 | 500 | 700 | 4.61 | 2.5 |" in told
+    assert "| ray | w | 64 | 4 | 0.95 | 12.0 | 100 % |" in told
+    assert told.count("a chip, 2 cores") == 1
+    assert Image.open(tmp_path / "p.png").width > 500
+
+
 @pytest.mark.slow
 def test_scaling_runs_the_command_line_twice(tmp_path, monkeypatch, capsys):
     arguments = ("--cells", 12, "--backbone", "colour", "--json", tmp_path / "s.jsonl")

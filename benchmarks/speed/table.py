@@ -37,6 +37,10 @@ def main(
         print(markdown(headings, map(scaling_row, scaling)))
         if plot:
             draw(plot, scaling)
+    engines = [record for record in records if record["benchmark"] == "ray"]
+    if engines:
+        headings = ("engine", "weights", "images", "images/s", "× local", "first images after, s", "equal values")
+        print(markdown(headings, map(engine_row, engines)))
     print(machine(records))
 
 
@@ -66,6 +70,18 @@ def scaling_row(record: dict[str, Any]) -> list[str]:
     )
     told = [f"{figure:.3g}" if figure < 1000 else f"{figure:,.0f}" for figure in figures]
     return [record["backbone"], f"{record['cells']:,}", *told, f"{record['again_seconds']:.1f}"]
+
+
+def engine_row(record: dict[str, Any]) -> list[str]:
+    return [
+        record["engine"],
+        record["weights"],
+        f"{record['images']:,}",
+        f"{record['images_per_second']:.3g}",
+        f"{record['of_local']:.2f}",
+        f"{record['seconds_to_first']:.1f}",
+        f"{100 * record['equal_values']:.6g} %",
+    ]
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

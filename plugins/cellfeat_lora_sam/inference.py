@@ -1,8 +1,7 @@
 """Blocks of the image encoder for inference alone: the same numbers as in training, in about four fifths of the time.
 
-Adapters are merged, and query, key and value one layer; a window as large as the grid is not cut out; tables of
-positions are looked up once; and on a CPU whose oneDNN does it rightly, layers are packed once for its kernels, which
-apply GELU and add the residual in the same pass.
+Adapters are merged, and query, key and value one layer; tables of positions are looked up once; and on a CPU whose
+oneDNN does it rightly, layers are packed once for its kernels, which apply GELU and add the residual in the same pass.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class InferenceBlock(nn.Module):
 
     def __init__(self, block: Block, grid: int, dtype: torch.dtype, packed: bool) -> None:
         super().__init__()
-        self.dtype, self.window = dtype, 0 if block.window_size == grid else block.window_size
+        self.dtype, self.window = dtype, block.window_size
         self.heads, self.scale = block.attn.num_heads, block.attn.scale
         layer = PackedLinear if packed else PlainLinear
         self.qkv, self.proj = layer(_scaled(block.attn.qkv, self.scale), dtype), layer(block.attn.proj, dtype)

@@ -182,6 +182,8 @@ def _image_encoder(sizes: SamSizes, image_size: int) -> ImageEncoderViT:
     for index, block in enumerate(encoder.blocks):
         side = image_size // PATCH_SIZE if index in sizes.global_blocks else sizes.window
         block.attn = SplitAttention(sizes.embed_dim, sizes.heads, (side, side))
+        if side == image_size // PATCH_SIZE:
+            block.window_size = 0  # a window as large as the grid need not be cut out of it
     return encoder
 
 
