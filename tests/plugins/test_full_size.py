@@ -22,6 +22,7 @@ from cellfeat_cae.published import DORL_NAMES, import_bc_sam, import_dorl_cae
 from cellfeat_lora_sam import LoraSam
 from cellfeat_lora_sam.finetune import FinetuneSettings, Finetuning
 from cellfeat_lora_sam.finetune_data import load_frames
+from cellfeat_lora_sam.loading import load_network
 from cellfeat_lora_sam.published import import_dorl
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -88,7 +89,7 @@ def test_vit_b_with_the_authors_adapter_encodes_an_image(vit_b, tmp_path):
     assert features.mask.dtype == torch.bool
     name = "image_encoder.blocks.11.attn.qkv.weight"
     before = torch.load(vit_b, weights_only=True, mmap=True)[name].chunk(3)
-    query, key, value = backbone._network.state_dict()[name].chunk(3)
+    query, key, value = load_network(vit_b, str(folder), 224).state_dict()[name].chunk(3)
     torch.testing.assert_close(query, before[0] + content["w_b_022"] @ content["w_a_022"])
     torch.testing.assert_close(value, before[2] + content["w_b_023"] @ content["w_a_023"])
     assert torch.equal(key, before[1])
