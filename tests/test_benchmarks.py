@@ -556,10 +556,10 @@ def test_the_forward_pass_is_measured_in_every_way(tmp_path, monkeypatch, capsys
     arguments = ("--weights", "cell-tiny", "--threads", 1, "--batch", 1, "--repeats", 1)
     run(monkeypatch, FORWARD, *arguments, "--json", tmp_path / "s.jsonl")
     written = {one["way"]: one for one in map(json.loads, (tmp_path / "s.jsonl").open())}
-    assert len(written) == 5
+    assert len(written) == 6
     assert all(one["items_per_second"] > 0 for one in written.values())
     assert written[module(FORWARD).PLAIN]["ratio"] == 1
-    assert written["lora-sam, float32"]["tokens_rms_error"] == 0
+    assert 0 < written["lora-sam, float32"]["tokens_rms_error"] < 1e-4, "against the plain way, not against itself"
     assert 0 < written["lora-sam, bf16"]["tokens_rms_error"] < 0.05
     assert "two passes" in capsys.readouterr().out
     import torch

@@ -229,7 +229,8 @@ def pairs_of_runs(trained, one_thread, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "bc-sam-ae"])
 def test_two_processes_train_as_one(pairs_of_runs, name):
-    """History to 1e-5; what the trained network makes of its cells to 1e-4 of its largest value.
+    """History to 1e-5; what the trained network makes of its cells to 2e-4 of its largest value: parts of a batch have
+    other shapes than the whole, and go through other kernels.
 
     Weights are not compared one by one: a gradient that is zero in exact arithmetic (of attention's key biases) is
     rounding noise, which Adam scales to full steps.
@@ -240,7 +241,7 @@ def test_two_processes_train_as_one(pairs_of_runs, name):
         assert other[term] == pytest.approx(values, rel=1e-5, abs=1e-9), term
     for key, values in features.items():
         assert others[key].shape == values.shape
-        assert np.abs(others[key] - values).max() < 1e-4 * np.abs(values).max(), key
+        assert np.abs(others[key] - values).max() < 2e-4 * np.abs(values).max(), key
 
 
 @pytest.mark.slow
