@@ -74,22 +74,24 @@ class Encoder:
             return _decoded(files, batch, size, interpolation, ahead)
 
         with main_first(self.context.device):
-            self._filled(self.root, digests, columns, with_small(columns), decoded)
-        return self.stored(dataset, columns)
+            store = self._filled(self.root, digests, columns, with_small(columns), decoded)
+        return self._cells(store, dataset, columns)
 
     def stored(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
         """The same of images that the store has; nothing is encoded.
 
         Raises: CellfeatError where any is missing.
         """
-        digests, store = _digests(dataset), Store(self.root, self.description)
+        return self._cells(Store(self.root, self.description), dataset, columns)
+
+    def _cells(self, store: Store, dataset: Dataset, columns: Sequence[str]) -> Cells:
         cells = Cells(
             id=dataset.id,
             domain=dataset.domain,
             label=dataset.label,
             group=dataset.group,
             is_target=np.zeros(len(dataset), dtype=bool),
-            columns=_stored(store, columns, digests),
+            columns=_stored(store, columns, _digests(dataset)),
         )
         self._tell_doubtful(cells)
         return cells
