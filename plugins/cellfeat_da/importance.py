@@ -23,7 +23,7 @@ class ImportanceWeighting(SavesState):
     weights above this quantile of the source cells' are lowered to it; 1 clips nothing.
 
     Weights have mean 1 over the source cells of fit. Labelled cells of a target domain weigh 1: they are what the
-    sources are weighted to look like. Without target cells all weigh 1. Classifiers that take no weights (ann) are
+    sources are weighted to look like. Without target cells all weigh 1. Classifiers that take no weights are
     refused by the run. Departures: nothing is cross-fitted, since a weight must be found again for a cell by its
     features alone; where laboratories are easily told apart, l2 and quantile keep a handful of cells from taking all.
     """

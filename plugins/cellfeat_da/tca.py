@@ -25,7 +25,7 @@ class TransferComponents(SavesState):
     cells or features allow no more, which is noted. mu: the larger, the less the distance between the domains counts.
     max_cells: n at most, at most 1000, half of them targets where there are enough; drawn.
 
-    All sources are one side, all targets the other. Without target rows L is 0: kernel principal components.
+    All sources are one side, all targets the other. Without target rows L is 0: variance alone counts.
     Departures: the linear kernel is divided by its mean over a cell and itself, so that mu means the same for features
     of any scale; components are centred on the fitted cells, on which each has variance 1 (the n above is 1 in the
     paper). skada 0.6 sets mu against the other term, its mu is 1 / mu here, and takes the product, which is not
