@@ -55,7 +55,11 @@ def test_priors_are_of_greatest_likelihood_domain_by_domain(context):
 
         best = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-7}).x
         prior = np.exp(best - best.max())
-        np.testing.assert_allclose(method.target_prior_[name], prior / prior.sum(), atol=1e-4)
+        prior /= prior.sum()
+        np.testing.assert_allclose(method.target_prior_[name], prior, atol=1e-4)
+        weighted = rows * prior / (0.1, 0.3, 0.6)
+        adjusted = method.adjust(rows, blank(**{name: len(rows)}))
+        np.testing.assert_allclose(adjusted, weighted / weighted.sum(axis=1, keepdims=True), atol=1e-3)
 
 
 def test_known_proportions_are_found_and_more_cells_are_told_right(context):
