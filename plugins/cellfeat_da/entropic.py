@@ -23,13 +23,13 @@ class EntropicTransport(SavesState):
 
     Courty, Flamary, Tuia and Rakotomamonjy, "Optimal Transport for Domain Adaptation", TPAMI 39(9), 2017: the plan
     that minimises <plan, cost> - reg entropy(plan) under uniform marginals (Cuturi 2013; POT's Sinkhorn), and the
-    barycentric mapping of eq. 14. cost: squared Euclidean distance over its median, so reg has no dimension. A cell
+    barycentric mapping. cost: squared Euclidean distance over its median, so reg has no dimension. A cell
     that is not among the fitted ones moves as the nearest one of its domain does (Ferradans et al., SIAM J. Imaging
     Sciences 7(3), 2014): x + barycentre(x_i) - x_i, for a fitted cell its very barycentre.
 
     reg: the smaller, the fewer targets a cell is coupled with. max_cells: so many cells of a source domain, and of the
     targets together, are drawn for a plan, at most 2000. iterations: at most, of Sinkhorn. class_regularisation: above
-    0, weight of the group term of eq. 18 (norm p = 1/2 of the mass that a target gets from each source class, POT's
+    0, weight of the group term (the lp-l1 one: power 1/2 of the mass that a target gets from each source class, POT's
     `sinkhorn_lpl1_mm`), which keeps cells of two classes from going to one target; only then are labels used.
 
     Source domains are mapped one by one, to all targets together; target rows stay as they are. Without target rows the

@@ -38,7 +38,7 @@ class LabelShift(SavesState):
         if not len(known):
             raise CellfeatError("align 'label-shift' needs labelled cells for the classes' proportions and got none")
         self.source_prior_ = np.bincount(known) / len(known)
-        self.target_prior_ = {}
+        self.target_prior_: dict[str, np.ndarray] = {}
         return self
 
     def transform(self, cells: Cells, context: Context) -> np.ndarray:

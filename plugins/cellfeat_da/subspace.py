@@ -15,7 +15,7 @@ class SubspaceAlignment(SavesState):
     """Subspace alignment: sources go through their own principal axes onto the targets', targets onto theirs.
 
     Fernando, Habrard, Sebban and Tuytelaars, "Unsupervised Visual Domain Adaptation Using Subspace Alignment", ICCV
-    2013, eq. 2 and algorithm 1: X_s P_s P_s^T P_t for sources and X_t P_t for targets, P (D, k) the k leading
+    2013, algorithm 1: X_s P_s P_s^T P_t for sources and X_t P_t for targets, P (D, k) the k leading
     principal axes; the classifier sees k features instead of D.
 
     components: k, less where cells or features are too few for it, which is noted.

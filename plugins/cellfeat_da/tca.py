@@ -16,7 +16,7 @@ class TransferComponents(SavesState):
     """Transfer component analysis: components with much variance and little distance between source and target means.
 
     Pan, Tsang, Kwok and Yang, "Domain Adaptation via Transfer Component Analysis", IEEE Transactions on Neural Networks
-    22(2), 2011, eq. 8: minimise tr(W^T K L K W) + mu tr(W^T W) subject to W^T K H K W = n I. K (n, n) is the kernel
+    22(2), 2011: minimise tr(W^T K L K W) + mu tr(W^T W) subject to W^T K H K W = n I. K (n, n) is the kernel
     matrix, L makes K L K the squared maximum mean discrepancy of source and target rows, H centres. The solution is
     made of the leading eigenvectors of (K L K + mu I)^(-1) K H K. Any cell, of any domain, is placed by its kernel
     values with the n fitted cells.

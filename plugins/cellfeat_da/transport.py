@@ -14,7 +14,7 @@ from cellfeat_da.moments import by_domain, require_seen
 class LinearTransport(SavesState):
     """Linear optimal transport: the Monge map between Gaussians, from every source domain to all target rows.
 
-    Peyré and Cuturi, "Computational Optimal Transport", 2019, remark 2.31 (Knott and Smith 1984), for domain adaptation
+    Peyré and Cuturi, "Computational Optimal Transport", 2019, transport between Gaussians, for domain adaptation
     Flamary, Lounici and Ferrari, "Concentration bounds for linear Monge mapping estimation", 2019:
     x -> mean_t + (x - mean_s) A, A = C_s^(-1/2) (C_s^(1/2) C_t C_s^(1/2))^(1/2) C_s^(-1/2), which is POT's
     `ot.gaussian.bures_wasserstein_mapping`. Unlike CORAL's map it moves the cells as little as possible.
