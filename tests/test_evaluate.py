@@ -114,7 +114,13 @@ def test_heldout_never_scores_a_cell_with_a_fit_that_saw_it(context):
     assert not any(scored)
 
 
-@pytest.mark.parametrize("align", ["none", "per-domain-z", "mean-centre", "coral", ["per-domain-z", "coral"]])
+@pytest.mark.parametrize(
+    "align",
+    [
+        *("none", "per-domain-z", "mean-centre", "coral", "subspace", "ot-linear", "ot-entropic", "tca", "importance"),
+        *("label-shift", ["per-domain-z", "coral"], ["per-domain-z", "label-shift"]),
+    ],
+)
 @pytest.mark.parametrize("adapt", ["test", "heldout"])
 def test_permuting_hidden_target_labels_changes_no_prediction(align, adapt, context):
     cells = labelled_cells(domains=("a", "b", "c"))

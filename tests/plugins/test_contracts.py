@@ -32,7 +32,10 @@ def test_every_shipped_plugin_loads():
     assert names == {
         "backbone": {"lora-sam", "resnext50", "timm", "colour"},
         "segmenter": {"lora-sam", "otsu", "classical"},
-        "align": {"none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"},
+        "align": {
+            *("none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"),
+            *("subspace", "ot-linear", "ot-entropic", "tca", "importance", "label-shift"),
+        },
         "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost"},
     }
 
