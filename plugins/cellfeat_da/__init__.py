@@ -1,4 +1,4 @@
-"""Alignment of pooled features by their moments, as an align plugin; NumPy only."""
+"""Alignment of pooled features by their moments, and of images by their stain, as an align plugin; NumPy only."""
 
 from __future__ import annotations
 
@@ -9,5 +9,7 @@ from cellfeat import hookimpl
 def cellfeat_align() -> dict[str, type]:
     from cellfeat_da.coral import Coral
     from cellfeat_da.moments import MeanCentre, NoAlignment, PerDomainZ
+    from cellfeat_da.stain import Macenko, Reinhard
 
-    return {"none": NoAlignment, "per-domain-z": PerDomainZ, "mean-centre": MeanCentre, "coral": Coral}
+    stain = {"reinhard": Reinhard, "macenko": Macenko}
+    return {"none": NoAlignment, "per-domain-z": PerDomainZ, "mean-centre": MeanCentre, "coral": Coral, **stain}
