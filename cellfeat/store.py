@@ -134,13 +134,22 @@ class Store:
 
         table = _table(digests, array)
         self._check_alike(column, dataset, table)
-        path = str(self.folder / f"{column}.lance")
-        try:
-            lance.write_dataset(table, path, mode="create" if dataset is None else "append")
-        except OSError:
-            if dataset is not None or self._open(column) is None:
-                raise
-            lance.write_dataset(table, path, mode="append")  # another run created it just now
+        if dataset is not None or not self._create(column, table):
+            lance.write_dataset(table, str(self.folder / f"{column}.lance"), mode="append")
+
+    def _create(self, column: str, table: Any) -> bool:
+        """Begin a column with these rows; False when another run has just begun it.
+
+        Of two that create at once Lance lets the later one replace the rows of the earlier, hence the lock.
+        """
+        import lance
+        from filelock import FileLock
+
+        with FileLock(self.folder / f"{column}.lock"):
+            if self._open(column) is not None:
+                return False
+            lance.write_dataset(table, str(self.folder / f"{column}.lance"), mode="create")
+            return True
 
     def compact(self) -> None:
         """Join the small pieces that appending leaves, where there are many; rows keep their order.
@@ -214,17 +223,9 @@ class Store:
             self._adopt_some(column, [digest for digest in fresh if digest not in self.rows(column)], text)
 
     def _created(self, column: str, schema: Any) -> Any:
-        """A column without rows."""
-        import lance
-
-        path = str(self.folder / f"{column}.lance")
-        try:
-            return lance.write_dataset(schema.empty_table(), path, mode="create")
-        except OSError:
-            dataset = self._open(column)  # another run created it just now
-            if dataset is None:
-                raise
-            return dataset
+        """A column without rows, unless another run has just begun it."""
+        self._create(column, schema.empty_table())
+        return self._open(column)
 
     def _adopt_some(self, column: str, digests: Sequence[str], text: str) -> None:
         """Append some rows of a fragment, whose file is left to nobody."""
