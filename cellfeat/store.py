@@ -70,7 +70,8 @@ class Store:
     def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
         self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
         self.folder = Path(root) / fingerprint(self.description)[:20]
-        self._known: dict[str, tuple[int, dict[str, int]]] = {}  # column -> rows counted, {digest: row}
+        # column -> fragments seen, rows counted, {digest: row}
+        self._known: dict[str, tuple[list[int], int, dict[str, int]]] = {}
         self._describe()
 
     def _describe(self) -> None:
@@ -100,13 +101,19 @@ class Store:
     def _rows_of(self, column: str, dataset: Any | None) -> dict[str, int]:
         if dataset is None:
             return {}
-        count, known = self._known.get(column, (0, {}))
-        if count != dataset.count_rows():
+        seen, count, known = self._known.get(column, ([], 0, {}))
+        fragments = [fragment.fragment_id for fragment in dataset.get_fragments()]
+        # Another run may have joined fragments meanwhile, and then rows may stand elsewhere.
+        if count != dataset.count_rows() or fragments[: len(seen)] != seen:
             digests = dataset.to_table(columns=["digest"]).column("digest").to_pylist()
             # Two runs may have encoded the same image; the first row stands.
-            known = {digest: row for row, digest in reversed(list(enumerate(digests)))}
-            self._known[column] = (len(digests), known)
+            known, count = {digest: row for row, digest in reversed(list(enumerate(digests)))}, len(digests)
+        self._known[column] = (fragments, count, known)
         return known
+
+    def _fragments(self, column: str) -> list[int]:
+        """Those that the column was last seen to have."""
+        return self._known[column][0] if column in self._known else []
 
     def missing(self, columns: Sequence[str], digests: Sequence[str]) -> list[str]:
         """The distinct digests that lack at least one of the columns, in the order given."""
@@ -127,7 +134,7 @@ class Store:
                 count = 0 if dataset is None else dataset.count_rows()
                 have.update({digest: count + i for i, digest in enumerate(new)})
                 # Rows that another run added meanwhile make the count differ, and then all are read again.
-                self._known[column] = (count + len(new), have)
+                self._known[column] = (self._fragments(column), count + len(new), have)
 
     def _write(self, column: str, dataset: Any | None, digests: list[str], array: np.ndarray) -> None:
         import lance
@@ -152,7 +159,7 @@ class Store:
             return True
 
     def compact(self) -> None:
-        """Join the small pieces that appending leaves, where there are many; rows keep their order.
+        """Join the small pieces that appending leaves, where there are many; rows may stand elsewhere afterwards.
 
         Columns of large rows stay as they are: writing them again would cost more than their pieces do. Other processes
         may be reading: a version goes `KEPT` after it was replaced. What fails here loses no row, and is left alone.
@@ -218,7 +225,7 @@ class Store:
             path = str(self.folder / f"{column}.lance")
             lance.LanceDataset.commit(path, lance.LanceOperation.Append(whole), read_version=dataset.version)
             have.update(new)
-            self._known[column] = (count + len(new), have)
+            self._known[column] = (self._fragments(column), count + len(new), have)
         for fresh, text in doubled:
             self._adopt_some(column, [digest for digest in fresh if digest not in self.rows(column)], text)
 
