@@ -1,4 +1,4 @@
-"""Alignment of pooled features by closed forms, as an align plugin: NumPy, scikit-learn and POT, when they are used."""
+"""Alignment of pooled features in closed forms and of images by their stain, as an align plugin; libraries load late."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def cellfeat_align() -> dict[str, type]:
     from cellfeat_da.importance import ImportanceWeighting
     from cellfeat_da.label_shift import LabelShift
     from cellfeat_da.moments import MeanCentre, NoAlignment, PerDomainZ
+    from cellfeat_da.stain import Macenko, Reinhard
     from cellfeat_da.subspace import SubspaceAlignment
     from cellfeat_da.tca import TransferComponents
     from cellfeat_da.transport import LinearTransport
@@ -27,4 +28,6 @@ def cellfeat_align() -> dict[str, type]:
         "tca": TransferComponents,
         "importance": ImportanceWeighting,
         "label-shift": LabelShift,
+        "reinhard": Reinhard,
+        "macenko": Macenko,
     }
