@@ -1,4 +1,4 @@
-"""Alignment of pooled features in closed forms and of images by their stain, as an align plugin; libraries load late."""
+"""Alignment of pooled features in closed forms and of images by their stain, as an align plugin."""
 
 from __future__ import annotations
 
