@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from cellfeat_timm import SourceOnly, augment, finetune
+from cellfeat_timm import SourceOnly, augment, finetune, loop
 from cellfeat_timm.network import build, to_group_norm
+from timm_helpers import Interrupting
 from torch import nn
 
 from cellfeat import CellfeatError, Cells
@@ -91,28 +91,9 @@ def test_images_of_hidden_rows_change_nothing(tmp_path):
     np.testing.assert_array_equal(*answers)
 
 
-class Interrupting:
-    """A reporter whose bar breaks after so many images, as a kill would; remembers what was counted."""
-
-    def __init__(self, after=None):
-        self.after, self.counted = after, []
-
-    @contextmanager
-    def progress(self, total, text):
-        yield self
-
-    def advance(self, n=1):
-        self.counted.append(n)
-        if self.after is not None and sum(self.counted) > self.after:
-            raise KeyboardInterrupt
-
-    def note(self, text):
-        pass
-
-
 @pytest.mark.parametrize("augmentation", ["flip", "stain"])
 def test_a_killed_training_goes_on_to_the_same_result(tmp_path, monkeypatch, augmentation):
-    monkeypatch.setattr(finetune, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     params = {**SHORT, "epochs": 4, "augment": augmentation}
     whole = SourceOnly(**params).fit(drawn(), cpu_context(tmp_path / "whole"))
     context = cpu_context(tmp_path / "killed")
