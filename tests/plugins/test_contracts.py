@@ -16,6 +16,7 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "source-only": {"model": "test_resnet", "weights": "random", "image_size": 32, "epochs": 1, "batch_size": 6},
     "dann": {"epochs": 1, "iterations_per_epoch": 3},
     "mcc": {"epochs": 1, "iterations_per_epoch": 3},
+    "lead": {"epochs": 1, "source_epochs": 1},
     "resnext50": {"weights": "random"},
     "timm": {"model": "test_vit", "weights": "random"},
     "rf": {"n_estimators": 20},
@@ -35,7 +36,7 @@ def test_every_shipped_plugin_loads():
         "backbone": {"lora-sam", "resnext50", "timm", "colour"},
         "segmenter": {"lora-sam", "otsu", "classical"},
         "align": {"none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"}
-        | {"dann", "mcc"},
+        | {"dann", "mcc", "lead"},
         "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost"},
     }
 

@@ -266,3 +266,16 @@ def test_blur_keeps_the_light_and_leaves_half_sharp():
     torch.testing.assert_close(blurred, blurred.transpose(2, 3))
     flat = torch.full((4, 3, 40, 40), 0.3)
     torch.testing.assert_close(augment.blur(flat, draw()), flat)
+
+
+@pytest.mark.slow
+def test_ten_steps_of_the_resnext_recipe(tmp_path):
+    """All its defaults but for weights, size and length; one step an epoch, as the cells are fewer than a batch holds."""
+    params = {"weights": "random", "image_size": 64, "epochs": 10}
+    method = SourceOnly(**params)
+    assert (method.model, method.batch_size, method.learning_rate) == ("resnext50_32x4d.tv_in1k", 128, 1e-4)
+    reporter = Interrupting()
+    cells = drawn(per_class=5, size=64)
+    method.fit(cells, replace(cpu_context(tmp_path), reporter=reporter))
+    assert reporter.counted == [0] + [9] * 10  # one step an epoch
+    assert tuple(method.transform(cells, cpu_context(tmp_path)).shape) == (10, 2048)
