@@ -32,7 +32,7 @@ class AdaptedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         last = [nn.ReLU()] if relu else []
-        self.trunk = trunk
+        self.trunk: Any = trunk
         self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.BatchNorm1d(bottleneck), *last)
         head = nn.Linear(bottleneck, classes)
         self.head = weight_norm(head) if weight_normed else head

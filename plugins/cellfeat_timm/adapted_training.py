@@ -58,11 +58,11 @@ class Adaptation:
     ) -> None:
         self.name, self.model, self.term, self.material, self.inputs = name, network, term, material, inputs
         self.params, self.context, self.score = params, context, score
-        self.network = nn.ModuleDict({"network": network, "helper": helper})
+        self.network: nn.Module = nn.ModuleDict({"network": network, "helper": helper})
         self.epochs, self.size = params["epochs"], params["iterations_per_epoch"]
         rate = params["learning_rate"]
         groups = [*network.groups(rate, params["trunk_factor"]), *parameter_groups([(helper, 1.0)], rate)]
-        self.optimizer = torch.optim.SGD(
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             groups, lr=rate, momentum=MOMENTUM, weight_decay=params["weight_decay"], nesterov=True
         )
 

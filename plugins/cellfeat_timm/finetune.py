@@ -48,7 +48,7 @@ class Finetuning:
     ) -> None:
         self.network, self.task, self.context, self.score = network, task, context, score
         self.epochs, self.size = task.params["epochs"], len(task.rows)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=task.params["learning_rate"])
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(network.parameters(), lr=task.params["learning_rate"])
 
     def key(self, seed: int) -> str:
         task = self.task

@@ -35,7 +35,8 @@ class Lead(NetworkAligner):
     Departures: closed set, cells beyond the boundary are taken for unknown in training, but every cell is given a known
     class in the end. The number of target clusters is sought in 10 principal components, not by t-SNE, with silhouettes
     of at most 5000 cells, and is at least 2. The program keeps the epoch that is best on the target's own labels; here
-    none sees them. Logarithms are of softmax outputs, nothing added. Revealed target cells teach the source model.
+    none sees them. Logarithms are of softmax outputs, nothing added. Layers start as torch starts them. Revealed
+    target cells teach the source model.
     """
 
     epochs: int = 50
@@ -71,9 +72,9 @@ class Lead(NetworkAligner):
             return self._score(material.judge, network, context)
 
         judged = (lambda: None) if adapts else score
-        work = SourceModel("lead-source", network, material, material.rows, self.source_epochs, *common, judged)
-        kept = train(work, context)
+        first = SourceModel("lead-source", network, material, material.rows, self.source_epochs, *common, judged)
+        kept = train(first, context)
         if not adapts:
             return kept
-        work = TargetModel("lead-target", network, material, material.unlabelled, self.epochs, *common, score)
-        return train(work, context)
+        second = TargetModel("lead-target", network, material, material.unlabelled, self.epochs, *common, score)
+        return train(second, context)

@@ -44,7 +44,7 @@ class Phase:
         self.batch = min(params["batch_size"], len(rows))
         self.size = len(rows) // self.batch  # what is left of an order is not trained on
         rate = params["learning_rate"]
-        self.optimizer = torch.optim.SGD(
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             self.groups(rate), lr=rate, momentum=MOMENTUM, weight_decay=params["weight_decay"], nesterov=True
         )
 

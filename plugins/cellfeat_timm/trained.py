@@ -29,6 +29,8 @@ class TrainedNetwork(ABC):
     network: torch.nn.Module | None = None
     model: str
     weights: str
+    epochs: int
+    selected_epoch_: int
     size_: int | None = None  # pixels of the network's input, where it is an image
 
     @abstractmethod
@@ -72,7 +74,7 @@ class TrainedNetwork(ABC):
         _, meta = load_state(folder)
         method = cls(**meta["params"])
         method.classes_, method.size_ = np.array(meta["classes"], dtype=np.int64), meta["size"]
-        method.selected_epoch_ = meta["selected_epoch"]
+        method.selected_epoch_ = meta.get("selected_epoch", method.epochs)  # which older files do not have
         saw = meta["weights_saw"]
         method.weights_saw, method.weights_sha256 = saw if saw is None else tuple(saw), meta["weights_sha256"]
         for name in method._sizes():

@@ -138,7 +138,7 @@ def test_it_brings_the_domains_together_and_classifies_the_target(tmp_path):
     method = Dann(**params, reversal_steps=100).fit(cells, cpu_context(tmp_path))
     use = cpu_context(tmp_path)
     target = cells[cells.is_target]
-    truth = np.tile(np.repeat([0, 1, 2], 40), 1)
+    truth = np.repeat([0, 1, 2], 40)
     proba = method.predict_proba(target, use)
     assert np.mean(proba.argmax(1) == truth) > 0.9
     np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-5)

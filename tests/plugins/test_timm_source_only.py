@@ -270,7 +270,7 @@ def test_blur_keeps_the_light_and_leaves_half_sharp():
 
 @pytest.mark.slow
 def test_ten_steps_of_the_resnext_recipe(tmp_path):
-    """All its defaults but for weights, size and length; one step an epoch, as the cells are fewer than a batch holds."""
+    """All its defaults but for weights, size and length; one step an epoch, as all cells fit into one batch."""
     params = {"weights": "random", "image_size": 64, "epochs": 10}
     method = SourceOnly(**params)
     assert (method.model, method.batch_size, method.learning_rate) == ("resnext50_32x4d.tv_in1k", 128, 1e-4)
