@@ -14,6 +14,9 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "bc-sam-ae": {"epochs": 1, "batch_size": 9},
     "ae-cfe": {"epochs": 1, "batch_size": 9},
     "source-only": {"model": "test_resnet", "weights": "random", "image_size": 32, "epochs": 1, "batch_size": 6},
+    "dann": {"epochs": 1, "iterations_per_epoch": 3},
+    "mcc": {"epochs": 1, "iterations_per_epoch": 3},
+    "lead": {"epochs": 1, "source_epochs": 1},
     "resnext50": {"weights": "random"},
     "timm": {"model": "test_vit", "weights": "random"},
     "rf": {"n_estimators": 20},
@@ -36,6 +39,7 @@ def test_every_shipped_plugin_loads():
         "align": {
             *("none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"),
             *("subspace", "ot-linear", "ot-entropic", "tca", "importance", "label-shift", "reinhard", "macenko"),
+            *("dann", "mcc", "lead"),
         },
         "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost", "majority"},
     }
