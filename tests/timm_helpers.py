@@ -9,7 +9,7 @@ import numpy as np
 from cellfeat import UNLABELED, Cells
 
 SHORT = {"epochs": 2, "iterations_per_epoch": 3, "batch_size": 8, "bottleneck": 8}
-TINY_IMAGES = {"on": "images", "model": "test_resnet", "weights": "random", "image_size": 32, "batch_size": 4}
+TINY_IMAGES = {"inputs": "images", "model": "test_resnet", "weights": "random", "image_size": 32, "batch_size": 4}
 
 
 def shifted(per_class=12, classes=3, channels=6, seed=0):

@@ -52,8 +52,8 @@ class NetworkAligner(NetworkParameters, TrainedNetwork):
     width_: int | None = None  # of a vector that the bottleneck is given
 
     def __post_init__(self) -> None:
-        self.reads = ("image",) if self.on == "images" else ("pooled",)
-        if self.on == "images":
+        self.reads = ("image",) if self.inputs == "images" else ("pooled",)
+        if self.inputs == "images":
             published_config(self.model)
         checked_size(self.image_size)
         check_at_least(1, epochs=self.epochs, bottleneck=self.bottleneck)
@@ -74,7 +74,7 @@ class NetworkAligner(NetworkParameters, TrainedNetwork):
             )
             unlabelled = unlabelled[:0]
         self.weights_saw, self.weights_sha256, weights = (), None, None
-        if self.on == "images":
+        if self.inputs == "images":
             weights = self._find_weights(context)
             self.size_ = self.image_size or cells.column("image").shape[-1]
         else:
@@ -83,7 +83,7 @@ class NetworkAligner(NetworkParameters, TrainedNetwork):
         taught, judge = split(self.select, cells, rows, targets, unlabelled, context.seed)
         material = Material(cells, rows[taught], targets[taught], unlabelled, judge)
         network = self._build(weights, context.seed)
-        if self.on == "features":
+        if self.inputs == "features":
             source = material.rows[~cells.is_target[material.rows]]
             network.trunk.learn(cells.pooled[source if len(source) else material.rows])
         self.selected_epoch_ = self._train(network, material, context)
@@ -113,7 +113,7 @@ class NetworkAligner(NetworkParameters, TrainedNetwork):
     def _inputs(self) -> Inputs:
         from cellfeat_timm.inputs import Images, Vectors
 
-        return Vectors() if self.on == "features" else Images(self.model, self.size_ or 0, self.augment)
+        return Vectors() if self.inputs == "features" else Images(self.model, self.size_ or 0, self.augment)
 
     def _sizes(self) -> dict[str, Any]:
         return {"width_": self.width_}

@@ -24,8 +24,9 @@ class Dann(NetworkAligner):
     defaults are those of the program of TLLib: SGD with Nesterov's momentum 0.9, batches of as many labelled as
     unlabelled cells, rate learning_rate * (1 + 0.001 step)^-0.75, times trunk_factor below the bottleneck.
 
-    on: "features" reads the backbone's cached vectors, standardised by the labelled source rows, in place of a trunk;
-    "images" trains the timm network `model` end to end, with weights, image_size, augment and norm as in `source-only`.
+    inputs: "features" reads the backbone's cached vectors, standardised by the labelled source rows, instead of a
+    trunk's; "images" trains the timm network `model` end to end, weights, image_size, augment and norm as in
+    `source-only`.
     The features are the bottleneck's output (N, bottleneck); it has its own head.
     hidden: width of the discriminator. reversal_alpha, reversal_low, reversal_high, reversal_steps: the reversal's
     coefficient, 2 (high - low) / (1 + exp(-alpha step / steps)) - (high - low) + low.

@@ -24,8 +24,9 @@ class Lead(NetworkAligner):
     lengths + cross-entropy to the mean prediction of the nearest `neighbours`. Both by SGD with Nesterov's momentum
     0.9, rate learning_rate * (1 + 10 step / steps)^-0.75, times trunk_factor below the bottleneck.
 
-    on: "features" reads the backbone's cached vectors, standardised by the labelled source rows, in place of a trunk;
-    "images" trains the timm network `model` end to end, with weights, image_size, augment and norm as in `source-only`.
+    inputs: "features" reads the backbone's cached vectors, standardised by the labelled source rows, instead of a
+    trunk's; "images" trains the timm network `model` end to end, weights, image_size, augment and norm as in
+    `source-only`.
     The features are the bottleneck's output (N, bottleneck), linear and batch-normalised, without a ReLU; it has its
     own head, weight-normalised.
     select: the epoch of the target's training that is kept (without target cells, of the source's). "last";

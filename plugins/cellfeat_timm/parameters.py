@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(eq=False)
 class NetworkParameters:
-    on: Literal["features", "images"] = "features"
+    inputs: Literal["features", "images"] = "features"
     model: str = "resnext50_32x4d.tv_in1k"
     weights: str = "imagenet"
     image_size: int | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -27,6 +29,8 @@ class SourceOnly(TrainedNetwork):
     in the frame of the run's backbone; whatever that backbone computes plays no part.
 
     model, weights: as for the backbone `timm`. image_size: size to which the frame is resized; its own unless given.
+    steps: of the optimiser, in whole epochs and at least so many, in place of `epochs`: then a small laboratory trains
+    as long as a large one.
     augment: "none"; "flip", the eight orientations; or "stain", which adds stain, scale and blur. norm: "group" turns
     batch into group normalisation, which does not depend on a laboratory's statistics. mixstyle: probability with which
     a training batch mixes the styles of its images behind the first two stages of a ResNet (Zhou et al., ICLR 2021).
@@ -49,6 +53,7 @@ class SourceOnly(TrainedNetwork):
         weights: str = "imagenet",
         image_size: int | None = None,
         epochs: int = 100,
+        steps: int | None = None,
         batch_size: int = 128,
         learning_rate: float = 1e-4,
         warmup_epochs: int | None = None,
@@ -59,7 +64,7 @@ class SourceOnly(TrainedNetwork):
     ) -> None:
         published_config(model)
         checked_size(image_size)
-        check_at_least(1, epochs=epochs)
+        check_at_least(1, epochs=epochs, steps=steps)
         check_at_least(2, batch_size=batch_size)  # batch normalisation needs two cells to learn from
         check_at_least(0, warmup_epochs=warmup_epochs)
         check_positive(learning_rate=learning_rate)
@@ -73,7 +78,8 @@ class SourceOnly(TrainedNetwork):
 
             check_mixstyle(mixstyle, model)
         self.model, self.weights, self.image_size = model, weights, image_size
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self.epochs, self.steps = epochs, steps
+        self.batch_size, self.learning_rate = batch_size, learning_rate
         self.warmup_epochs, self.augment, self.norm = warmup_epochs, augment, norm
         self.mixstyle, self.select = mixstyle, select
 
@@ -88,6 +94,8 @@ class SourceOnly(TrainedNetwork):
         taught, judge = split(self.select, cells, rows, targets, np.empty(0, np.int64), context.seed)
         network = self._build(weights, context.seed)
         task = Task(cells, rows[taught], targets[taught], self._inputs(), self._params())
+        if self.steps is not None:
+            task = replace(task, params={**task.params, "epochs": math.ceil(self.steps / task.steps_per_epoch())})
         work = Finetuning(network, task, context, lambda: self._score(judge, network, context))
         self.selected_epoch_ = train(work, context)
         self.network = network

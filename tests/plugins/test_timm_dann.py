@@ -26,7 +26,7 @@ def test_dann_keeps_the_aligner_contract(tmp_path, params):
 
 def test_what_it_reads_depends_on_what_it_works_on():
     assert Dann().reads == ("pooled",)
-    assert Dann(on="images").reads == ("image",)
+    assert Dann(inputs="images").reads == ("image",)
     assert Dann.writes == "pooled"
 
 
@@ -212,7 +212,7 @@ def test_a_killed_training_goes_on_to_the_same_result(tmp_path, monkeypatch, par
         ({"trade_off": -1.0}, "trade_off=-1.0 is not possible: give at least 0"),
         ({"reversal_steps": 0}, "reversal_steps=0 is not possible: give a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan is not possible: give a number above 0"),
-        ({"on": "images", "model": "resnet5"}, "timm has no model named 'resnet5'"),
+        ({"inputs": "images", "model": "resnet5"}, "timm has no model named 'resnet5'"),
         ({"image_size": 8}, "image_size=8 is not possible"),
     ],
 )
@@ -237,4 +237,4 @@ def test_prepare_looks_for_weights_only_where_they_are_used(tmp_path, monkeypatc
     monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path))
     Dann().prepare(cpu_context(tmp_path))
     with pytest.raises(CellfeatError, match="no pretrained weights for resnext50"):
-        Dann(on="images").prepare(cpu_context(tmp_path))
+        Dann(inputs="images").prepare(cpu_context(tmp_path))

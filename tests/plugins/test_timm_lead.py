@@ -170,7 +170,7 @@ def networks(method, cells, context, monkeypatch):
 
 
 def test_the_target_trains_trunk_and_bottleneck_and_leaves_the_classifier(tmp_path, monkeypatch):
-    method = Lead(**LEAD, on="images", model="test_resnet", weights="random", image_size=32)
+    method = Lead(**LEAD, inputs="images", model="test_resnet", weights="random", image_size=32)
     before, after = networks(method, toy_cells(), cpu_context(tmp_path), monkeypatch)
     for name, value in after.items():
         if name.startswith("head."):
