@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Result:
     targets: dict[str, list[Prediction]] = field(default_factory=dict)  # each fold's model on the whole target
     weights_saw: tuple[str, ...] | None = ()  # data that pretrained weights in it have seen; None: not known
     seconds: float = 0.0  # of all fits and answers; a fit that another classifier shares counts for each
+    histories: dict[str, Any] = field(default_factory=dict)  # by method, what it says of its training, of the last fit
     together: bool = True  # several targets were adapted to in one fit
 
     def predictions(self, target: str) -> list[Prediction]:
@@ -150,6 +151,7 @@ class Evaluator:
                     fit = self._fold(result, split, seed, number)
                     bar.advance()
         result.weights_saw = fit.pipeline.weights_saw
+        result.histories = fit.pipeline.histories
         result.seconds = time.monotonic() - started + self._shared_seconds
         return result
 

@@ -119,6 +119,11 @@ class Pipeline:
             saw.insert(0, getattr(self.encoder.backbone, "weights_saw", None))
         return None if None in saw else tuple(dict.fromkeys(name for names in saw for name in names))
 
+    @property
+    def histories(self) -> dict[str, Any]:
+        """What fitted methods say of their training, by name: losses by epoch, say."""
+        return {m.name: m.aligner.history_ for m in self.methods if getattr(m.aligner, "history_", None) is not None}
+
     def prepare(self, context: Context) -> None:
         """Let every method refuse what cannot be done before any long work."""
         for aligner in self.aligners:

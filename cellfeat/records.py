@@ -54,6 +54,7 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
                     "ceiling": metrics.ceiling(cells.label[rows], learnt, len(classes)),
                     "classes": list(classes),
                     "confusion": scored.confusion,
+                    **({"histories": result.histories} if result.histories else {}),
                     "seconds": round(result.seconds, 3),
                     **about,
                 }

@@ -127,6 +127,7 @@ class Aligner(Protocol):
     Optional:
     - `prepare(context)`, called once before any long work: find weights, refuse what cannot be done;
     - `weights_saw`, once fitted, as for a backbone;
+    - `history_`, once fitted: what JSON can hold of its training, such as losses by epoch; kept in the records;
     - `symmetric = True`: of a method that uses no labels and treats source and target rows alike, so that one fit on
       all domains serves every source (DoRL trains one autoencoder for all);
     - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;

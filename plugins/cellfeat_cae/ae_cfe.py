@@ -28,6 +28,7 @@ class AeCfe(AutoencoderAligner):
     cells for each GPU).
 
     accumulate: parts that a batch is computed in, for little memory; domains are then compared within each part.
+    training_cells: train on at most so many cells of each domain, drawn by the seed; published: on all.
     anchor: the domain that the others are drawn to; None for the first source by name (published: Matek-19).
     weights: folder of a fitted autoencoder, from a run, that is used as it is; nothing is trained.
 
@@ -40,6 +41,7 @@ class AeCfe(AutoencoderAligner):
     epochs: int = 150
     batch_size: int = 500
     accumulate: int = 1
+    training_cells: int | None = None
     learning_rate: float = 1e-3
     latent: int = 50
     image_weight: float = 1.0
@@ -53,7 +55,7 @@ class AeCfe(AutoencoderAligner):
 
     def __post_init__(self) -> None:
         factors = ("image_weight", "domain_weight", "feature_weight")
-        inputs.check_numbers(self, ("epochs", "batch_size", "accumulate", "latent"), factors)
+        inputs.check_numbers(self, ("epochs", "batch_size", "accumulate", "training_cells", "latent"), factors)
         self.uses_target = self.weights is None
 
     @property

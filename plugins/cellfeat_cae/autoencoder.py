@@ -41,6 +41,7 @@ class AutoencoderAligner(ABC):
     epochs: int
     batch_size: int
     accumulate: int
+    training_cells: int | None
     learning_rate: float
     warmup_steps: int  # of the learning rate; 0 keeps it constant
     anchor: str | None
@@ -105,7 +106,7 @@ class AutoencoderAligner(ABC):
 
         self.channels_ = inputs.map_channels(self.name, cells, context)
         inputs.check_crops(self.name, cells)
-        cells = inputs.with_a_mask(self.name, cells, context)
+        cells = inputs.limited(inputs.with_a_mask(self.name, cells, context), self.training_cells, context.seed)
         anchor = inputs.anchor_domain(self.name, cells, self.anchor, context)
         self.domains_ = tuple(np.unique(cells.domain).tolist())
         with training.seeded(context.seed):

@@ -27,6 +27,7 @@ class BcSamAe(AutoencoderAligner):
     run has 2,570 steps.
 
     accumulate: parts that a batch is computed in, for little memory; batch norm and domains then see a part each.
+    training_cells: train on at most so many cells of each domain, drawn by the seed; published: on all.
     anchor: the domain that the others are drawn to; None for the first source by name (published: Matek-19).
     weights: folder of a fitted autoencoder, imported or from a run, that is used as it is; nothing is trained.
 
@@ -37,6 +38,7 @@ class BcSamAe(AutoencoderAligner):
     epochs: int = 10
     batch_size: int = 128
     accumulate: int = 1
+    training_cells: int | None = None
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     warmup_steps: int = 500
@@ -51,7 +53,7 @@ class BcSamAe(AutoencoderAligner):
 
     def __post_init__(self) -> None:
         factors = ("weight_decay", "warmup_steps", "image_weight", "domain_weight")
-        inputs.check_numbers(self, ("epochs", "batch_size", "accumulate", "latent"), factors)
+        inputs.check_numbers(self, ("epochs", "batch_size", "accumulate", "training_cells", "latent"), factors)
         self.uses_target = self.weights is None
 
     @property

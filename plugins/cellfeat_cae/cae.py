@@ -35,6 +35,7 @@ class Cae(AutoencoderAligner):
     heads: None gives heads 64 channels wide where that divides the channels, else the nearest width that does.
     head_width: channels after the image head's first layer; None gives 512 * C / 768, rounded to a multiple of 8.
     accumulate: parts that a batch is computed in, for little memory; domains are then compared within each part.
+    training_cells: train on at most so many cells of each domain, drawn by the seed; published: on all.
     anchor: the domain that the others are drawn to; None for the first source by name (published: Matek-19).
     weights: folder of a fitted autoencoder, imported or from a run, that is used as it is; nothing is trained, and all
         parameters but `views` are those that it was fitted with.
@@ -53,6 +54,7 @@ class Cae(AutoencoderAligner):
     epochs: int = 300
     batch_size: int = 64
     accumulate: int = 1
+    training_cells: int | None = None
     learning_rate: float = 1e-4
     weight_decay: float = 0.05
     warmup_steps: int = 500
@@ -76,7 +78,16 @@ class Cae(AutoencoderAligner):
     importers: ClassVar[Mapping[str, Callable[..., str]]] = {"dorl-cae": import_dorl_cae}
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "accumulate", "encoder_depth", "decoder_depth", "heads", "latent")
+        counts = (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "training_cells",
+            "encoder_depth",
+            "decoder_depth",
+            "heads",
+            "latent",
+        )
         factors = ("weight_decay", "warmup_steps", "image_weight", "domain_weight", "feature_weight")
         inputs.check_numbers(self, counts, factors)
         if not 0 <= self.mask_ratio < 1:

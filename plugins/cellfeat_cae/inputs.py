@@ -65,6 +65,15 @@ def with_a_mask(name: str, cells: Cells, context: Context) -> Cells:
     return cells[found]
 
 
+def limited(cells: Cells, most: int | None, seed: int) -> Cells:
+    """At most so many cells of each domain, drawn by the seed; all where `most` is None."""
+    if most is None:
+        return cells
+    order = np.random.default_rng(seed).permutation(len(cells))
+    kept = [order[cells.domain[order] == name][:most] for name in np.unique(cells.domain)]
+    return cells[np.sort(np.concatenate(kept))]
+
+
 def _counted(names: Iterable[Any]) -> str:
     values, counts = np.unique(list(names), return_counts=True)
     return ", ".join(f"{value} {count}" for value, count in zip(values, counts, strict=True))
