@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,7 +29,8 @@ class Lead(NetworkAligner):
     trunk's; "images" trains the timm network `model` end to end, weights, image_size, augment and norm as in
     `source-only`.
     The features are the bottleneck's output (N, bottleneck), linear and batch-normalised, without a ReLU; it has its
-    own head, weight-normalised.
+    own head, weight-normalised. source_steps: of the source model, in whole epochs and at least so many, in place of
+    `source_epochs`.
     select: the epoch of the target's training that is kept (without target cells, of the source's). "last";
     "source-val", by balanced accuracy on a tenth of the labelled source cells, which are then not trained on;
     "information-maximization", by the mutual information of target cell and predicted class. Of equals the later one.
@@ -42,6 +44,7 @@ class Lead(NetworkAligner):
 
     epochs: int = 50
     source_epochs: int = 50
+    source_steps: int | None = None
     batch_size: int = 64
     learning_rate: float = 1e-3
     pseudo_weight: float = 0.3
@@ -51,8 +54,13 @@ class Lead(NetworkAligner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, source_epochs=self.source_epochs, neighbours=self.neighbours)
+        check_at_least(1, source_epochs=self.source_epochs, source_steps=self.source_steps, neighbours=self.neighbours)
         check_at_least(0, pseudo_weight=self.pseudo_weight)
+
+    def _source_epochs(self, cells: int) -> int:
+        if self.source_steps is None:
+            return self.source_epochs
+        return math.ceil(self.source_steps / math.ceil(cells / self.batch_size))
 
     def _form(self) -> dict[str, bool]:
         return {"relu": False, "weight_normed": True}
@@ -73,7 +81,9 @@ class Lead(NetworkAligner):
             return self._score(material.judge, network, context)
 
         judged = (lambda: None) if adapts else score
-        first = SourceModel("lead-source", network, material, material.rows, self.source_epochs, *common, judged)
+        first = SourceModel(
+            "lead-source", network, material, material.rows, self._source_epochs(len(material.rows)), *common, judged
+        )
         kept = train(first, context)
         if not adapts:
             return kept
