@@ -17,7 +17,7 @@ import numpy as np
 from cellfeat.artifacts import atomic_file
 from cellfeat.comparison import Answers, Truth
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Result
+from cellfeat.results import Result
 from cellfeat.types import Cells
 
 FIT = ("protocol", "classifier", "seed", "source")  # columns that name a fit within a row

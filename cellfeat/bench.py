@@ -21,10 +21,11 @@ from filelock import FileLock, Timeout
 from cellfeat import answers, provenance, records
 from cellfeat.datasets import Dataset
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.evaluate import Evaluator, Fits, Result, check_enough
+from cellfeat.evaluate import Evaluator, Fits, check_enough
 from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import Recipe
+from cellfeat.results import Result
 from cellfeat.run import describe, finetuned, prepared
 from cellfeat.slots import Context
 from cellfeat.splits import Split

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,19 +19,10 @@ from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline
 from cellfeat.recipe import Recipe
 from cellfeat.registry import Registry
+from cellfeat.results import Prediction, Result, joined, merged
 from cellfeat.slots import Context, Progress
 from cellfeat.splits import Split, halves, splits
 from cellfeat.types import Cells
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One model's answers for the cells `rows`: (n,) classes and (n, K) probabilities."""
-
-    fold: int
-    rows: np.ndarray
-    classes: np.ndarray
-    proba: np.ndarray
 
 
 class Shown(NamedTuple):
@@ -48,32 +39,6 @@ class Shown(NamedTuple):
     @property
     def all(self) -> np.ndarray:
         return _rows(self)
-
-
-@dataclass
-class Result:
-    """All that came of one source setting under one seed."""
-
-    split: Split
-    seed: int
-    adapt: str  # what was done: "none" when no method asks for target cells
-    adapted_to: dict[str, list[str]]  # by the target that is scored, and by the source's own name
-    inside: list[Prediction] = field(default_factory=list)  # each fold's model on its held-out fold
-    targets: dict[str, list[Prediction]] = field(default_factory=dict)  # each fold's model on the whole target
-    weights_saw: tuple[str, ...] | None = ()  # data that pretrained weights in it have seen; None: not known
-    seconds: float = 0.0  # of all fits and answers; a fit that another classifier shares counts for each
-    histories: dict[str, Any] = field(default_factory=dict)  # by method, what it says of its training, of the last fit
-    together: bool = True  # several targets were adapted to in one fit
-
-    def predictions(self, target: str) -> list[Prediction]:
-        """The models' answers on a target, or on the source itself by its own name."""
-        return self.inside if target == self.split.name else self.targets[target]
-
-    def predicted_rows(self, target: str) -> np.ndarray:
-        """The cells that were scored: once by every model, or, inside the source, once by the model of their fold."""
-        if target == self.split.name:
-            return np.concatenate([one.rows for one in self.inside])
-        return self.targets[target][0].rows
 
 
 class Fit(NamedTuple):
@@ -133,7 +98,7 @@ class Evaluator:
         """Fit and test one source setting; the protocol says whether its targets are adapted to together."""
         apart = not self.recipe.protocol.together and len(split.adaptable) > 1
         if apart and (self.adapt != "none" or split.shown):
-            return _merged(split, [self._run(part, seed) for part in split.for_each_target()])
+            return merged(split, [self._run(part, seed) for part in split.for_each_target()])
         return self._run(split, seed)
 
     def _run(self, split: Split, seed: int) -> Result:
@@ -237,7 +202,7 @@ class Evaluator:
             for name, wanted in scored.items():
                 answers[name].append(self._predict(fit, number, wanted))
         for name, pieces in answers.items():
-            result.targets[name].append(_joined(pieces))
+            result.targets[name].append(joined(pieces))
         return fit
 
     def _progress(self, split: Split) -> AbstractContextManager[Progress]:
@@ -280,31 +245,6 @@ class Evaluator:
 def _rows(parts: Iterable[np.ndarray]) -> np.ndarray:
     """All rows of several parts, none of no part."""
     return np.concatenate([np.zeros(0, int), *parts])
-
-
-def _merged(split: Split, parts: list[Result]) -> Result:
-    """Targets that were adapted to one by one; of the source's own folds the first fit's answers stand."""
-    first = parts[0]
-    return replace(
-        first,
-        split=split,
-        adapted_to={name: value for part in reversed(parts) for name, value in part.adapted_to.items()},
-        targets={name: answers for part in parts for name, answers in part.targets.items()},
-        together=False,
-        seconds=sum(part.seconds for part in parts),
-    )
-
-
-def _joined(pieces: list[Prediction]) -> Prediction:
-    """The halves of one target, in row order again."""
-    rows = np.concatenate([piece.rows for piece in pieces])
-    order = np.argsort(rows)
-    return Prediction(
-        pieces[0].fold,
-        rows[order],
-        np.concatenate([piece.classes for piece in pieces])[order],
-        np.concatenate([piece.proba for piece in pieces])[order],
-    )
 
 
 def check_enough(cells: Cells, n_folds: int) -> None:

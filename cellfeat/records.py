@@ -12,7 +12,7 @@ import numpy as np
 from cellfeat import metrics
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Result
+from cellfeat.results import Result
 from cellfeat.scoring import calibration, score
 from cellfeat.store import QUALITY
 from cellfeat.types import Cells

@@ -14,11 +14,12 @@ from uuid import uuid4
 from cellfeat import datasets, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Evaluator, Result, check_enough
+from cellfeat.evaluate import Evaluator, check_enough
 from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
+from cellfeat.results import Result
 from cellfeat.slots import Context
 from cellfeat.splits import Split
 from cellfeat.storage import is_url

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cellfeat import metrics
-from cellfeat.evaluate import Prediction, Result
+from cellfeat.results import Prediction, Result
 from cellfeat.types import Cells
 
 

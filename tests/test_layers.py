@@ -23,7 +23,7 @@ LEVELS = {
     "synthetic_cells",
     2: "classification downloads drawing images manifest registry scan splits store suite synthetic training",
     3: "curves datasets deferred exchange known_files layouts testing weights",
-    4: "batch_size demo encoding pictures unlabelled",
+    4: "batch_size demo encoding pictures results unlabelled",
     5: "writing",
     6: "extract",
     7: "handing workplace",
