@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cellfeat.commands import data, plugins, weights
+from cellfeat.commands import bench, data, plugins, weights
 from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
     "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(weights.app, name="weights")

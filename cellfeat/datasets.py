@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cellfeat.decode import ImageError
-from cellfeat.errors import CellfeatError
+from cellfeat.errors import CellfeatError, unknown
 from cellfeat.labels import Vocabulary, load_vocabulary
 from cellfeat.manifest import Row, chosen_domains, read_rows, row_problems
 from cellfeat.scan import ImageFacts, Memory, ProgressBar, Skipped, examine_all, refuse_or_skip, write_skipped
@@ -24,6 +24,7 @@ __all__ = [
     "Skipped",
     "check_images",
     "read_manifest",
+    "without_classes",
     "write_skipped",
 ]
 
@@ -130,6 +131,25 @@ def read_manifest(
     data = from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
     data = replace(data, dropped_by_domain=_count(without), skipped=tuple(skipped))
     return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped))
+
+
+def without_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """A data set less some classes of some domains, each named DOMAIN/CLASS; a name that is not there is refused."""
+    kept = np.ones(len(dataset), dtype=bool)
+    for name in names:
+        domain, _, label = name.rpartition("/")
+        if label not in dataset.classes:
+            raise CellfeatError(
+                unknown("class in dataset.leave_out", label, dataset.classes, "Written as DOMAIN/CLASS")
+            )
+        rows = (dataset.domain == domain) & (dataset.label == dataset.classes.index(label))
+        if not rows.any():
+            raise CellfeatError(
+                f"dataset.leave_out: {name} names no cell; domains are {', '.join(dataset.domains)}, and a class is "
+                "written as DOMAIN/CLASS"
+            )
+        kept &= ~rows
+    return dataset if kept.all() else dataset.select(kept)
 
 
 def _count(rows: Iterable[Row]) -> dict[str, dict[str, int]]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from cellfeat import metrics
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline
@@ -34,6 +34,22 @@ class Prediction:
     proba: np.ndarray
 
 
+class Shown(NamedTuple):
+    """What a fit is shown: rows of the source, target rows with their labels, target rows without."""
+
+    source: np.ndarray
+    shown: np.ndarray
+    target: np.ndarray
+
+    @property
+    def labelled(self) -> np.ndarray:
+        return _rows([self.source, self.shown])
+
+    @property
+    def all(self) -> np.ndarray:
+        return _rows(self)
+
+
 @dataclass
 class Result:
     """All that came of one source setting under one seed."""
@@ -41,16 +57,42 @@ class Result:
     split: Split
     seed: int
     adapt: str  # what was done: "none" when no method asks for target cells
-    adapted_to: list[str]
+    adapted_to: dict[str, list[str]]  # by the target that is scored, and by the source's own name
     inside: list[Prediction] = field(default_factory=list)  # each fold's model on its held-out fold
     targets: dict[str, list[Prediction]] = field(default_factory=dict)  # each fold's model on the whole target
     weights_saw: tuple[str, ...] | None = ()  # data that pretrained weights in it have seen; None: not known
-    seconds: float = 0.0
+    seconds: float = 0.0  # of all fits and answers; a fit that another classifier shares counts for each
+    together: bool = True  # several targets were adapted to in one fit
+
+    def predictions(self, target: str) -> list[Prediction]:
+        """The models' answers on a target, or on the source itself by its own name."""
+        return self.inside if target == self.split.name else self.targets[target]
+
+    def predicted_rows(self, target: str) -> np.ndarray:
+        """The cells that were scored: once by every model, or, inside the source, once by the model of their fold."""
+        if target == self.split.name:
+            return np.concatenate([one.rows for one in self.inside])
+        return self.targets[target][0].rows
+
+
+class Fit(NamedTuple):
+    """A fitted chain, the (N, D) features of what it was fitted on, and what it took."""
+
+    context: Context
+    pipeline: Pipeline
+    features: np.ndarray
+    seconds: float
+
+
+Fits = OrderedDict[Path, Fit]  # by the folder of their checkpoints, which names exactly what was fitted
 
 
 @dataclass
 class Evaluator:
-    """Runs a resolved recipe on encoded cells. `scratch` outlives a kill; `classes` names the labels."""
+    """Runs a resolved recipe on encoded cells. `scratch` outlives a kill; `classes` names the labels.
+
+    fits: the chains at hand, at most `kept_fits`; shared by evaluators that differ in the classifier alone.
+    """
 
     recipe: Recipe
     registry: Registry
@@ -59,12 +101,14 @@ class Evaluator:
     context: Context
     encoder: Encoder | None = None
     identity: str = ""  # of data and encoding: tells one run's checkpoints from another's
+    fits: Fits = field(default_factory=OrderedDict)
+    kept_fits: int = 1
 
     def __post_init__(self) -> None:
         self._prototype = self._new_pipeline()
         self.saved_recipe = self.recipe  # what a refitted pipeline is saved with
-        self._last: tuple[Context, Pipeline, np.ndarray] | None = None
         self._scratch: set[Path] = set()
+        self._shared_seconds = 0.0
 
     @property
     def adapt(self) -> str:
@@ -80,87 +124,119 @@ class Evaluator:
             seed=seed,
             sources=protocol.source,
             targets=protocol.target,
+            fitted_folds=protocol.fitted_folds,
+            shots=protocol.shots,
         )
 
     def run(self, split: Split, seed: int) -> Result:
-        """Fit and test one source setting."""
-        started = time.monotonic()
-        adapt_rows = _rows(split.adaptable.values())
+        """Fit and test one source setting; the protocol says whether its targets are adapted to together."""
+        apart = not self.recipe.protocol.together and len(split.adaptable) > 1
+        if apart and (self.adapt != "none" or split.shown):
+            return _merged(split, [self._run(part, seed) for part in split.for_each_target()])
+        return self._run(split, seed)
+
+    def _run(self, split: Split, seed: int) -> Result:
+        started, self._shared_seconds = time.monotonic(), 0.0
         adapted_to = sorted(split.adaptable) if self.adapt != "none" else []
-        result = Result(split, seed, self.adapt, adapted_to, targets={name: [] for name in split.targets})
+        names = (split.name, *split.targets)
+        result = Result(
+            split, seed, self.adapt, dict.fromkeys(names, adapted_to), targets={name: [] for name in split.targets}
+        )
         if self.adapt == "test" and not self._prototype.uses_labels:
-            self._fitted_once(result, split, seed, adapt_rows)
+            fit = self._fitted_once(result, split, seed)
         else:
             with self._progress(split) as bar:
                 for number in range(len(split.folds)):
-                    self._fold(result, split, seed, number, adapt_rows)
+                    fit = self._fold(result, split, seed, number)
                     bar.advance()
-        result.weights_saw = self._last[1].weights_saw if self._last else ()
-        result.seconds = time.monotonic() - started
+        result.weights_saw = fit.pipeline.weights_saw
+        result.seconds = time.monotonic() - started + self._shared_seconds
         return result
 
     def refit(self, split: Split, seed: int) -> Pipeline:
         """One pipeline on all source rows, adapted to every target of the split where the protocol adapts."""
-        adapt = _rows(split.adaptable.values() if self.adapt != "none" else ())
-        context, pipeline, features = self._fit_align(split.rows, adapt, seed)
-        self._fit_classifier(pipeline, context, split.rows, adapt, features)
-        return pipeline
+        rows = Shown(split.rows, _rows(split.shown.values()), self._adapt_rows(split))
+        fit = self._fit_align(rows, seed)
+        self._fit_classifier(fit, rows, fit.features)
+        return fit.pipeline
 
-    def _fit_classifier(
-        self, pipeline: Pipeline, context: Context, source: np.ndarray, adapt: np.ndarray, features: np.ndarray
-    ) -> None:
-        """The classifier on source rows, then corrections on adapted rows; `features` are of both, in this order."""
-        pipeline.fit_classifier(self.registry, self.cells[source], features[: len(source)], context)
-        pipeline.fit_adjust(self.cells[adapt].hide_labels(), context, features[len(source) :])
+    def _adapt_rows(self, split: Split) -> np.ndarray:
+        return _rows(split.adaptable.values() if self.adapt != "none" else ())
+
+    def _fit_classifier(self, fit: Fit, rows: Shown, features: np.ndarray) -> None:
+        """The classifier on labelled rows, then corrections on adapted rows; `features` are of `rows`, in order."""
+        pipeline, labelled = fit.pipeline, rows.labelled
+        pipeline.fit_classifier(self.registry, self.cells[labelled], features[: len(labelled)], fit.context)
+        pipeline.fit_adjust(self.cells[rows.target].hide_labels(), fit.context, features[len(labelled) :])
 
     def clear_scratch(self) -> None:
         """Remove the checkpoints of these fits, once everything that came of them is saved."""
         for folder in self._scratch:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fit_align(self, source: np.ndarray, target: np.ndarray, seed: int) -> tuple[Context, Pipeline, np.ndarray]:
+    def _fit_align(self, rows: Shown, seed: int) -> Fit:
         """Fit the chain on these rows; asked for the same rows again, the fit that is at hand is given."""
-        context = self._context(seed, source, target)
-        if self._last is None or self._last[0].scratch != context.scratch:
+        cells = self._visible(rows)
+        context = self._context(seed, rows)
+        found = self.fits.get(context.scratch)
+        if found is None:
+            started = time.monotonic()
             pipeline = self._new_pipeline()
-            features = pipeline.fit_align(self._with_targets(source, target), context)
-            self._last = (context, pipeline, features)
-        return self._last
+            features = pipeline.fit_align(cells, context)
+            found = Fit(context, pipeline, features, time.monotonic() - started)
+            self.fits[context.scratch] = found
+            while len(self.fits) > self.kept_fits:
+                self.fits.popitem(last=False)
+        else:
+            self._shared_seconds += found.seconds
+        return found._replace(pipeline=replace(found.pipeline, recipe=self.recipe, head=None))
 
-    def _fitted_once(self, result: Result, split: Split, seed: int, adapt_rows: np.ndarray) -> None:
-        """A label-free method under `adapt: test`: one fit for the source, as published; a classifier per fold."""
-        context, pipeline, features = self._fit_align(split.rows, adapt_rows, seed)
-        place = {int(row): i for i, row in enumerate(np.concatenate([split.rows, adapt_rows]))}
+    def _fitted_once(self, result: Result, split: Split, seed: int) -> Fit:
+        """A label-free method under `adapt: test`: one fit for the source, as published; a classifier per fold.
 
-        def of(rows: np.ndarray) -> np.ndarray:
-            return features[[place[int(row)] for row in rows]]
+        Methods that treat source and target alike are fitted once for all sources: on every row of all the domains.
+        """
+        shown, target = _rows(split.shown.values()), self._adapt_rows(split)
+        rows = Shown(split.rows, shown, target)
+        if all(getattr(aligner, "symmetric", False) for aligner in self._prototype.aligners):
+            inside = np.flatnonzero(np.isin(self.cells.domain, split.source))
+            rows = Shown(np.unique(np.concatenate([inside, shown, target])), shown[:0], target[:0])
+        fit = self._fit_align(rows, seed)
+        place = {int(row): i for i, row in enumerate(rows.all)}
+
+        def of(wanted: np.ndarray) -> np.ndarray:
+            return fit.features[[place[int(row)] for row in wanted]]
 
         with self._progress(split) as bar:
             for number, fold in enumerate(split.folds):
-                both = np.concatenate([of(fold.train), of(adapt_rows)])
-                self._fit_classifier(pipeline, context, fold.train, adapt_rows, both)
-                result.inside.append(self._predict(pipeline, context, number, fold.test, of(fold.test)))
-                for name, rows in split.targets.items():
-                    result.targets[name].append(self._predict(pipeline, context, number, rows, of(rows)))
+                part = Shown(fold.train, shown, target)
+                self._fit_classifier(fit, part, of(part.all))
+                result.inside.append(self._predict(fit, number, fold.test, of(fold.test)))
+                for name, scored in split.targets.items():
+                    features = of(scored) if set(scored.tolist()) <= place.keys() else None
+                    result.targets[name].append(self._predict(fit, number, scored, features))
                 bar.advance()
+        return fit
 
-    def _fold(self, result: Result, split: Split, seed: int, number: int, adapt_rows: np.ndarray) -> None:
+    def _fold(self, result: Result, split: Split, seed: int, number: int) -> Fit:
         """One fold: the chain and the classifier see its training rows, and target rows as the protocol allows."""
-        fold = split.folds[number]
+        fold, shown = split.folds[number], _rows(split.shown.values())
         if self.adapt == "heldout":
             parts = [(half, other) for half, other in zip(*self._halves(split), strict=True)]
         else:
-            parts = [(split.targets, adapt_rows if self.adapt == "test" else adapt_rows[:0])]
+            parts = [(split.targets, self._adapt_rows(split))]
         answers: dict[str, list[Prediction]] = {name: [] for name in split.targets}
-        for part, (scored, shown) in enumerate(parts):
-            context, pipeline, features = self._fit_align(fold.train, shown, seed)
-            self._fit_classifier(pipeline, context, fold.train, shown, features)
+        for part, (scored, target) in enumerate(parts):
+            rows = Shown(fold.train, shown, target)
+            fit = self._fit_align(rows, seed)
+            self._fit_classifier(fit, rows, fit.features)
             if part == 0:
-                result.inside.append(self._predict(pipeline, context, number, fold.test))
-            for name, rows in scored.items():
-                answers[name].append(self._predict(pipeline, context, number, rows))
+                result.inside.append(self._predict(fit, number, fold.test))
+            for name, wanted in scored.items():
+                answers[name].append(self._predict(fit, number, wanted))
         for name, pieces in answers.items():
             result.targets[name].append(_joined(pieces))
+        return fit
 
     def _progress(self, split: Split) -> AbstractContextManager[Progress]:
         return self.context.progress(len(split.folds), f"{split.name}: folds")
@@ -168,33 +244,28 @@ class Evaluator:
     def _halves(self, split: Split) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
         """`adapt: heldout`: ([scored rows by target], [adapted rows]) for either half of every target."""
         pairs = {name: halves(self.cells, rows) for name, rows in split.adaptable.items()}
-        scored = [
-            {name: pairs[name][i][self.cells.label[pairs[name][i]] >= 0] for name in split.targets} for i in (0, 1)
-        ]
+        scored = [{name: np.intersect1d(rows, pairs[name][i]) for name, rows in split.targets.items()} for i in (0, 1)]
         return scored, [_rows(pair[1 - i] for pair in pairs.values()) for i in (0, 1)]
 
-    def _predict(
-        self, pipeline: Pipeline, context: Context, fold: int, rows: np.ndarray, features: np.ndarray | None = None
-    ) -> Prediction:
-        classes, proba = pipeline.predict(self.cells[rows].hide_labels(), context, features)
+    def _predict(self, fit: Fit, fold: int, rows: np.ndarray, features: np.ndarray | None = None) -> Prediction:
+        classes, proba = fit.pipeline.predict(self.cells[rows].hide_labels(), fit.context, features)
         return Prediction(fold, rows, classes, proba)
 
-    def _with_targets(self, source: np.ndarray, target: Any) -> Cells:
-        """Source rows with their labels, then target rows without."""
-        rows = np.concatenate([source, np.asarray(target, int)]).astype(int)
-        cells = self.cells[rows].with_target(np.arange(len(source), len(rows)))
-        return cells.hide_labels(cells.is_target)
+    def _visible(self, rows: Shown) -> Cells:
+        """Labelled rows of source and target with their labels, then target rows without."""
+        cells = self.cells[rows.all].with_target(np.arange(len(rows.source), len(rows.all)))
+        return cells.hide_labels(np.arange(len(rows.labelled), len(rows.all)))
 
     def _new_pipeline(self) -> Pipeline:
         return Pipeline.build(self.recipe, self.registry, self.classes, self.context, self.encoder)
 
-    def _context(self, seed: int, source: np.ndarray, target: np.ndarray) -> Context:
+    def _context(self, seed: int, rows: Shown) -> Context:
         """A context whose scratch folder is named after exactly what is fitted, and whose generator starts anew."""
         import torch
 
         key = hashlib.sha256(f"{self.identity}|{self._method()}|{seed}".encode())
-        key.update(np.ascontiguousarray(source, np.int64).tobytes() + b"|")
-        key.update(np.ascontiguousarray(target, np.int64).tobytes())
+        for part in (rows.source, rows.shown, rows.target) if len(rows.shown) else (rows.source, rows.target):
+            key.update(np.ascontiguousarray(part, np.int64).tobytes() + b"|")
         scratch = self.context.scratch / key.hexdigest()[:20]
         scratch.mkdir(parents=True, exist_ok=True)
         self._scratch.add(scratch)
@@ -209,6 +280,19 @@ def _rows(parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, int), *parts])
 
 
+def _merged(split: Split, parts: list[Result]) -> Result:
+    """Targets that were adapted to one by one; of the source's own folds the first fit's answers stand."""
+    first = parts[0]
+    return replace(
+        first,
+        split=split,
+        adapted_to={name: value for part in reversed(parts) for name, value in part.adapted_to.items()},
+        targets={name: answers for part in parts for name, answers in part.targets.items()},
+        together=False,
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
 def _joined(pieces: list[Prediction]) -> Prediction:
     """The halves of one target, in row order again."""
     rows = np.concatenate([piece.rows for piece in pieces])
@@ -219,34 +303,6 @@ def _joined(pieces: list[Prediction]) -> Prediction:
         np.concatenate([piece.classes for piece in pieces])[order],
         np.concatenate([piece.proba for piece in pieces])[order],
     )
-
-
-def score(result: Result, cells: Cells, n_classes: int) -> dict[str, metrics.Scored]:
-    """Scores by target: the whole of each other domain, and the source itself by its held-out folds."""
-    scored = {result.split.name: _score_inside(result.inside, cells, n_classes, result.seed)}
-    for name, predictions in result.targets.items():
-        answers = np.stack([prediction.classes for prediction in predictions])
-        scored[name] = metrics.evaluate(cells.label[predictions[0].rows], answers, n_classes, result.seed)
-    return scored
-
-
-def _score_inside(folds: list[Prediction], cells: Cells, n_classes: int, seed: int) -> metrics.Scored:
-    """Every source cell scored once, by the model that did not see it; the spread is over folds."""
-    rows = np.concatenate([fold.rows for fold in folds])
-    answers = np.concatenate([fold.classes for fold in folds])
-    pooled = metrics.evaluate(cells.label[rows], answers, n_classes, seed)
-    classes = np.array(pooled.classes, int)
-    single = [
-        metrics.scores_of(metrics.confusion(cells.label[fold.rows], fold.classes, n_classes), classes) for fold in folds
-    ]
-    models = {name: [float(one[name]) for one in single] for name in metrics.SCORES}
-    return replace(pooled, models=models, std={name: _spread(values) for name, values in models.items()})
-
-
-def _spread(values: list[float]) -> float:
-    """Standard deviation over the folds in which the score means something; NaN when there is none."""
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.std(finite)) if finite else float("nan")
 
 
 def check_enough(cells: Cells, n_folds: int) -> None:

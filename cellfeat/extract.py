@@ -26,6 +26,8 @@ from cellfeat.writing import BATCHES_AHEAD, Writer
 
 READ_AT_ONCE = 16  # repainted images whose digests are taken at once
 READERS = 8  # files read at once: a network drive answers many as fast as one
+SMALL = ("pooled",)  # columns that cost next to nothing to keep
+PAINTED = "painted"  # beside the stores of files: those of images that a method wrote
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
 
 
@@ -97,8 +99,13 @@ class Encoder:
         return cells
 
     def encode_images(self, image: Column, columns: Sequence[str], folder: Path) -> dict[str, Column]:
-        """The columns of (N, 3, S, S) uint8 images that exist in no file, kept in a store inside `folder`."""
+        """The columns of (N, 3, S, S) uint8 images that exist in no file, by the digest of their pixels.
+
+        Small ones alone are kept for good, beside the stores of files: whoever paints the same pixels, another fold or
+        another run, finds them. Larger ones go into a store inside `folder`, and with it.
+        """
         _check(columns)
+        root = self.root / PAINTED if set(columns) <= set(SMALL) else folder
         rows = np.arange(image.shape[0])
         chunks = [rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE)]
         digests = [hashlib.sha256(one.tobytes()).hexdigest() for chunk in chunks for one in image.read(chunk)]
@@ -108,7 +115,7 @@ class Encoder:
             wanted = np.array([row_of[digest] for digest in missing], dtype=int)
             return (image.read(wanted[start : start + batch]) for start in range(0, len(wanted), batch))
 
-        return _stored(self._filled(folder, digests, columns, columns, read), columns, digests)
+        return _stored(self._filled(root, digests, columns, columns, read), columns, digests)
 
     def _filled(
         self,
@@ -171,7 +178,7 @@ class Encoder:
 
 def with_small(columns: Sequence[str]) -> tuple[str, ...]:
     """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again."""
-    return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, "pooled")))
+    return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, *SMALL)))
 
 
 def _stored(store: Store, columns: Sequence[str], digests: Sequence[str]) -> dict[str, Column]:

@@ -75,21 +75,32 @@ class Scored:
 
 
 def evaluate(
-    labels: np.ndarray, predictions: np.ndarray, n_classes: int, seed: int = 0, replicates: int = 1000
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    n_classes: int,
+    seed: int = 0,
+    replicates: int = 1000,
+    groups: np.ndarray | None = None,
 ) -> Scored:
     """Score the predictions (M, N) of M models on N labelled cells.
 
-    The 95 % interval is a percentile bootstrap over cells, drawn within each class so that a replicate keeps the
-    class sizes; each replicate is scored by the mean over the M models.
+    The 95 % interval is a percentile bootstrap, each replicate scored by the mean over the M models: over cells, drawn
+    within each class so that a replicate keeps the class sizes; where `groups` (N,) repeat, over whole groups, since
+    cells of one patient err alike, and class sizes vary as they would.
     """
     labels = np.asarray(labels, np.int64)
     predictions = np.atleast_2d(np.asarray(predictions, np.int64))
     classes = scored_classes(labels, n_classes)
     matrices = np.stack([confusion(labels, row, n_classes) for row in predictions])
     single = scores_of(matrices, classes)
-    drawn = scores_of(_bootstrap(labels, predictions, n_classes, seed, replicates), classes)
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        replicated = _bootstrap_groups(labels, predictions, groups, n_classes, seed, replicates)
+    else:
+        replicated = _bootstrap(labels, predictions, n_classes, seed, replicates)
+    drawn = scores_of(replicated, classes)
     tail = (1 - INTERVAL) / 2
-    bounds = {name: np.quantile(drawn[name].mean(-1), [tail, 1 - tail]) for name in SCORES}
+    # A replicate that drew no group with some class says nothing about its recall.
+    bounds = {name: _quantiles(drawn[name].mean(-1), [tail, 1 - tail]) for name in SCORES}
     return Scored(
         mean={name: float(single[name].mean()) for name in SCORES},
         std={name: float(single[name].std()) for name in SCORES},
@@ -115,6 +126,63 @@ def _bootstrap(labels: np.ndarray, predictions: np.ndarray, k: int, seed: int, r
         for model, row in enumerate(patterns):
             matrices[:, model, true] = draws @ np.eye(k)[row]
     return matrices
+
+
+def _quantiles(values: np.ndarray, shares: list[float]) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    return np.quantile(finite, shares) if len(finite) else np.full(len(shares), np.nan)
+
+
+def _bootstrap_groups(
+    labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, k: int, seed: int, replicates: int
+) -> np.ndarray:
+    """(R, M, K, K) confusion matrices of R resamples of whole groups."""
+    names, member = np.unique(groups, return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+    matrices = np.zeros((replicates, len(predictions), k * k))
+    for model, row in enumerate(predictions):
+        of_groups = np.zeros((len(names), k * k))
+        np.add.at(of_groups, (member, labels * k + row), 1)
+        matrices[:, model] = draws @ of_groups
+    return matrices.reshape(replicates, len(predictions), k, k)
+
+
+def recalls(matrix: np.ndarray) -> np.ndarray:
+    """(K,) recall of every class of a (K, K) confusion matrix; NaN for a class without true cells."""
+    matrix = np.asarray(matrix, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.diagonal(matrix) / matrix.sum(1)
+
+
+def ceiling(labels: np.ndarray, reachable: np.ndarray, n_classes: int) -> dict[str, float]:
+    """The best scores that predictions of the `reachable` classes alone can have on these cells."""
+    labels, reachable = np.asarray(labels, np.int64), np.asarray(reachable, np.int64)
+    best = np.where(np.isin(labels, reachable), labels, reachable[0])
+    matrix = confusion(labels, best, n_classes)
+    scored = scores_of(matrix, scored_classes(labels, n_classes))
+    return {name: float(scored[name]) for name in ("accuracy", "balanced_accuracy")}
+
+
+CALIBRATION_BINS = 15
+
+
+def calibration(labels: np.ndarray, proba: np.ndarray) -> dict[str, float]:
+    """How far (N, K) probabilities can be trusted on N labelled cells.
+
+    expected_error: mean distance of confidence and accuracy over 15 bins of equal width of the largest probability,
+    weighted by the cells in them (Guo et al., ICML 2017, eq. 3). brier: mean squared distance to the one-hot label
+    (Brier 1950), 0..2. log_loss: mean negative log probability of the true class, at least 1e-12, in nats.
+    """
+    labels, proba = np.asarray(labels, np.int64), np.asarray(proba, float)
+    confidence, right = proba.max(1), proba.argmax(1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, confidence - right, CALIBRATION_BINS)
+    of_truth = proba[np.arange(len(labels)), labels]
+    return {
+        "expected_error": float(np.abs(gaps).sum() / len(labels)),
+        "brier": float(((proba - np.eye(proba.shape[1])[labels]) ** 2).sum(1).mean()),
+        "log_loss": float(-np.log(np.maximum(of_truth, 1e-12)).mean()),
+    }
 
 
 def majority(labels: np.ndarray, n_classes: int) -> dict[str, float]:

@@ -39,11 +39,15 @@ class Part(pydantic.BaseModel):
 
 
 class DatasetSection(_Section):
-    """manifest: a CSV's path, or `demo`. labels: a vocabulary or a YAML map; None keeps the manifest's labels."""
+    """manifest: a CSV's path, or `demo`. labels: a vocabulary or a YAML map; None keeps the manifest's labels.
+
+    domains: only these. leave_out: classes that are not to be used, each as DOMAIN/CLASS.
+    """
 
     manifest: str = DEMO
     labels: str | None = None
     domains: list[str] = []
+    leave_out: list[str] = []
 
 
 class FinetuneSection(pydantic.BaseModel):
@@ -59,11 +63,18 @@ class FinetuneSection(pydantic.BaseModel):
 
 
 class ProtocolSection(_Section):
-    """See `cellfeat.splits` and `cellfeat.evaluate`."""
+    """See `cellfeat.splits` and `cellfeat.evaluate`.
 
-    name: Literal["cross-domain", "leave-one-domain-out"] = "cross-domain"
+    together: several targets are adapted to in one fit; false: one fit for each. fitted_folds: only so many of the
+    folds are fitted; None: all. shots: labelled target cells per class, of few-shot alone.
+    """
+
+    name: Literal["cross-domain", "leave-one-domain-out", "few-shot"] = "cross-domain"
     adapt: Literal["none", "test", "heldout"] = "test"
+    together: bool = True
     folds: Annotated[int, pydantic.Field(ge=2)] = 5
+    fitted_folds: Annotated[int, pydantic.Field(ge=1)] | None = None
+    shots: Annotated[int, pydantic.Field(ge=1)] = 5
     seeds: Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**32)]], pydantic.Field(min_length=1)] = [1234]
     source: list[str] = []
     target: list[str] = []
@@ -150,14 +161,18 @@ def read(name_or_path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CellfeatError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     section = data.get("dataset") if isinstance(data, dict) else None
-    if not isinstance(section, dict):
-        return data
-    for key, value in section.items():
+    if isinstance(section, dict):
+        locate(section, path.parent)
+    return data
+
+
+def locate(dataset: dict[str, Any], folder: Path) -> None:
+    """Let the relative paths of a dataset section start in a folder, in place."""
+    for key, value in dataset.items():
         # A manifest is a path; labels are one when they are not the name of a vocabulary.
         is_path = value != DEMO if key == "manifest" else key == "labels" and str(value).endswith((".yaml", ".yml"))
         if isinstance(value, str) and is_path and "://" not in value:
-            section[key] = str(path.parent / value)
-    return data
+            dataset[key] = str(folder / value)
 
 
 def assign(data: dict[str, Any], assignments: Iterable[str]) -> None:

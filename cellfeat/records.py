@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from cellfeat import metrics
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Result, score
+from cellfeat.evaluate import Result
+from cellfeat.scoring import calibration, score
 from cellfeat.store import QUALITY
 from cellfeat.types import Cells
 
@@ -24,8 +25,10 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
     records = []
     for target, scored in score(result, cells, len(classes)).items():
         inside = target == result.split.name
-        rows = result.split.rows if inside else result.split.targets[target]
+        rows = result.predicted_rows(target)
         counts = np.bincount(cells.label[rows], minlength=len(classes))
+        recall = metrics.recalls(np.array(scored.confusion))
+        learnt = np.unique(cells.label[np.concatenate([result.split.rows, *result.split.shown.values()])])
         records.append(
             _json(
                 {
@@ -35,14 +38,20 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
                     "held_out_folds": inside,
                     "seed": result.seed,
                     "adapt": result.adapt,
-                    "adapted_to": result.adapted_to,
+                    "adapted_to": result.adapted_to[target],
+                    "together": result.together,
+                    "shots": len(result.split.shown.get(target, ())),
                     "weights_saw": result.weights_saw,
+                    "weights_saw_target": saw_target(result.weights_saw, target.split("+") if inside else [target]),
                     "cells": len(rows),
                     "class_counts": {classes[i]: int(n) for i, n in enumerate(counts) if n},
                     "left_out": {classes[i]: n for i, n in result.split.left_out.items()},
                     "scores": scored.record(),
                     "scored_classes": [classes[i] for i in scored.classes],
+                    "recall": {classes[i]: float(recall[i]) for i, n in enumerate(counts) if n},
+                    "calibration": calibration(result.predictions(target), cells),
                     "majority": metrics.majority(cells.label[rows], len(classes)),
+                    "ceiling": metrics.ceiling(cells.label[rows], learnt, len(classes)),
                     "classes": list(classes),
                     "confusion": scored.confusion,
                     "seconds": round(result.seconds, 3),
@@ -51,6 +60,16 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
             )
         )
     return records
+
+
+def saw_target(weights_saw: Sequence[str] | None, domains: Sequence[str]) -> bool | None:
+    """Whether pretrained weights have seen any of these domains; None where nobody knows what they saw.
+
+    An entry is a data set's name, with a remark in brackets after it: "acevedo20 (images without labels)".
+    """
+    if weights_saw is None:
+        return None
+    return any(entry.partition(" (")[0].strip() in domains for entry in weights_saw)
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -39,7 +39,7 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
     _check_adapter(recipe)
     seed = recipe.protocol.seeds[0]
     context = work.context(seed, "run")
-    recipe = _prepared(recipe, work, context)  # misfits show before any image is opened
+    recipe = prepared(recipe, work, context)  # misfits show before any image is opened
     dataset = load_dataset(recipe.dataset, work)
     fitted = finetuned(recipe, dataset, work)
     encoder = make_encoder(fitted, work, context)
@@ -54,7 +54,7 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
         if recipe.finetune is not None:
             shutil.copytree(fitted.backbone.params["adapter"], folder / ADAPTER)
             evaluator.saved_recipe = _with_adapter(fitted, out.resolve() / ADAPTER)
-        about = _about(recipe, dataset, encoder, prototype, context, work)
+        about = describe(recipe, dataset, encoder, prototype, context, work)
         doubtful = doubtful_masks(cells)
         if doubtful is not None:
             about["doubtful_masks"] = doubtful
@@ -64,7 +64,7 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
     return out, written
 
 
-def _prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
+def prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
     """The recipe with a classifier where its methods have no head, once everything in it is seen to work together."""
     if recipe.finetune is not None:
         checked_params(recipe, work.registry)
@@ -114,7 +114,7 @@ def _tell(split: Split, evaluator: Evaluator) -> None:
         evaluator.context.note(f"domain {name} has no labelled cell: it is adapted to where a method asks, not scored")
 
 
-def _about(
+def describe(
     recipe: Recipe,
     dataset: datasets.Dataset,
     encoder: Encoder,

@@ -127,6 +127,8 @@ class Aligner(Protocol):
     Optional:
     - `prepare(context)`, called once before any long work: find weights, refuse what cannot be done;
     - `weights_saw`, once fitted, as for a backbone;
+    - `symmetric = True`: of a method that uses no labels and treats source and target rows alike, so that one fit on
+      all domains serves every source (DoRL trains one autoencoder for all);
     - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;
     - `sample_weight(cells) -> (N,)` weights for the classifier's fit on the source rows;
     - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift; what it needs to know it learns

@@ -1,16 +1,17 @@
-"""Which rows train, test and adapt. Splits depend on ids and seeds alone, and never divide a group."""
+"""Which rows train, test and adapt. Splits depend on ids and seeds (and, for few-shot, on the labels that are shown)
+alone, and never divide a group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.types import Cells
 
-PROTOCOLS = ("cross-domain", "leave-one-domain-out")
+PROTOCOLS = ("cross-domain", "leave-one-domain-out", "few-shot")
 ADAPT = ("none", "test", "heldout")
 
 
@@ -31,6 +32,7 @@ class Split:
     targets: dict[str, np.ndarray]  # labelled rows, which are scored; a domain without any is not in it
     adaptable: dict[str, np.ndarray]  # all rows of every target domain, also those without a label
     left_out: dict[int, int]  # class -> cells, for classes with fewer cells (or groups) than folds in the source
+    shown: dict[str, np.ndarray] = field(default_factory=dict)  # few-shot: target rows whose labels are given
 
     @property
     def name(self) -> str:
@@ -39,17 +41,39 @@ class Split:
     @property
     def rows(self) -> np.ndarray:
         """All source rows that can be trained on."""
-        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+        return np.sort(np.concatenate([self.folds[0].train, self.folds[0].test]))
+
+    def for_each_target(self) -> list[Split]:
+        """The same source setting once for every target domain."""
+        return [
+            replace(
+                self,
+                targets={name: rows for name, rows in self.targets.items() if name == target},
+                adaptable={target: self.adaptable[target]},
+                shown={name: rows for name, rows in self.shown.items() if name == target},
+            )
+            for target in self.adaptable
+        ]
 
 
 def splits(
-    protocol: str, cells: Cells, *, folds: int, seed: int, sources: Sequence[str] = (), targets: Sequence[str] = ()
+    protocol: str,
+    cells: Cells,
+    *,
+    folds: int,
+    seed: int,
+    sources: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    fitted_folds: int | None = None,
+    shots: int = 0,
 ) -> Iterator[Split]:
     """The splits of a protocol, in the order of the domains' names.
 
     `cross-domain` (DoRL, section 4): k folds inside each source domain; each fold's model is tested on the held-out
     fold and on the whole of each other domain. `leave-one-domain-out`: all domains but one are the source.
-    `sources` and `targets` restrict the domains; empty means all.
+    `few-shot`: as cross-domain, and labels of `shots` cells per class of every target, drawn by the seed, are given;
+    these cells and their groups are not scored.
+    `sources` and `targets` restrict the domains; empty means all. `fitted_folds`: only the first so many.
     """
     domains = sorted(set(cells.domain.tolist()))
     for name in (*sources, *targets):
@@ -61,13 +85,44 @@ def splits(
     from_ = [name for name in domains if name in (sources or labelled)]
     to = [name for name in domains if name in (targets or domains)]
     settings: list[tuple[tuple[str, ...], list[str]]]
-    if protocol == "cross-domain":
+    if protocol != "leave-one-domain-out":
         settings = [((name,), [d for d in to if d != name]) for name in from_]
     else:
         settings = [(tuple(d for d in from_ if d != name), [name]) for name in to]
     for source, others in settings:
         if source:
-            yield _split(cells, source, others, folds, seed)
+            split = _split(cells, source, others, folds, seed)
+            split = split if protocol != "few-shot" else _with_shots(split, cells, shots, seed)
+            yield replace(split, folds=split.folds[:fitted_folds])
+
+
+def _with_shots(split: Split, cells: Cells, shots: int, seed: int) -> Split:
+    """The split with labelled cells of every target taken out of what is scored, and with them their groups."""
+    shown = {name: _drawn(cells, rows, shots, seed) for name, rows in split.targets.items()}
+    groups = cells.group[_all(shown.values())]
+    scored = {name: rows[~np.isin(cells.group[rows], groups)] for name, rows in split.targets.items()}
+    empty = [name for name, rows in scored.items() if not len(rows)]
+    if empty:
+        raise CellfeatError(
+            f"after {shots} labelled cells per class, and the groups they belong to, no cell of "
+            f"{', '.join(empty)} is left to be scored; ask for fewer (--set protocol.shots=1)"
+        )
+    adaptable = {name: np.setdiff1d(rows, _all(shown.values())) for name, rows in split.adaptable.items()}
+    return replace(split, targets=scored, adaptable=adaptable, shown=shown)
+
+
+def _drawn(cells: Cells, rows: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """`shots` of each class's rows, but at most half of them, so that some are left to be scored."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for label in np.unique(cells.label[rows]):
+        members = _in_order(cells, rows[cells.label[rows] == label])
+        drawn.append(rng.permutation(members)[: min(shots, len(members) // 2)])
+    return np.sort(_all(drawn))
+
+
+def _all(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, int), *parts])
 
 
 def _split(cells: Cells, source: tuple[str, ...], targets: list[str], folds: int, seed: int) -> Split:

@@ -70,7 +70,8 @@ class Store:
     def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
         self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
         self.folder = Path(root) / fingerprint(self.description)[:20]
-        self._known: dict[str, tuple[int, dict[str, int]]] = {}  # column -> rows counted, {digest: row}
+        # column -> fragments seen, rows counted, {digest: row}
+        self._known: dict[str, tuple[list[int], int, dict[str, int]]] = {}
         self._describe()
 
     def _describe(self) -> None:
@@ -100,13 +101,19 @@ class Store:
     def _rows_of(self, column: str, dataset: Any | None) -> dict[str, int]:
         if dataset is None:
             return {}
-        count, known = self._known.get(column, (0, {}))
-        if count != dataset.count_rows():
+        seen, count, known = self._known.get(column, ([], 0, {}))
+        fragments = [fragment.fragment_id for fragment in dataset.get_fragments()]
+        # Another run may have joined fragments meanwhile, and then rows may stand elsewhere.
+        if count != dataset.count_rows() or fragments[: len(seen)] != seen:
             digests = dataset.to_table(columns=["digest"]).column("digest").to_pylist()
             # Two runs may have encoded the same image; the first row stands.
-            known = {digest: row for row, digest in reversed(list(enumerate(digests)))}
-            self._known[column] = (len(digests), known)
+            known, count = {digest: row for row, digest in reversed(list(enumerate(digests)))}, len(digests)
+        self._known[column] = (fragments, count, known)
         return known
+
+    def _fragments(self, column: str) -> list[int]:
+        """Those that the column was last seen to have."""
+        return self._known[column][0] if column in self._known else []
 
     def missing(self, columns: Sequence[str], digests: Sequence[str]) -> list[str]:
         """The distinct digests that lack at least one of the columns, in the order given."""
@@ -127,23 +134,32 @@ class Store:
                 count = 0 if dataset is None else dataset.count_rows()
                 have.update({digest: count + i for i, digest in enumerate(new)})
                 # Rows that another run added meanwhile make the count differ, and then all are read again.
-                self._known[column] = (count + len(new), have)
+                self._known[column] = (self._fragments(column), count + len(new), have)
 
     def _write(self, column: str, dataset: Any | None, digests: list[str], array: np.ndarray) -> None:
         import lance
 
         table = _table(digests, array)
         self._check_alike(column, dataset, table)
-        path = str(self.folder / f"{column}.lance")
-        try:
-            lance.write_dataset(table, path, mode="create" if dataset is None else "append")
-        except OSError:
-            if dataset is not None or self._open(column) is None:
-                raise
-            lance.write_dataset(table, path, mode="append")  # another run created it just now
+        if dataset is not None or not self._create(column, table):
+            lance.write_dataset(table, str(self.folder / f"{column}.lance"), mode="append")
+
+    def _create(self, column: str, table: Any) -> bool:
+        """Begin a column with these rows; False when another run has just begun it.
+
+        Of two that create at once Lance lets the later one replace the rows of the earlier, hence the lock.
+        """
+        import lance
+        from filelock import FileLock
+
+        with FileLock(self.folder / f"{column}.lock"):
+            if self._open(column) is not None:
+                return False
+            lance.write_dataset(table, str(self.folder / f"{column}.lance"), mode="create")
+            return True
 
     def compact(self) -> None:
-        """Join the small pieces that appending leaves, where there are many; rows keep their order.
+        """Join the small pieces that appending leaves, where there are many; rows may stand elsewhere afterwards.
 
         Columns of large rows stay as they are: writing them again would cost more than their pieces do. Other processes
         may be reading: a version goes `KEPT` after it was replaced. What fails here loses no row, and is left alone.
@@ -209,22 +225,14 @@ class Store:
             path = str(self.folder / f"{column}.lance")
             lance.LanceDataset.commit(path, lance.LanceOperation.Append(whole), read_version=dataset.version)
             have.update(new)
-            self._known[column] = (count + len(new), have)
+            self._known[column] = (self._fragments(column), count + len(new), have)
         for fresh, text in doubled:
             self._adopt_some(column, [digest for digest in fresh if digest not in self.rows(column)], text)
 
     def _created(self, column: str, schema: Any) -> Any:
-        """A column without rows."""
-        import lance
-
-        path = str(self.folder / f"{column}.lance")
-        try:
-            return lance.write_dataset(schema.empty_table(), path, mode="create")
-        except OSError:
-            dataset = self._open(column)  # another run created it just now
-            if dataset is None:
-                raise
-            return dataset
+        """A column without rows, unless another run has just begun it."""
+        self._create(column, schema.empty_table())
+        return self._open(column)
 
     def _adopt_some(self, column: str, digests: Sequence[str], text: str) -> None:
         """Append some rows of a fragment, whose file is left to nobody."""

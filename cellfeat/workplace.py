@@ -94,7 +94,7 @@ def listed(section: DatasetSection, work: Workplace) -> datasets.Dataset:
     dataset = datasets.read_manifest(manifest, section.labels, section.domains or None, skip_bad=work.skip_bad)
     for text in dataset.notes():
         work.reporter.note(text)
-    return dataset
+    return datasets.without_classes(dataset, section.leave_out)
 
 
 def load_photographs(

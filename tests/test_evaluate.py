@@ -9,10 +9,11 @@ import pytest
 from helpers import Identity, labelled_cells, with_plugins
 
 from cellfeat import CellfeatError, metrics
-from cellfeat.evaluate import Evaluator, check_enough, score
+from cellfeat.evaluate import Evaluator, check_enough
 from cellfeat.pipeline import resolve
 from cellfeat.recipe import parse
 from cellfeat.registry import installed
+from cellfeat.scoring import score
 
 CLASSES = ("x", "y", "z")
 
@@ -66,7 +67,7 @@ def test_who_is_shown_what(adapt, uses_target, uses_labels, context):
         np.testing.assert_array_equal(fit["label"][~fit["target"]], wanted)
     effective = adapt if uses_target else "none"
     assert result.adapt == effective
-    assert result.adapted_to == ([] if effective == "none" else ["b"])
+    assert result.adapted_to == dict.fromkeys("ab", [] if effective == "none" else ["b"])
     targets = [set(rows[fit["target"]]) for fit, rows in zip(log, shown, strict=True)]
     sources = [set(rows[~fit["target"]]) for fit, rows in zip(log, shown, strict=True)]
     everything = set(split.targets["b"])
@@ -113,7 +114,13 @@ def test_heldout_never_scores_a_cell_with_a_fit_that_saw_it(context):
     assert not any(scored)
 
 
-@pytest.mark.parametrize("align", ["none", "per-domain-z", "mean-centre", "coral", ["per-domain-z", "coral"]])
+@pytest.mark.parametrize(
+    "align",
+    [
+        *("none", "per-domain-z", "mean-centre", "coral", "subspace", "ot-linear", "ot-entropic", "tca", "importance"),
+        *("label-shift", ["per-domain-z", "coral"], ["per-domain-z", "label-shift"]),
+    ],
+)
 @pytest.mark.parametrize("adapt", ["test", "heldout"])
 def test_permuting_hidden_target_labels_changes_no_prediction(align, adapt, context):
     cells = labelled_cells(domains=("a", "b", "c"))

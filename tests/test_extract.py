@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from helpers import Identity
 
-from cellfeat import CellfeatError, Cells, Features, hookimpl, recipe, records, use
+from cellfeat import CellfeatError, Cells, Features, hookimpl, recipe, records, use, writing
 from cellfeat import extract as extracting
 from cellfeat.console import SilentReporter
 from cellfeat.demo import write_demo
@@ -142,8 +144,97 @@ def test_a_kill_between_two_columns_leaves_no_row_without_its_quality(tmp_path, 
     monkeypatch.undo()
     found = encoder(tmp_path, context).encode_images(ArrayColumn(pictures), ("pooled",), tmp_path)
     np.testing.assert_allclose(found["quality"].read(np.arange(3)), pictures.mean((1, 2, 3)) / 255, rtol=1e-5)
-    [store] = [path for path in tmp_path.iterdir() if (path / "store.json").is_file()]
+    [store] = [path for path in (tmp_path / "painted").iterdir() if (path / "store.json").is_file()]
     assert sorted(path.name for path in store.glob("*.lance")) == ["pooled.lance", "quality.lance"]
+
+
+class Counting(Judging):
+    """Remembers how many images it was given; the padding of a batch counts too."""
+
+    def __init__(self, meeting: threading.Barrier | None = None) -> None:
+        self.seen, self.meeting = 0, meeting
+
+    def encode(self, images):
+        if self.meeting is not None:
+            self.meeting.wait(30)
+        self.seen += len(images)
+        return super().encode(images)
+
+
+def painted(root: Path, context, pictures, folder: str, backbone, columns=("pooled",), way: str = "toy") -> np.ndarray:
+    """What is read of all rows of the first column."""
+    made = encoder(root / "stores", context, backbone, way=way)
+    found = made.encode_images(ArrayColumn(pictures), columns, root / folder)
+    return found[columns[0]].read(np.arange(len(pictures)))
+
+
+def test_pooled_features_of_painted_pixels_are_found_by_another_fold(tmp_path, context):
+    pictures, first, second, third = images(40), Counting(), Counting(), Counting()
+    wanted = painted(tmp_path, context, pictures, "fold-0", first)
+    assert first.seen == 48, "three batches of 16"
+    np.testing.assert_allclose(wanted, pictures.mean((2, 3)), rtol=1e-5)
+    other = np.random.default_rng(0).permutation(40)[:30]
+    np.testing.assert_array_equal(painted(tmp_path, context, pictures[other], "fold-1", second), wanted[other])
+    assert second.seen == 0
+    some_new = np.concatenate([pictures[5:8], images(4, seed=1)])
+    found = painted(tmp_path, context, some_new, "fold-2", third)
+    np.testing.assert_array_equal(found[:3], wanted[5:8])
+    np.testing.assert_allclose(found[3:], some_new[3:].mean((2, 3)), rtol=1e-5)
+    assert third.seen == 16, "the four new ones, padded"
+    assert not list(tmp_path.glob("fold-*"))
+    assert [path.name for path in (tmp_path / "stores").glob("*/*/store.json")] == ["store.json"]
+
+
+def test_painted_features_belong_to_one_way_of_encoding(tmp_path, context):
+    pictures, again = images(3), Counting()
+    painted(tmp_path, context, pictures, "fold-0", Counting())
+    painted(tmp_path, context, pictures, "fold-0", again, way="other weights")
+    assert again.seen == 16
+
+
+def test_a_kill_costs_no_painted_row_that_was_written(tmp_path, context, monkeypatch):
+    pictures, killed, rest = images(40), Counting(), Counting()
+    monkeypatch.setattr(writing, "ROWS_PER_VERSION", 16)
+    really, count = Counting.encode, iter(range(3))
+
+    def until(self, some):
+        if self is killed and next(count) == 2:
+            raise KeyboardInterrupt
+        return really(self, some)
+
+    monkeypatch.setattr(Counting, "encode", until)
+    with pytest.raises(KeyboardInterrupt):
+        painted(tmp_path, context, pictures, "fold-0", killed)
+    found = painted(tmp_path, context, pictures, "fold-1", rest)
+    assert rest.seen == 16, "one batch was missing"
+    np.testing.assert_allclose(found, pictures.mean((2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [("map",), ("crop", "pooled"), ("mask",)])
+def test_large_columns_of_painted_images_go_with_the_fit(tmp_path, context, columns):
+    pictures, again = images(3), Mapping()
+    before = painted(tmp_path, context, pictures, "fold-0", Mapping(), columns)
+    assert len(list((tmp_path / "fold-0").glob("*/store.json"))) == 1
+    assert not (tmp_path / "stores" / "painted").exists()
+    np.testing.assert_array_equal(painted(tmp_path, context, pictures, "fold-1", again, columns), before)
+    assert len(list((tmp_path / "fold-1").glob("*/store.json"))) == 1
+
+
+def test_two_that_paint_the_same_at_once_read_the_right_rows(tmp_path, context):
+    """Both have looked before either writes, so that every row is written twice."""
+    pictures, meeting = images(40), threading.Barrier(2)
+    orders = [np.arange(40), np.random.default_rng(5).permutation(40)]
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(painted, tmp_path, context, pictures[order], f"fold-{i}", Counting(meeting))
+            for i, order in enumerate(orders)
+        ]
+        answers = [one.result(60) for one in both]
+    last = Counting()
+    answers.append(painted(tmp_path, context, pictures, "fold-2", last))
+    assert last.seen == 0
+    for order, answer in zip([*orders, np.arange(40)], answers, strict=True):
+        np.testing.assert_allclose(answer, pictures[order].mean((2, 3)), rtol=1e-5)
 
 
 def test_a_method_may_not_read_the_quality(tmp_path, context):

@@ -63,9 +63,8 @@ CODE = [(row, code) for row in ROWS for cell in row[2:] for code in re.findall(r
 
 @cache
 def recipe(name: str) -> Recipe:
-    """The shipped recipe with its defaults; AE-CFE, which has none, beside the rest of `dorl`."""
-    content = read("dorl" if name == "ae-cfe" else name)
-    return resolve(parse(content | ({"align": {"name": "ae-cfe"}} if name == "ae-cfe" else {})), installed())
+    """The shipped recipe with its defaults."""
+    return resolve(parse(read(name)), installed())
 
 
 def quoted(row: Row, name: str) -> dict[str, Any]:
@@ -135,10 +134,9 @@ def test_options_can_be_given_to_a_run(row, code):
     known = {name for parameter in typer.main.get_command(cli.app).commands["run"].params for name in parameter.opts}
     assert {option for option, _ in given} <= known
     one = dict(given)
-    name = RECIPE_OF.get(row.section, "dorl")
     made = compose.recipe(
-        recipe="dorl" if name == "ae-cfe" else name,
-        align=one.get("--align") or (name if name == "ae-cfe" else None),
+        recipe=RECIPE_OF.get(row.section, "dorl"),
+        align=one.get("--align"),
         classifier=one.get("--clf"),
         sets=[value for option, value in given if option == "--set"],
     )
@@ -175,7 +173,7 @@ def test_quoted_parameters_are_those_of_the_recipes():
         assert value == wanted[key], f"{row.id}: {name} has {key} {wanted[key]}, not {value}"
 
 
-@pytest.mark.parametrize("name", ["dorl", "bc-sam", "dorl-fixed"])
+@pytest.mark.parametrize("name", ["dorl", "bc-sam", "dorl-fixed", "ae-cfe"])
 def test_every_parameter_in_a_recipe_is_quoted(name):
     content = read(name)
     said = {key for of, row, key, _ in quotes() if of == name and row.section != "LoRA-SAM fine-tuning"}
@@ -190,8 +188,9 @@ def test_every_parameter_in_a_recipe_is_quoted(name):
 
 
 def test_all_recipes_fine_tune_alike():
-    assert recipe("dorl").finetune == recipe("bc-sam").finetune == recipe("dorl-fixed").finetune
-    assert recipe("dorl").backbone == recipe("bc-sam").backbone == recipe("dorl-fixed").backbone
+    for name in ("bc-sam", "dorl-fixed", "ae-cfe"):
+        assert recipe(name).finetune == recipe("dorl").finetune
+        assert recipe(name).backbone == recipe("dorl").backbone
 
 
 def test_learning_rates_of_the_chosen_epochs():

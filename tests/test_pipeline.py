@@ -295,6 +295,30 @@ def test_images_that_a_method_writes_are_encoded_and_what_follows_reads_them(con
     np.testing.assert_allclose(vectors, wanted, atol=1e-3)
 
 
+def test_folds_and_seeds_that_paint_the_same_pixels_encode_them_once(context, tmp_path):
+    class Watched(Brightness):
+        seen = 0
+
+        def encode(self, images):
+            self.seen += len(images)
+            return super().encode(images)
+
+    images = np.random.default_rng(0).integers(0, 256, size=(20, 3, 16, 16), dtype=np.uint8)
+    cells = Cells.from_arrays(np.arange(20) % 2, domain=np.repeat(["a", "b"], 10), image=images)
+    backbone, recipe, answers = Watched(), {"align": [{"name": "negative"}, {"name": "none"}]}, []
+    for number, rows in enumerate((slice(0, 15), slice(5, 20), slice(0, 20))):
+        fold = replace(context, scratch=tmp_path / f"fold-{number}")
+        fold.scratch.mkdir()
+        encoder = Encoder(backbone, None, {"toy": 1}, tmp_path / "stores", fold, batch=5)
+        pipeline = pipeline_of(recipe, with_plugins(negative=Negative), fold, ("x", "y"), encoder)
+        answers.append(pipeline.fit_align(cells[rows], fold))
+        assert backbone.seen == (15, 20, 20)[number]
+        assert not list(fold.scratch.glob("*/store.json"))
+    np.testing.assert_array_equal(answers[0], answers[2][:15])
+    np.testing.assert_array_equal(answers[1], answers[2][5:])
+    np.testing.assert_allclose(answers[2], (255 - images.astype(np.float64)).mean((2, 3)), atol=1e-3)
+
+
 def test_a_method_that_writes_images_must_come_first(context):
     recipe = {"align": [{"name": "none"}, {"name": "negative"}]}
     with pytest.raises(CellfeatError, match="must come before"):

@@ -63,7 +63,7 @@ def test_defaults_are_not_shared_between_recipes():
         ),
         (
             {"protocol": {"fold": 3}},
-            "no key named 'fold'. Did you mean 'folds'? Available: adapt, folds, name, seeds, ",
+            "no key named 'fold'. Did you mean 'folds'? Available: adapt, fitted_folds, folds, name, seeds, ",
         ),
         ({"protocol": {"adapt": "tset"}}, "protocol.adapt is 'tset': Input should be 'none', 'test' or 'heldout'"),
         ({"protocol": {"folds": 1}}, "protocol.folds is 1: Input should be greater than or equal to 2"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -143,6 +145,39 @@ def test_two_runs_that_create_a_column_at_once_both_go_on(tmp_path, monkeypatch)
     for store in (one, two, Store(tmp_path, WAY)):  # digest 2 is there twice; the first stands
         column = store.column("pooled", digests(3, 2, 1))
         np.testing.assert_array_equal(column.read(np.arange(3)), pooled(3, 2, 1))
+
+
+def test_runs_that_create_a_column_at_the_same_moment_lose_no_row(tmp_path):
+    """Of two creations Lance lets the later one replace the earlier."""
+    for trial in range(4):
+        start, runs = threading.Barrier(4), [Store(tmp_path / str(trial), WAY) for _ in range(4)]
+
+        def create(number, start=start, runs=runs):
+            start.wait(30)
+            runs[number].append(digests(number), {"pooled": pooled(number)})
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(create, range(4)))
+        for store in (*runs, Store(tmp_path / str(trial), WAY)):
+            column = store.column("pooled", digests(0, 1, 2, 3))
+            np.testing.assert_array_equal(column.read(np.arange(4)), pooled(0, 1, 2, 3))
+
+
+def test_rows_that_another_run_moved_are_found(store):
+    """Joining fragments while another run appends may change their order, as many rows as before."""
+    import lance
+
+    store.append(digests(1, 2), {"pooled": pooled(1, 2)})
+    store.append(digests(3), {"pooled": pooled(3)})
+    store.rows("pooled")
+    path = str(store.folder / "pooled.lance")
+    dataset = lance.dataset(path)
+    turned = [fragment.metadata for fragment in reversed(dataset.get_fragments())]
+    lance.LanceDataset.commit(
+        path, lance.LanceOperation.Overwrite(dataset.schema, turned), read_version=dataset.version
+    )
+    assert lance.dataset(path).to_table().column("digest").to_pylist() == digests(3, 1, 2)
+    np.testing.assert_array_equal(store.column("pooled", digests(1, 2, 3)).read(np.arange(3)), pooled(1, 2, 3))
 
 
 def test_digests_are_not_read_again_after_every_append(store, monkeypatch):

@@ -46,6 +46,11 @@ class AutoencoderAligner(ABC):
     anchor: str | None
     weights: str | None
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether source and target rows are treated alike: they are, once the anchor is named."""
+        return self.anchor is not None
+
     # What a subclass gives -------------------------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,4 @@
-"""The seven classical classifiers of DoRL and BC-SAM, with the published parameters as defaults."""
+"""The seven classical classifiers of DoRL and BC-SAM, with the published parameters as defaults, and the majority."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ def cellfeat_classifier() -> dict:
         "lr": factories.lr,
         "ann": factories.ann,
         "xgboost": factories.xgboost,
+        "majority": factories.majority,
     }

@@ -1,9 +1,12 @@
-"""Backbones `resnext50` and `timm` (any model that timm knows), and `source-only`, the end-to-end baseline."""
+"""Backbones `resnext50` and `timm` (any model that timm knows); networks trained end to end as align methods."""
 
 from __future__ import annotations
 
 from cellfeat import hookimpl
 from cellfeat_timm.backbone import resnext50, timm
+from cellfeat_timm.dann import Dann
+from cellfeat_timm.lead import Lead
+from cellfeat_timm.mcc import Mcc
 from cellfeat_timm.source_only import SourceOnly
 
 
@@ -14,4 +17,4 @@ def cellfeat_backbone() -> dict:
 
 @hookimpl
 def cellfeat_align() -> dict:
-    return {"source-only": SourceOnly}
+    return {"source-only": SourceOnly, "dann": Dann, "mcc": Mcc, "lead": Lead}

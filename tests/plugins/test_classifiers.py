@@ -1,4 +1,4 @@
-"""The seven published classifiers: parameters, scaling, seeds, saving, and what is refused."""
+"""The seven published classifiers: parameters, scaling, seeds, saving, and what is refused; and the majority."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cellfeat_classifiers import cellfeat_classifier, factories
 
 from cellfeat import CellfeatError
 from cellfeat.artifacts import load_estimator, save_estimator
+from cellfeat.classification import ClassifierHead
 
 FACTORIES = cellfeat_classifier()
 SMALL = {"rf": {"n_estimators": 10}, "xgboost": {"n_estimators": 3}, "ann": {"max_iter": 20, "early_stopping": False}}
@@ -66,8 +67,8 @@ def last_step(estimator):
     return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
-def test_the_seven_names_are_offered():
-    assert set(FACTORIES) == set(PUBLISHED)
+def test_the_seven_names_and_the_majority_are_offered():
+    assert set(FACTORIES) == {*PUBLISHED, "majority"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -170,3 +171,19 @@ def test_importing_the_plugin_imports_no_heavy_library():
 def test_xgboost_starts_where_it_is_told():
     made = [FACTORIES["xgboost"](base_score=score).get_params()["base_score"] for score in (None, 0.5)]
     assert made == [None, 0.5]
+
+
+def test_the_majority_is_the_sources_and_survives_a_run(data, tmp_path):
+    features, _ = data
+    source, target = features[:30], features[30:]
+    labels = np.repeat([2, 5, 9], [8, 12, 10])  # the data set's classes, the commonest neither first nor last
+    head = ClassifierHead.fit(FACTORIES["majority"], source, labels, np.arange(30))
+    head.save(tmp_path)
+    for fitted in (head, ClassifierHead.load(tmp_path)):
+        assert (fitted.predict(target) == 5).all()
+        np.testing.assert_array_equal(fitted.predict_proba(target), np.tile([0.0, 1.0, 0.0], (45, 1)))
+
+
+def test_of_equally_common_classes_the_majority_is_the_first(data):
+    features, labels = data  # 25 of each
+    assert set(FACTORIES["majority"]().fit(features, labels).predict(features)) == {0}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm as library
 import torch
-from cellfeat_timm import SourceOnly, cellfeat_align, cellfeat_backbone, pretrained, resnext50, timm
+from cellfeat_timm import Dann, Lead, Mcc, SourceOnly, cellfeat_align, cellfeat_backbone, pretrained, resnext50, timm
 from cellfeat_timm.network import token_map
 from safetensors.torch import save_file
 
@@ -50,7 +50,7 @@ def tiny_network():
 
 def test_names_are_offered():
     assert cellfeat_backbone() == {"resnext50": resnext50, "timm": timm}
-    assert cellfeat_align() == {"source-only": SourceOnly}
+    assert cellfeat_align() == {"source-only": SourceOnly, "dann": Dann, "mcc": Mcc, "lead": Lead}
     assert set(resnext50.named_weights) == {"resnext50"}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from cellfeat_timm import SourceOnly, augment, finetune
+from cellfeat_timm import SourceOnly, augment, finetune, loop
 from cellfeat_timm.network import build, to_group_norm
+from timm_helpers import Interrupting
 from torch import nn
 
 from cellfeat import CellfeatError, Cells
@@ -91,28 +91,9 @@ def test_images_of_hidden_rows_change_nothing(tmp_path):
     np.testing.assert_array_equal(*answers)
 
 
-class Interrupting:
-    """A reporter whose bar breaks after so many images, as a kill would; remembers what was counted."""
-
-    def __init__(self, after=None):
-        self.after, self.counted = after, []
-
-    @contextmanager
-    def progress(self, total, text):
-        yield self
-
-    def advance(self, n=1):
-        self.counted.append(n)
-        if self.after is not None and sum(self.counted) > self.after:
-            raise KeyboardInterrupt
-
-    def note(self, text):
-        pass
-
-
 @pytest.mark.parametrize("augmentation", ["flip", "stain"])
 def test_a_killed_training_goes_on_to_the_same_result(tmp_path, monkeypatch, augmentation):
-    monkeypatch.setattr(finetune, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     params = {**SHORT, "epochs": 4, "augment": augmentation}
     whole = SourceOnly(**params).fit(drawn(), cpu_context(tmp_path / "whole"))
     context = cpu_context(tmp_path / "killed")
@@ -285,3 +266,16 @@ def test_blur_keeps_the_light_and_leaves_half_sharp():
     torch.testing.assert_close(blurred, blurred.transpose(2, 3))
     flat = torch.full((4, 3, 40, 40), 0.3)
     torch.testing.assert_close(augment.blur(flat, draw()), flat)
+
+
+@pytest.mark.slow
+def test_ten_steps_of_the_resnext_recipe(tmp_path):
+    """All its defaults but for weights, size and length; one step an epoch, as all cells fit into one batch."""
+    params = {"weights": "random", "image_size": 64, "epochs": 10}
+    method = SourceOnly(**params)
+    assert (method.model, method.batch_size, method.learning_rate) == ("resnext50_32x4d.tv_in1k", 128, 1e-4)
+    reporter = Interrupting()
+    cells = drawn(per_class=5, size=64)
+    method.fit(cells, replace(cpu_context(tmp_path), reporter=reporter))
+    assert reporter.counted == [0] + [9] * 10  # one step an epoch
+    assert tuple(method.transform(cells, cpu_context(tmp_path)).shape) == (10, 2048)

@@ -1,0 +1,114 @@
+"""`cellfeat bench`: run suites of methods, list and compare what came out, and check records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Run suites of methods; list, compare and verify their records.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder, with records.jsonl in it")]
+Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV [default: the suite's or record's own]")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Clf = Annotated[str | None, typer.Option("--clf", help="This classifier only")]
+
+
+@app.command()
+def run(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE.yaml", help="Rows, protocols, classifiers and seeds")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder [default: results/<suite>]")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="This row only; repeat for several")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """Fit every row of a suite that the results folder does not have yet.
+
+    Stop it and start it again at will; start it once per core, and the starts share the rows. A row that fails is
+    written down and passed over.
+    """
+    from cellfeat.bench import SuiteRun
+    from cellfeat.console import say
+    from cellfeat.suite import read_suite
+    from cellfeat.workplace import Workplace
+
+    content = read_suite(suite)
+    folder = out or Path("results") / content.name
+    outcome = SuiteRun(content, folder, Workplace.on_terminal(device, precision), data)(row or [])
+    say(f"{folder}: {outcome.done} fits done, {outcome.found} found, {outcome.failed} failed")
+    if outcome.elsewhere:
+        say(f"another process is at: {', '.join(outcome.elsewhere)}")
+    say(f"Next: cellfeat bench list {folder}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_records(
+    folder: Folder,
+    protocol: Annotated[str | None, typer.Option(help="This protocol only")] = None,
+    clf: Clf = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a document")] = False,
+) -> None:
+    """Every row by mean balanced accuracy; rows that saw different things of the target stand in different tables."""
+    from cellfeat.console import console, say
+    from cellfeat.ranking import read_rankings
+
+    rankings, failures = read_rankings(folder, protocol, clf)
+    for ranking in rankings:
+        if markdown:
+            console.print(ranking.markdown(), markup=False, soft_wrap=True)
+        else:
+            console.print(ranking.table())
+    for line in failures:
+        say(f"failed: {line['address']}: {line['error']}")
+
+
+@app.command()
+def compare(
+    folder: Folder,
+    rows: Annotated[
+        list[str], typer.Argument(metavar="A B [C …]", help="ROW, or ROW/CLASSIFIER; A against each other")
+    ],
+    protocol: Annotated[str | None, typer.Option(help="Protocol [default: the only one, or the first]")] = None,
+    clf: Clf = None,
+    target: Annotated[list[str] | None, typer.Option(help="Transfers to this target only; repeat for several")] = None,
+) -> None:
+    """Difference of the mean balanced accuracies on the same cells, with interval and corrected p-value."""
+    from cellfeat.console import console
+    from cellfeat.ranking import compared
+
+    console.print(compared(folder, rows, protocol, clf, target or []))
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID …]", help="Records by id, or its beginning")] = None,
+    data: Data = None,
+    random: Annotated[int | None, typer.Option(min=1, help="So many records, drawn at random")] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw")] = 0,
+    enough: Annotated[float, typer.Option(min=0, max=1, help="Share of predictions that must come out again")] = 0.99,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """Check records against their predictions, and do their fits again; exit status 1 if one does not hold."""
+    from rich.table import Table
+
+    from cellfeat import verification
+    from cellfeat.console import console
+    from cellfeat.workplace import Workplace
+
+    picked = verification.chosen(folder, ids or [], random, seed)
+    verdicts = verification.verify(picked, folder, Workplace.on_terminal(device, precision), data, enough)
+    table = Table("record", "fit", "source → target", "equal", "verdict")
+    for one in verdicts:
+        equal = "–" if one.equal is None else f"{100 * one.equal:.2f} %"
+        verdict = "holds" if one.passed else "; ".join(one.faults)
+        table.add_row(one.id, one.address, one.transfer, equal, ". ".join(filter(None, (verdict, one.remark))))
+    console.print(table)
+    if not all(one.passed for one in verdicts):
+        raise typer.Exit(1)
