@@ -8,6 +8,7 @@ from cellfeat import hookimpl
 @hookimpl
 def cellfeat_align() -> dict[str, type]:
     from cellfeat_da.coral import Coral
+    from cellfeat_da.discriminant import BalancedLDA, SelfTrainedLDA
     from cellfeat_da.entropic import EntropicTransport
     from cellfeat_da.importance import ImportanceWeighting
     from cellfeat_da.label_shift import LabelShift
@@ -28,6 +29,8 @@ def cellfeat_align() -> dict[str, type]:
         "tca": TransferComponents,
         "importance": ImportanceWeighting,
         "label-shift": LabelShift,
+        "balanced-lda": BalancedLDA,
+        "self-trained-lda": SelfTrainedLDA,
         "reinhard": Reinhard,
         "macenko": Macenko,
     }
