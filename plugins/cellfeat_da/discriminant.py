@@ -242,19 +242,21 @@ def principal(source: np.ndarray, target: np.ndarray | None, most: int) -> tuple
     centre = np.mean([side.mean(axis=0) for side in sides], axis=0)
     rows = np.concatenate([(side - centre) / np.sqrt(len(side)) for side in sides])
     if len(rows) < rows.shape[1]:
-        values, vectors = np.linalg.eigh(rows @ rows.T)
-        kept = _largest(values, most)
-        axes = rows.T @ vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-300))
+        values, vectors = _largest(rows @ rows.T, most)
+        axes = rows.T @ vectors / np.sqrt(np.maximum(values, 1e-300))
     else:
-        values, vectors = np.linalg.eigh(rows.T @ rows)
-        axes = vectors[:, _largest(values, most)]
+        axes = _largest(rows.T @ rows, most)[1]
     return (source - centre) @ axes, axes, centre
 
 
-def _largest(values: np.ndarray, most: int) -> np.ndarray:
-    """Places of the largest of ascending eigenvalues, leaving out those that are rounding; at least one."""
-    kept = np.arange(len(values))[-most:]
-    return kept[(values[kept] > values[-1] * 1e-9) | (kept == len(values) - 1)]
+def _largest(matrix: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of a symmetric matrix, ascending, and their vectors; rounding is left out, but for one."""
+    from scipy.linalg import eigh
+
+    size = len(matrix)
+    values, vectors = eigh(matrix, subset_by_index=[max(0, size - most), size - 1])
+    kept = (values > values[-1] * 1e-9) | (np.arange(len(values)) == len(values) - 1)
+    return values[kept], vectors[:, kept]
 
 
 def unfolded(
