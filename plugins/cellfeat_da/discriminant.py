@@ -250,7 +250,7 @@ def principal(source: np.ndarray, target: np.ndarray | None, most: int) -> tuple
 
 
 def _largest(matrix: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest eigenvalues of a symmetric matrix, ascending, and their vectors; rounding is left out, but for one."""
+    """The largest eigenvalues of a symmetric matrix, ascending, and their vectors, less those that are rounding."""
     from scipy.linalg import eigh
 
     size = len(matrix)
