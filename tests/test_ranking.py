@@ -32,7 +32,9 @@ class Folder:
     def add(
         self, row, right=(1.0, 1.0), *, adapt="none", saw=None, classifier="lr", protocol="p", seed=1, targets="bc"
     ):
-        """A fit: of each target's classes x and y the first such share of cells is answered rightly. right, saw: by target."""
+        """A fit: of each target's classes x and y the first such share of cells is answered rightly.
+
+        right, saw: by target."""
         tables = []
         for target in targets:
             rows = np.flatnonzero(self.cells.domain == target)
@@ -107,9 +109,9 @@ def test_rows_that_were_shown_different_things_stand_in_different_tables(folder)
     assert "no target cell was shown" in rankings[0].title
     [only], _ = read_rankings(folder.path, "q")
     assert only.protocol == "q"
-    with pytest.raises(CellfeatError, match="no protocol named 'r'. Available: p, q"):
+    with pytest.raises(CellfeatError, match=r"no protocol named 'r'. Available: p, q"):
         read_rankings(folder.path, "r")
-    with pytest.raises(CellfeatError, match="no classifier named 'svm'. Available: lr"):
+    with pytest.raises(CellfeatError, match=r"no classifier named 'svm'. Available: lr"):
         read_rankings(folder.path, None, "svm")
 
 
@@ -201,7 +203,7 @@ def test_targets_whose_classes_are_too_small_have_no_score_and_no_rank(tmp_path)
     [ranking], _ = read_rankings(folder.path)
     assert [one.ranked for one in ranking.rows] == [None, None]
     assert ranking.lines()[0][3:6] == ["–", "–", "–"]
-    with pytest.raises(CellfeatError, match="one and two in protocol p: .*no class with at least 10 cells"):
+    with pytest.raises(CellfeatError, match=r"one and two in protocol p: .*no class with at least 10 cells"):
         compared(folder.path, ["one", "two"], None, None, [])
 
 
@@ -251,7 +253,7 @@ def test_a_comparison_can_be_of_one_target_and_one_classifier(folder):
         (["one", "tow"], {}, "no row named 'tow'. Did you mean 'two'? Available: apart, one, two"),
         (["one", "two/svm"], {}, "no classifier of row two named 'svm'. Available: lr"),
         (["one", "two/svm"], {"classifier": "lr"}, "no classifier of row two named 'svm'. Available: lr"),
-        (["one", "two"], {"targets": ["d"]}, "no target named 'd'. Available: b, c"),
+        (["two", "one"], {"targets": ["d"]}, "no target named 'd'. Available: b, c"),
         (["one", "two"], {"protocol": "s"}, "no protocol named 's'. Available: p, q"),
         (["one", "apart"], {}, "one and apart have no transfer in common in protocol p"),
     ],
@@ -261,8 +263,8 @@ def test_a_mistake_in_a_comparison_is_one_line(folder, rows, options, text):
     folder.add("one", targets="c", protocol="q")
     folder.add("two")
     folder.add("apart", targets="c")
+    options = {"protocol": None, "classifier": None, "targets": []} | options
     with pytest.raises(CellfeatError) as error:
-        options = {"protocol": None, "classifier": None, "targets": []} | options
         compared(folder.path, rows, **options)
     assert str(error.value).startswith(text)
 
