@@ -92,6 +92,9 @@ def _coded(column: Any) -> tuple[list[str], np.ndarray]:
     return coded.dictionary.to_pylist(), coded.indices.to_numpy()
 
 
+Known = tuple[str, str, str]  # domain, label and group of a cell
+
+
 @dataclass(frozen=True)
 class KnownCells:
     """The cells that predictions are about, in `cells.parquet`: id, domain, label and group."""
@@ -103,6 +106,17 @@ class KnownCells:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        known, new = self.check(cells, classes)
+        if new.keys() <= known.keys():
+            return
+        rows = sorted({**known, **new}.items())
+        columns = {"id": [name for name, _ in rows]}
+        columns |= {key: [row[i] for _, row in rows] for i, key in enumerate(("domain", "label", "group"))}
+        with atomic_file(self.path) as partial:
+            pq.write_table(pa.table(columns), partial, compression="zstd")
+
+    def check(self, cells: Cells, classes: Sequence[str]) -> tuple[dict[str, Known], dict[str, Known]]:
+        """What is known and what these cells say, by id. Raises: as `add`."""
         names = np.array([*classes, ""])  # the last for cells without a label
         new = dict(
             zip(
@@ -118,13 +132,7 @@ class KnownCells:
                 f"{self.path.parent} has results of other data: cell {changed} was {'/'.join(known[changed])} and is "
                 f"{'/'.join(new[changed])} now; name another folder (--out)"
             )
-        if new.keys() <= known.keys():
-            return
-        rows = sorted({**known, **new}.items())
-        columns = {"id": [name for name, _ in rows]}
-        columns |= {key: [row[i] for _, row in rows] for i, key in enumerate(("domain", "label", "group"))}
-        with atomic_file(self.path) as partial:
-            pq.write_table(pa.table(columns), partial, compression="zstd")
+        return known, new
 
     def truth(self) -> Truth:
         if not self.path.is_file():
@@ -135,7 +143,7 @@ class KnownCells:
         domain, label, group = ({name: row[i] for name, row in rows.items()} for i in range(3))
         return Truth(label=label, domain=domain, group=group)
 
-    def _read(self) -> dict[str, tuple[str, str, str]]:
+    def _read(self) -> dict[str, Known]:
         import pyarrow.parquet as pq
 
         table = pq.read_table(self.path)

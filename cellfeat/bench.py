@@ -77,7 +77,7 @@ class SuiteRun:
             if name not in self.suite.rows:
                 raise CellfeatError(unknown("row", name, self.suite.rows))
         planned = self._planned([name for name in self.suite.rows if not only or name in only])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         counts, elsewhere = Counter[str](), []
         with self.work.reporter.progress(sum(map(len, planned.values())), f"suite {self.suite.name}: fits") as bar:
             for name, row in planned.items():
@@ -94,7 +94,6 @@ class SuiteRun:
     def _planned(self, names: Sequence[str]) -> dict[str, list[Fit]]:
         """The fits by row, resolved: a name or parameter that is wrong shows before any work."""
         planned: dict[str, list[Fit]] = {name: [] for name in names}
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         for fit in fits(self.suite, self.data):
             if fit.row in planned:
                 try:
@@ -123,14 +122,18 @@ class SuiteRun:
         recipe = prepared(fit.recipe, self.work, context)
         encoded = self._encode(recipe, context)
         known = {
-            record["source"]
+            (record["source"], record["target"])
             for record in recorded
             if record["address"] == fit.address
             and record["recipe_digest"] == recipe.digest
             and record["dataset"]["digest"] == encoded.dataset.digest
         }
         evaluator = self._evaluator(recipe, encoded, context, shared)
-        missing = [split for split in evaluator.splits(fit.seed) if split.name not in known]
+        missing = [
+            split
+            for split in evaluator.splits(fit.seed)
+            if not known.issuperset((split.name, target) for target in (split.name, *split.targets))
+        ]
         if not missing:
             return "found"
         evaluators.append(evaluator)
@@ -251,8 +254,8 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
     """The fits that ended in an error and have no record."""
     path = folder / FAILURES
     done = {record["address"] for record in read_records(folder)}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    failed = {line["address"]: line for line in map(json.loads, lines)}
+    lines = records.read_lines(path) if path.is_file() else []
+    failed = {line["address"]: line for _, line in lines}
     return [line for address, line in failed.items() if address not in done]
 
 

@@ -63,12 +63,19 @@ def compare(
     alike every exchange is as likely as what was seen (Fisher's randomisation). p = (1 + exceedances) / (1 +
     replicates), after Phipson and Smyth 2010.
 
-    Raises: ValueError where the two share no transfer.
+    A transfer in which no class has enough cells says nothing and is left out.
+
+    Raises: ValueError where the two share no transfer, or none that says anything.
     """
     names = [name for name in first if name in second]
     if not names:
         raise ValueError("the two have no transfer in common")
     table = _Table.of([(first[name], second[name]) for name in names], truth)
+    if not all(table.classes):
+        said = {name: first[name] for name, classes in zip(names, table.classes, strict=True) if classes}
+        if not said:
+            raise ValueError(f"their common transfers have no class with at least {MINIMUM_CELLS} cells")
+        return compare(said, second, truth, seed, replicates)
     means = table.means(np.ones((1, len(table.names))))
     rng = np.random.default_rng(seed)
     drawn, swapped = [], []
@@ -95,8 +102,13 @@ def compare(
 def interval(
     answers: Mapping[str, Answers], truth: Truth, seed: int = 0, replicates: int = 500
 ) -> tuple[float, float, float]:
-    """Mean balanced accuracy of one method over its transfers, with its 95 % bootstrap interval."""
+    """Mean balanced accuracy of one method over its transfers, with its 95 % bootstrap interval.
+
+    NaN where one of them has no class with enough cells.
+    """
     table = _Table.of([(one, one._replace(right=np.zeros(len(one.id)))) for one in answers.values()], truth)
+    if not all(table.classes):
+        return (float("nan"),) * 3
     rng = np.random.default_rng(seed)
     drawn = [
         table.means(table.resample(rng, min(AT_ONCE, replicates - start))).mean(1)
@@ -160,7 +172,7 @@ class _Table:
         signed = weights if signs is None else weights * signs
         with np.errstate(divide="ignore", invalid="ignore"):
             recall = (signed @ self.difference) / (weights @ self.count)
-        kinds = range(int(self.transfer.max()) + 1)
+        kinds = range(len(self.classes))
         return np.stack([np.nanmean(recall[:, self.transfer == kind], axis=1) for kind in kinds], axis=1)
 
 

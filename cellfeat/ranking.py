@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from cellfeat import answers
@@ -199,7 +200,8 @@ def _ranked(
     own = results.answers(found)
     values: dict[str, list[float]] = {}
     for record in found:
-        values.setdefault(_transfer(record), []).append(record["scores"]["balanced_accuracy"]["mean"])
+        value = record["scores"]["balanced_accuracy"]["mean"]  # null where no class has enough cells
+        values.setdefault(_transfer(record), []).append(float("nan") if value is None else value)
     marks = {
         _transfer(record): SEEN if record["weights_saw_target"] else UNKNOWN
         for record in found
@@ -208,9 +210,10 @@ def _ranked(
 
     def mean(names: Sequence[str]) -> tuple[float, float, float] | None:
         # A mean over some of the transfers would not compare with the others' means.
-        return (
-            interval({name: own[name] for name in names}, results.truth) if names and set(names) <= set(own) else None
-        )
+        if not names or not set(names) <= set(own):
+            return None
+        found = interval({name: own[name] for name in names}, results.truth)
+        return None if np.isnan(found[0]) else found
 
     fits = {(record["seed"], record["source"]): record["seconds"] for record in found}
     return Ranked(
@@ -240,7 +243,10 @@ def compared(
     for other, name in zip(own[1:], rows[1:], strict=True):
         if not set(own[0]) & set(other):
             raise CellfeatError(f"{rows[0]} and {name} have no transfer in common in protocol {protocol}")
-        found.append(compare(own[0], other, results.truth))
+        try:
+            found.append(compare(own[0], other, results.truth))
+        except ValueError as error:
+            raise CellfeatError(f"{rows[0]} and {name} in protocol {protocol}: {error}") from None
     corrected = holm([one.p for one in found])
     table = Table(
         title=f"{protocol}: {_shown(rows[0], methods[0])} less …", title_justify="left", caption_justify="left"
@@ -260,14 +266,14 @@ def compared(
 
 def _method(records: Sequence[Record], name: str, classifier: str | None, targets: Sequence[str]) -> list[Record]:
     """The records of ROW or ROW/CLASSIFIER, in one classifier alone."""
-    row, _, wanted = name.partition("/")
-    wanted = wanted or classifier or ""
+    row, _, own = name.partition("/")
+    wanted = own or classifier or ""
     found = [record for record in records if record["row"] == row]
     if not found:
         raise CellfeatError(unknown("row", row, {record["row"] for record in records}))
     known = list(dict.fromkeys(record["classifier"] for record in found))
     if wanted and wanted not in known:
-        if len(known) > 1 or classifier is None:
+        if len(known) > 1 or own:
             raise CellfeatError(unknown(f"classifier of row {row}", wanted, known))
         wanted = known[0]  # --clf svm-linear beside a row that has a head of its own
     wanted = wanted or known[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,25 @@ def saw_target(weights_saw: Sequence[str] | None, domains: Sequence[str]) -> boo
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add JSON lines to a file, written whole and synced."""
+    """Add JSON lines to a file, written whole and synced; a last line that a kill cut off is taken away."""
     import os
 
+    _mend(Path(path))
     with Path(path).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _mend(path: Path) -> None:
+    last = path.read_bytes().rpartition(b"\n")[2] if path.is_file() else b""
+    if last:
+        try:
+            json.loads(last)
+            path.write_bytes(path.read_bytes() + b"\n")  # whole, but for an editor that left out the line's end
+        except ValueError:
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size - len(last))
 
 
 def _json(value: Any) -> Any:
@@ -97,15 +109,25 @@ def _json(value: Any) -> Any:
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a file; a line that is none is refused by its number."""
     records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CellfeatError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    for number, record in read_lines(path):
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise CellfeatError(f"{path}, line {number}: no record of schema {SCHEMA}")
         records.append(record)
     return records
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and content of every JSON line. A last line without its end is being written, or was cut off by a kill: it
+    is not there."""
+    text = Path(path).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return
+            raise CellfeatError(f"{path}, line {number}: not JSON ({error.msg})") from None
 
 
 def write_predictions(path: Path, results: Iterable[Result], cells: Cells, classes: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import answers, metrics, provenance
+from cellfeat import answers, metrics, provenance, records
 from cellfeat.bench import CELLS, SuiteRun, id_of, read_records, split_of
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.recipe import parse
 from cellfeat.suite import Suite
+from cellfeat.types import Cells
 from cellfeat.workplace import Workplace
 
 ENOUGH = 0.99  # of the predictions; another machine's last digits turn a few
+FACTS = (  # of a record, that come out again whatever the last digits
+    *("held_out_folds", "adapt", "adapted_to", "together", "shots", "weights_saw", "weights_saw_target", "cells"),
+    *("class_counts", "left_out", "scored_classes", "majority", "ceiling", "classes"),
+)
 
 
 @dataclass(frozen=True)
@@ -106,45 +113,75 @@ def verify(
     verdicts = []
     for record in picked:
         faults, equal, remark = check_content(record, folder), None, ""
-        key = f"{record['address']}/{record['source']}"
+        key = json.dumps([record[name] for name in ("recipe", "seed", "source", "dataset", "backbone")], sort_keys=True)
         if key not in again:
             again[key] = _again(record, run, data)
-        table, other = again[key]
+        table, done, other = again[key]
         faults += other
         if table is not None:
             equal = _equal(record, answers.read(folder / record["predictions"]["file"], **_fit(record)), table)
             if equal < enough:
                 faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
+            faults += _changed_facts(record, done)
             remark = _differences(record)
         where = f"{record['source']} → {record['target']}"
         verdicts.append(Verdict(record["id"], record["address"], where, tuple(faults), equal, remark))
     return verdicts
 
 
-def _again(record: Mapping[str, Any], run: SuiteRun, data: str | None) -> tuple[Any, list[str]]:
-    """The predictions of the record's fit, done anew, and faults of its data."""
+def _again(record: Mapping[str, Any], run: SuiteRun, data: str | None) -> tuple[Any, list[Any], list[str]]:
+    """The predictions of the record's fit, done anew, its records, and faults of its data."""
     content = dict(record["recipe"])
     if data is not None:
         content["dataset"] = {**content["dataset"], "manifest": data}
     evaluator, dataset = run.evaluator_of(parse(content, f"the recipe of record {record['id']}"), record["seed"])
     if dataset.digest != record["dataset"]["digest"]:
-        return None, [f"these data are others: digest {dataset.digest[:12]}…, not {record['dataset']['digest'][:12]}…"]
+        return (
+            None,
+            [],
+            [f"these data are others: digest {dataset.digest[:12]}…, not {record['dataset']['digest'][:12]}…"],
+        )
     sha256 = evaluator.encoder.description["weights_sha256"] if evaluator.encoder else None
     if sha256 != record["backbone"]["weights_sha256"]:
-        return None, [f"the backbone's weights are others: {sha256}, not {record['backbone']['weights_sha256']}"]
+        return None, [], [f"the backbone's weights are others: {sha256}, not {record['backbone']['weights_sha256']}"]
     result = evaluator.run(split_of(evaluator, record["seed"], record["source"]), record["seed"])
-    return answers.table_of(result, evaluator.cells, evaluator.classes, _fit(record), False), []
+    evaluator.clear_scratch()
+    table = answers.table_of(result, evaluator.cells, evaluator.classes, _fit(record), False)
+    done = records.of(result, evaluator.cells, evaluator.classes, {})
+    return table, done, _changed_cells(run.folder, evaluator.cells, evaluator.classes)
+
+
+def _changed_cells(folder: Path, cells: Cells, classes: Sequence[str]) -> list[str]:
+    """The labels that scores follow from must be those of the data."""
+    try:
+        answers.KnownCells(folder / CELLS).check(cells, classes)
+    except CellfeatError as error:
+        return [str(error)]
+    return []
+
+
+def _changed_facts(record: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the record says of the fit, beside scores, and doing it again does not."""
+    for one in done:
+        if one["target"] == record["target"]:
+            again = json.loads(json.dumps({key: one[key] for key in FACTS}))
+            return [
+                f"{key} is {record.get(key)}, but comes out as {again[key]}"
+                for key in FACTS
+                if again[key] != record.get(key)
+            ]
+    return [f"doing it again gives no answers on {record['target']}"]
 
 
 def _equal(record: Mapping[str, Any], stored: Any, again: Any) -> float:
-    """Share of the stored answers on the record's target that are the same again."""
+    """Share of the answers on the record's target, stored or done again, that are in both."""
 
-    def of(table: Any) -> dict[tuple[int, str], str]:
+    def of(table: Any) -> Counter[tuple[int, str, str]]:
         rows = (row for row in table.to_pylist() if row["target"] == record["target"])
-        return {(row["fold"], row["id"]): row["predicted"] for row in rows}
+        return Counter((row["fold"], row["id"], row["predicted"]) for row in rows)
 
     first, second = of(stored), of(again)
-    return float(np.mean([second.get(key) == answer for key, answer in first.items()]))
+    return (first & second).total() / max(first.total(), second.total(), 1)
 
 
 def _differences(record: Mapping[str, Any]) -> str:

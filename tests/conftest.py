@@ -49,3 +49,53 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def laboratories(tmp_path_factory) -> Path:
+    """Manifest of three drawn laboratories, five classes of ten cells each, 32 px, without masks."""
+    from cellfeat.demo import write_demo
+
+    return write_demo(tmp_path_factory.mktemp("laboratories") / "demo", per_class=10, size=32)
+
+
+@pytest.fixture(scope="session")
+def suite_file(tmp_path_factory) -> Path:
+    """A suite of two rows, two classifiers and two protocols on `laboratories`."""
+    path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
+    path.write_text(SUITE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_suite(suite_file, laboratories, tmp_path_factory) -> Path:
+    """The results folder of `suite_file`; to be read only."""
+    from cellfeat.bench import SuiteRun
+    from cellfeat.console import SilentReporter
+    from cellfeat.registry import installed
+    from cellfeat.suite import read_suite
+    from cellfeat.workplace import Workplace
+
+    folder = tmp_path_factory.mktemp("results") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("suite-cache")))
+        run = SuiteRun(
+            read_suite(suite_file), folder, Workplace(installed(), SilentReporter(), "cpu"), str(laboratories)
+        )
+        outcome = run()
+    assert (outcome.done, outcome.found, outcome.failed) == (6, 0, 0)
+    return folder
+
+
+SUITE = """\
+name: tiny
+backbone: {name: colour, bins: 3}
+classifiers: [lr, majority]
+seeds: [1]
+protocols:
+  transfers: {name: cross-domain, adapt: test, folds: 2, fitted_folds: 1, source: [lab-a]}
+  without: {name: cross-domain, adapt: none, folds: 2, source: [lab-a], target: [lab-b], leave_out: [lab-b/eosinophil]}
+rows:
+  none: {align: none}
+  z: {align: per-domain-z, protocols: [transfers]}
+"""
