@@ -140,9 +140,8 @@ class SuiteRun:
         check_enough(encoded.cells, recipe.protocol.folds)
         answers.KnownCells(self.folder / CELLS).add(encoded.cells, encoded.dataset.classes)
         for split in missing:
-            with provenance.peak_memory(context.device) as peak:
-                result = evaluator.run(split, fit.seed)
-            self._write(fit, recipe, encoded, result, peak, context)
+            result = evaluator.run(split, fit.seed)
+            self._write(fit, recipe, encoded, result, context)
         return "done"
 
     def _encode(self, recipe: Recipe, context: Context) -> Encoded:
@@ -184,9 +183,7 @@ class SuiteRun:
         encoded = self._encode(recipe, context)
         return self._evaluator(recipe, encoded, context, OrderedDict()), encoded.dataset
 
-    def _write(
-        self, fit: Fit, recipe: Recipe, encoded: Encoded, result: Result, peak: provenance.Peak, context: Context
-    ) -> None:
+    def _write(self, fit: Fit, recipe: Recipe, encoded: Encoded, result: Result, context: Context) -> None:
         """Predictions first, records last: a record that is there has its predictions."""
         names = {"protocol": fit.protocol, "classifier": fit.classifier, "seed": fit.seed, "source": result.split.name}
         table = answers.table_of(result, encoded.cells, encoded.dataset.classes, names, self.suite.probabilities)
@@ -201,8 +198,6 @@ class SuiteRun:
             "classifier": fit.classifier,
             "address": fit.address,
             "predictions": {"file": place, "sha256": answers.digest_of(table)},
-            "peak_memory_mb": peak.memory and round(peak.memory),
-            **({"peak_gpu_memory_mb": round(peak.gpu)} if peak.gpu is not None else {}),
         }
         new = records.of(result, encoded.cells, encoded.dataset.classes, about)
         with FileLock(self.folder / "locks" / "records.lock", mode=0o666):

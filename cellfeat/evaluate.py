@@ -1,4 +1,4 @@
-"""Recipe × protocol × seed -> records. Here, and only here, the labels of target cells are looked at: to score."""
+"""Recipe × protocol × seed -> predictions. What a fit is shown is decided here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline
+from cellfeat.provenance import Peak, peak_memory
 from cellfeat.recipe import Recipe
 from cellfeat.registry import Registry
 from cellfeat.results import Prediction, Result, joined, merged
@@ -48,6 +49,7 @@ class Fit(NamedTuple):
     pipeline: Pipeline
     features: np.ndarray
     seconds: float
+    peak: Peak
 
 
 Fits = OrderedDict[Path, Fit]  # by the folder of their checkpoints, which names exactly what was fitted
@@ -74,7 +76,7 @@ class Evaluator:
         self._prototype = self._new_pipeline()
         self.saved_recipe = self.recipe  # what a refitted pipeline is saved with
         self._scratch: set[Path] = set()
-        self._shared_seconds = 0.0
+        self._shared_seconds, self._peak = 0.0, Peak()
 
     @property
     def adapt(self) -> str:
@@ -102,19 +104,22 @@ class Evaluator:
         return self._run(split, seed)
 
     def _run(self, split: Split, seed: int) -> Result:
-        started, self._shared_seconds = time.monotonic(), 0.0
+        started, self._shared_seconds, self._peak = time.monotonic(), 0.0, Peak()
         adapted_to = sorted(split.adaptable) if self.adapt != "none" else []
         names = (split.name, *split.targets)
         result = Result(
             split, seed, self.adapt, dict.fromkeys(names, adapted_to), targets={name: [] for name in split.targets}
         )
-        if self.adapt == "test" and not self._prototype.uses_labels:
-            fit = self._fitted_once(result, split, seed)
-        else:
-            with self._progress(split) as bar:
-                for number in range(len(split.folds)):
-                    fit = self._fold(result, split, seed, number)
-                    bar.advance()
+        with peak_memory(self.context.device) as peak:
+            if self.adapt == "test" and not self._prototype.uses_labels:
+                fit = self._fitted_once(result, split, seed)
+            else:
+                with self._progress(split) as bar:
+                    for number in range(len(split.folds)):
+                        fit = self._fold(result, split, seed, number)
+                        bar.advance()
+        result.peak = peak.or_more(self._peak)
+        result.uses_shown = self._prototype.uses_target or not self._prototype.has_own_head
         result.weights_saw = fit.pipeline.weights_saw
         result.histories = fit.pipeline.histories
         result.seconds = time.monotonic() - started + self._shared_seconds
@@ -149,13 +154,15 @@ class Evaluator:
         if found is None:
             started = time.monotonic()
             pipeline = self._new_pipeline()
-            features = pipeline.fit_align(cells, context)
-            found = Fit(context, pipeline, features, time.monotonic() - started)
+            with peak_memory(context.device) as peak:
+                features = pipeline.fit_align(cells, context)
+            found = Fit(context, pipeline, features, time.monotonic() - started, peak)
             self.fits[context.scratch] = found
             while len(self.fits) > self.kept_fits:
                 self.fits.popitem(last=False)
         else:
             self._shared_seconds += found.seconds
+        self._peak = self._peak.or_more(found.peak)
         return found._replace(pipeline=replace(found.pipeline, recipe=self.recipe, head=None))
 
     def _fitted_once(self, result: Result, split: Split, seed: int) -> Fit:
@@ -165,10 +172,11 @@ class Evaluator:
         """
         shown, target = _rows(split.shown.values()), self._adapt_rows(split)
         rows = Shown(split.rows, shown, target)
-        if all(getattr(aligner, "symmetric", False) for aligner in self._prototype.aligners):
+        if all(getattr(one, "symmetric", False) and one.uses_target for one in self._prototype.aligners):
             inside = np.flatnonzero(np.isin(self.cells.domain, split.source))
-            rows = Shown(np.unique(np.concatenate([inside, shown, target])), shown[:0], target[:0])
+            rows = Shown(shown[:0], shown[:0], np.unique(np.concatenate([inside, shown, target])))
         fit = self._fit_align(rows, seed)
+        fit.pipeline.fitted_classes = np.unique(self.cells.label[np.concatenate([split.rows, shown])])
         place = {int(row): i for i, row in enumerate(rows.all)}
 
         def of(wanted: np.ndarray) -> np.ndarray:

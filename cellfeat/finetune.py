@@ -55,7 +55,7 @@ def adapter_for(recipe: Recipe, dataset: Dataset, work: Workplace) -> Path:
         work.reporter.note(f"fine-tuned before with the same data and parameters: {folder}")
         return folder
     context = work.context(seed, f"finetune-{folder.name}")
-    saw = tuple(f"{section.masks} masks of {domain}" for domain in chosen.domains)
+    saw = tuple(f"{domain} (masks: {section.masks})" for domain in chosen.domains)
     pairs = _pairs(chosen, section.masks, work.registry, context)
     with atomic_folder(folder, keep=distributed.is_main()) as partial:
         trainer(pairs, partial, context=context, saw=saw, **{**_shared(recipe, trainer), **params})

@@ -8,6 +8,7 @@ and refused when they have the wrong form or when a row's answer depends on whic
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,7 +138,7 @@ class Method:
         order = shuffled(cells, context)
         view = self._shown(cells, order).hide_labels()
         shape = cells.column("image").shape
-        images = np.empty(shape, np.uint8)
+        images = _on_disk(shape, context)
         for start in range(0, len(view), IMAGES_AT_ONCE):
             part = view[start : start + IMAGES_AT_ONCE]
             images[order[start : start + len(part)]] = self._images(
@@ -164,6 +165,12 @@ class Method:
         if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.uint8:
             raise CellfeatError(f"{self.title} must give a uint8 array of {shape}, but gave {_form(values)}")
         return values
+
+
+def _on_disk(shape: tuple[int, ...], context: Context) -> np.ndarray:
+    """Zeroed uint8 of a shape in a file without a name, gone with the array: images of 100,000 cells fit no memory."""
+    with tempfile.TemporaryFile(dir=context.scratch) as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape) if np.prod(shape) else np.zeros(shape, np.uint8)
 
 
 def _form(values: Any) -> str:

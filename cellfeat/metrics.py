@@ -9,6 +9,7 @@ import numpy as np
 
 MINIMUM_CELLS = 10  # a class with fewer target cells says too little about recall
 INTERVAL = 0.95
+AT_ONCE = 50  # replicates of a bootstrap over groups
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
@@ -138,13 +139,15 @@ def _bootstrap_groups(
 ) -> np.ndarray:
     """(R, M, K, K) confusion matrices of R resamples of whole groups."""
     names, member = np.unique(groups, return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
-    matrices = np.zeros((replicates, len(predictions), k * k))
-    for model, row in enumerate(predictions):
-        of_groups = np.zeros((len(names), k * k))
-        np.add.at(of_groups, (member, labels * k + row), 1)
-        matrices[:, model] = draws @ of_groups
-    return matrices.reshape(replicates, len(predictions), k, k)
+    of_groups = np.zeros((len(predictions), len(names), k * k))
+    for own, row in zip(of_groups, predictions, strict=True):
+        np.add.at(own, (member, labels * k + row), 1)
+    flat, rng = of_groups.transpose(1, 0, 2).reshape(len(names), -1), np.random.default_rng(seed)
+    parts = [
+        rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=min(AT_ONCE, replicates - start)) @ flat
+        for start in range(0, replicates, AT_ONCE)
+    ]
+    return np.concatenate(parts).reshape(replicates, len(predictions), k, k)
 
 
 def recalls(matrix: np.ndarray) -> np.ndarray:

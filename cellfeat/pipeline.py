@@ -294,6 +294,12 @@ def read_about(folder: Path) -> dict[str, Any]:
 def _check_chain(methods: Sequence[Method]) -> None:
     """Refuse a chain in which a method's work would be lost."""
     for first, second in pairwise(methods):
+        corrects = [name for name in ("adjust", "sample_weight") if hasattr(first.aligner, name)]
+        if corrects:
+            raise CellfeatError(
+                f"{first.title} works on the classifier ({', '.join(corrects)}), which {second.title} would cut it off "
+                f"from: put {first.name} last"
+            )
         if first.aligner.writes == "pooled" and second.aligner.writes == "image":
             raise CellfeatError(
                 f"{second.title} writes images: it must come before {first.title}, which writes vectors"

@@ -66,6 +66,12 @@ class Peak:
     memory: float | None = None
     gpu: float | None = None
 
+    def or_more(self, other: Peak) -> Peak:
+        """The larger of both."""
+        memory = [one for one in (self.memory, other.memory) if one is not None]
+        gpu = [one for one in (self.gpu, other.gpu) if one is not None]
+        return Peak(max(memory, default=None), max(gpu, default=None))
+
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
         rows = result.predicted_rows(target)
         counts = np.bincount(cells.label[rows], minlength=len(classes))
         recall = metrics.recalls(np.array(scored.confusion))
-        learnt = np.unique(cells.label[np.concatenate([result.split.rows, *result.split.shown.values()])])
+        learnt = np.unique(cells.label[np.concatenate([result.split.rows, *result.shown_for(target)])])
         records.append(
             _json(
                 {
@@ -40,7 +41,7 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
                     "adapt": result.adapt,
                     "adapted_to": result.adapted_to[target],
                     "together": result.together,
-                    "shots": len(result.split.shown.get(target, ())),
+                    "shots": len(result.split.shown.get(target, ())) if result.uses_shown else 0,
                     "weights_saw": result.weights_saw,
                     "weights_saw_target": saw_target(result.weights_saw, target.split("+") if inside else [target]),
                     "cells": len(rows),
@@ -54,6 +55,8 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
                     "ceiling": metrics.ceiling(cells.label[rows], learnt, len(classes)),
                     "classes": list(classes),
                     "confusion": scored.confusion,
+                    "peak_memory_mb": result.peak.memory and round(result.peak.memory),
+                    "peak_gpu_memory_mb": result.peak.gpu and round(result.peak.gpu),
                     **({"histories": result.histories} if result.histories else {}),
                     "seconds": round(result.seconds, 3),
                     **about,
@@ -66,11 +69,17 @@ def of(result: Result, cells: Cells, classes: tuple[str, ...], about: Mapping[st
 def saw_target(weights_saw: Sequence[str] | None, domains: Sequence[str]) -> bool | None:
     """Whether pretrained weights have seen any of these domains; None where nobody knows what they saw.
 
-    An entry is a data set's name, with a remark in brackets after it: "acevedo20 (images without labels)".
+    An entry is a data set's name, with a remark in brackets after it: "acevedo20 (images without labels)". Names are
+    compared by their letters and digits: Acevedo-20 is acevedo20.
     """
     if weights_saw is None:
         return None
-    return any(entry.partition(" (")[0].strip() in domains for entry in weights_saw)
+    seen = {_plain(entry.partition(" (")[0]) for entry in weights_saw}
+    return any(_plain(domain) in seen for domain in domains)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

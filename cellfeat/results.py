@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cellfeat.provenance import Peak
 from cellfeat.splits import Split
 
 
@@ -33,11 +34,18 @@ class Result:
     weights_saw: tuple[str, ...] | None = ()  # data that pretrained weights in it have seen; None: not known
     seconds: float = 0.0  # of all fits and answers; a fit that another classifier shares counts for each
     histories: dict[str, Any] = field(default_factory=dict)  # by method, what it says of its training, of the last fit
+    peak: Peak = field(default_factory=Peak)
+    uses_shown: bool = True  # the target labels that few-shot gives were used: by a classifier, or by a method
     together: bool = True  # several targets were adapted to in one fit
 
     def predictions(self, target: str) -> list[Prediction]:
         """The models' answers on a target, or on the source itself by its own name."""
         return self.inside if target == self.split.name else self.targets[target]
+
+    def shown_for(self, target: str) -> list[np.ndarray]:
+        """Target rows whose labels the models that answer on `target` were given."""
+        shown = self.split.shown if self.uses_shown else {}
+        return [rows for name, rows in shown.items() if self.together or name == target]
 
     def predicted_rows(self, target: str) -> np.ndarray:
         """The cells that were scored: once by every model, or, inside the source, once by the model of their fold."""

@@ -1,4 +1,4 @@
-"""Predictions of an evaluation to scores. The labels of target cells are looked at here, and nowhere else."""
+"""Predictions of an evaluation to scores: what the labels of target cells are for."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class Backbone(Protocol):
     """Images to features.
 
     Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
-    weights were trained on; None when unknown); and on the factory
+    weights were trained on, each entry a data set's name and a remark in brackets, "acevedo20 (images without labels)":
+    records of that target are marked; None when unknown); and on the factory
     - `named_weights: dict[str, NamedWeights]`, what `cellfeat weights list` shows;
     - `facts(context, **parameters) -> EncoderFacts`, what an object of these parameters would say of itself, found
       without building it: then a run that finds everything in the cache builds no network;

@@ -52,7 +52,7 @@ class Split:
                 adaptable={target: self.adaptable[target]},
                 shown={name: rows for name, rows in self.shown.items() if name == target},
             )
-            for target in self.adaptable
+            for target in self.targets
         ]
 
 

@@ -89,7 +89,7 @@ def test_finetuning_on_masks_runs_first_and_is_cached(manifest, tmp_path, cache)
     finetune = {"masks": "truth", "domains": ["tecom"], "epochs": 2, "batch_size": 12, "lr": 5e-4}
     sections = {"finetune": finetune, "classifier": {"name": "lr"}, "protocol": {"folds": 3, "source": ["tecom"]}}
     folder, written = run(recipe_of(manifest, **sections), tmp_path / "one", workplace())
-    assert "truth masks of tecom" in written[0]["weights_saw"]
+    assert "tecom (masks: truth)" in written[0]["weights_saw"]
     (adapter,) = (cache / "adapters").iterdir()
     stamp = (adapter / "adapter.json").stat().st_mtime_ns
     images = [row["path"] for row in csv.DictReader(manifest.open())][:2]
@@ -129,7 +129,7 @@ def test_the_published_recipes_on_real_cells(real_data, tmp_path, name):
         ("tecom", "tecom", "test"),
         ("tecom", "bccd", "test"),
     ]
-    assert "truth masks of tecom" in written[0]["weights_saw"]
+    assert "tecom (masks: truth)" in written[0]["weights_saw"]
     assert all(np.isfinite(record["scores"]["accuracy"]["mean"]) for record in written)
     pictures = {"adapter": ("losses.png", "masks.png"), "pipelines/tecom/align-0": ("losses.png", "examples.png")}
     assert all((folder / place / picture).stat().st_size > 5_000 for place in pictures for picture in pictures[place])

@@ -196,7 +196,7 @@ class AutoencoderAligner(ABC):
         """Take over what was fitted and the parameters that it was fitted with, which the network's sizes are among."""
         vars(self).update(vars(fitted) | {"weights": self.weights, "uses_target": False})
         if fitted.domains_ and self.weights_saw is not None:  # of another run, which records of this one must name
-            self.weights_saw += (f"images of {', '.join(fitted.domains_)} without labels",)
+            self.weights_saw += tuple(f"{name} (images without labels)" for name in fitted.domains_)
         self.domains_ = ()
 
 

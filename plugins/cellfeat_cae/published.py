@@ -18,8 +18,8 @@ from cellfeat import CellfeatError, check_tensors, load_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-DORL_SAW = ("images of Matek-19, Acevedo-20 and SYSU3H without labels",)
-BC_SAM_SAW = ("images of Matek-19 and Acevedo-20 without labels",)
+DORL_SAW = tuple(f"{name} (images without labels)" for name in ("Matek-19", "Acevedo-20", "SYSU3H"))
+BC_SAM_SAW = tuple(f"{name} (images without labels)" for name in ("Matek-19", "Acevedo-20"))
 # What our tensors are called in DoRL's program.
 DORL_NAMES = {
     "image_head.": "decoder.head.",

@@ -70,7 +70,7 @@ class SelfTrainedLDA(SavesState):
        source and target cells, 5 times; a target cell counts R_ik / (K q_k), q = (column means of R + 1 / K) / 2,
        all of them together as much as the sources;
     2. the class-balanced mean of the target, the mean over k of sum_i R_ik z_i / (sum_i R_ik + 5), is moved onto that
-       of the source.
+       of the source. The last discriminant stands, and the last place: it is not fitted again to that.
 
     The features are posteriors, as in `balanced-lda`. Every target is placed by itself and has its own discriminant;
     source rows are scored by the mean of them, or without a target by that of the sources. Labelled target rows

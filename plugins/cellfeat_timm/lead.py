@@ -60,7 +60,9 @@ class Lead(NetworkAligner):
     def _source_epochs(self, cells: int) -> int:
         if self.source_steps is None:
             return self.source_epochs
-        return math.ceil(self.source_steps / math.ceil(cells / self.batch_size))
+        return math.ceil(
+            self.source_steps / max(1, cells // self.batch_size)
+        )  # an epoch leaves out what fills no batch
 
     def _form(self) -> dict[str, bool]:
         return {"relu": False, "weight_normed": True}

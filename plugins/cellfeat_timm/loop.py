@@ -79,7 +79,7 @@ def _better(work: Work, done: int, best: dict[str, Any]) -> dict[str, Any]:
     """The better of this epoch and the best one before; of equals the later one, which has seen more."""
     work.network.eval()
     score = work.score()
-    if score is None or (best and score < best["score"]):
+    if score is None or (best and not score >= best["score"]):  # a diverged network's nan is never better
         return best
     state = {name: tensor.detach().cpu().clone() for name, tensor in work.network.state_dict().items()}
     return {"score": score, "epoch": done, "network": state}

@@ -391,7 +391,7 @@ def test_what_the_weights_saw_is_kept(cells, fitted, tmp_path):
 def test_weights_of_another_run_saw_its_cells(cells, fitted, saved, tmp_path):
     context = cpu_context(tmp_path / "scratch")
     assert (fitted.weights_saw, Cae.load(saved).weights_saw) == ((), ())  # of the run's own cells nothing is said
-    saw = ("images of elsewhere, here, there without labels",)
+    saw = tuple(f"{name} (images without labels)" for name in ("elsewhere", "here", "there"))
     method = Cae(weights=str(saved)).fit(cells, context)
     assert method.weights_saw == saw
     own = kept(method, tmp_path / "own")
