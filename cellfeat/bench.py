@@ -77,6 +77,7 @@ class SuiteRun:
             if name not in self.suite.rows:
                 raise CellfeatError(unknown("row", name, self.suite.rows))
         planned = self._planned([name for name in self.suite.rows if not only or name in only])
+        self._check(planned)
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         counts, elsewhere = Counter[str](), []
         with self.work.reporter.progress(sum(map(len, planned.values())), f"suite {self.suite.name}: fits") as bar:
@@ -102,6 +103,13 @@ class SuiteRun:
                     raise CellfeatError(f"row {fit.row} of suite {self.suite.name}: {error}") from None
                 planned[fit.row].append(Fit(fit.row, fit.protocol, fit.classifier, fit.seed, recipe))
         return planned
+
+    def _check(self, planned: Mapping[str, Sequence[Fit]]) -> None:
+        """A mistake in the device or the data is no failure of the rows: it is told before any."""
+        self.work.context(0, "bench")
+        for row in planned.values():
+            for fit in row:
+                self._dataset(fit.recipe)
 
     def _row(self, row: Sequence[Fit]) -> Iterator[str]:
         """Do the fits of one row that are not done; chains are shared by the classifiers that follow each other."""
@@ -144,12 +152,16 @@ class SuiteRun:
             self._write(fit, recipe, encoded, result, context)
         return "done"
 
-    def _encode(self, recipe: Recipe, context: Context) -> Encoded:
-        """The data, encoded as the recipe says, from what earlier rows have left where they agree."""
+    def _dataset(self, recipe: Recipe) -> tuple[str, Dataset]:
+        """The data of a recipe, loaded once, and what tells them from others."""
         section = json.dumps(recipe.dataset.model_dump(mode="json"), sort_keys=True)
         if section not in self._datasets:
             self._datasets[section] = load_dataset(recipe.dataset, self.work)
-        dataset = self._datasets[section]
+        return section, self._datasets[section]
+
+    def _encode(self, recipe: Recipe, context: Context) -> Encoded:
+        """The data, encoded as the recipe says, from what earlier rows have left where they agree."""
+        section, dataset = self._dataset(recipe)
         fitted = finetuned(recipe, dataset, self.work)
         parts = [part and part.model_dump(mode="json") for part in (fitted.backbone, fitted.segmenter)]
         key = json.dumps([section, parts], sort_keys=True)

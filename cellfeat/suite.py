@@ -127,6 +127,9 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 def _check_choices(suite: Suite, path: Path) -> None:
+    for name, section in suite.protocols.items():
+        if "seeds" in section.model_fields_set:
+            raise CellfeatError(f"{path}, protocol {name}: seeds are the suite's or a row's, not a protocol's")
     for name, row in suite.rows.items():
         for protocol in row.protocols or []:
             if protocol not in suite.protocols:

@@ -68,7 +68,13 @@ def suite_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_suite(suite_file, laboratories, tmp_path_factory) -> Path:
+def suite_cache(tmp_path_factory) -> Path:
+    """A cache for all tests on `laboratories`, so that these are encoded once."""
+    return tmp_path_factory.mktemp("suite-cache")
+
+
+@pytest.fixture(scope="session")
+def finished_suite(suite_file, laboratories, suite_cache, tmp_path_factory) -> Path:
     """The results folder of `suite_file`; to be read only."""
     from cellfeat.bench import SuiteRun
     from cellfeat.console import SilentReporter
@@ -78,7 +84,7 @@ def finished_suite(suite_file, laboratories, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("results") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("suite-cache")))
+        patch.setenv("CELLFEAT_CACHE", str(suite_cache))
         run = SuiteRun(
             read_suite(suite_file), folder, Workplace(installed(), SilentReporter(), "cpu"), str(laboratories)
         )

@@ -21,10 +21,9 @@ from cellfeat.workplace import Workplace
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """One cache for the module, so that the cells are encoded once."""
+def shared_cache(suite_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CELLFEAT_CACHE", str(suite_cache))
         yield
 
 
@@ -353,3 +352,13 @@ def test_appending_mends_the_end_of_a_file(tmp_path):
     path.write_text('{"schema": 1, "n": 1}\n{"schema": 1, "n": 2}')
     records.append(path, [{"schema": 1, "n": 3}])
     assert [record["n"] for record in records.read(path)] == [1, 2, 3]
+
+
+def test_a_mistake_in_the_data_is_told_before_any_row_and_is_no_failure(tmp_path, laboratories):
+    suite = suite_of({"none": {"align": "none"}})
+    with pytest.raises(CellfeatError, match=r"absent\.csv"):
+        start(tmp_path / "r", suite, tmp_path / "absent.csv")
+    suite.protocols["transfers"].leave_out = ["lab-b/eosinophl"]
+    with pytest.raises(CellfeatError, match="Did you mean 'eosinophil'"):
+        start(tmp_path / "r", suite, laboratories)
+    assert not (tmp_path / "r").exists()

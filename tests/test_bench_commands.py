@@ -13,9 +13,9 @@ from cellfeat.bench import read_records, with_id
 
 
 @pytest.fixture
-def cellfeat(monkeypatch, capsys, tmp_path):
+def cellfeat(monkeypatch, capsys, tmp_path, suite_cache):
     """Run `cellfeat bench ARGUMENTS` in a folder of its own; gives (exit status, stdout, stderr)."""
-    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CELLFEAT_CACHE", str(suite_cache))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -77,7 +77,7 @@ def test_list_shows_every_table_and_markdown(cellfeat, finished_suite):
     table = [line for line in out.splitlines() if line.startswith("| ")]
     assert len(table) == 2 * (2 + 1 + 2), "two tables of one row each, with headings, majority class and ceiling"
     assert "| majority class |" in out
-    assert "without" not in out
+    assert "### without" not in out
     assert "| lr |" not in out
     assert "20.0 [20.0, 20.0]" in out
 
@@ -115,7 +115,8 @@ def test_a_record_that_does_not_hold_is_exit_status_1(cellfeat, results, laborat
         (["compare", "absent", "z", "y"], ["absent has no records of transfers"]),
         (["verify", "absent"], ["absent has no records.jsonl with records"]),
         (["verify", "RESULTS", "xyz"], ["no record named 'xyz'"]),
-        (["verify", "RESULTS", "--random", "0"], ["0"]),
+        (["verify", "RESULTS", "--random", "0"], ["--random"]),
+        (["run", "SUITE", "--data", "absent.csv"], ["absent.csv", "no such manifest"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(cellfeat, finished_suite, suite_file, arguments, parts):

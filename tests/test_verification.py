@@ -20,9 +20,9 @@ ADDRESS, TARGET = "none/transfers/lr/1", "lab-b"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
+def shared_cache(suite_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CELLFEAT_CACHE", str(suite_cache))
         yield
 
 
