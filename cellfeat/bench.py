@@ -6,35 +6,40 @@ predictions/   a table per row; cells.parquet  the cells they are about.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import shutil
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from cellfeat import answers, provenance, records
-from cellfeat.datasets import Dataset
+from cellfeat.encodings import Encoded, Encodings
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.evaluate import Evaluator, Fits, check_enough
-from cellfeat.extract import Encoder
-from cellfeat.pipeline import Pipeline, columns_read, resolve
+from cellfeat.pipeline import Pipeline, resolve
 from cellfeat.recipe import Recipe
 from cellfeat.results import Result
-from cellfeat.run import describe, finetuned, prepared
+from cellfeat.results_folder import (
+    CELLS,
+    FAILURES,
+    LOCKS,
+    PREDICTIONS,
+    RECORDS,
+    published,
+    read_records,
+    with_id,
+)
+from cellfeat.run import describe, prepared
 from cellfeat.slots import Context
 from cellfeat.splits import Split
-from cellfeat.suite import Fit, Suite, fits
-from cellfeat.types import Cells
-from cellfeat.workplace import Workplace, load_dataset, make_encoder
-
-RECORDS, FAILURES, PREDICTIONS, CELLS = "records.jsonl", "failures.jsonl", "predictions", "cells.parquet"
-KEPT_FITS = 12  # chains at hand for the next classifier: those of all folds and targets of a source
+from cellfeat.suite import Planned, Suite, planned
+from cellfeat.workplace import Workplace
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,22 @@ class Outcome:
     elsewhere: tuple[str, ...] = ()  # rows that another process is at
 
 
-@dataclass
-class Encoded:
-    """What several rows share: the data, what encodes them, and the cells with the columns asked for so far."""
+class Task(NamedTuple):
+    """A planned fit made ready, and its splits that have no record yet."""
 
-    dataset: Dataset
-    encoder: Encoder
-    cells: Cells
-    columns: frozenset[str]
+    plan: Planned
+    recipe: Recipe
+    encoded: Encoded
+    evaluator: Evaluator
+    missing: list[Split]
 
 
-@dataclass
 class SuiteRun:
     """One start of a suite. `data` takes the place of the suite's manifest."""
 
-    suite: Suite
-    folder: Path
-    work: Workplace
-    data: str | None = None
-    _encoded: dict[str, Encoded] = field(default_factory=dict)
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    def __init__(self, suite: Suite, folder: Path, work: Workplace, data: str | None = None) -> None:
+        self.suite, self.folder, self.work, self.data = suite, folder, work, data
+        self.encodings = Encodings(work)
 
     def __call__(self, only: Sequence[str] = ()) -> Outcome:
         """Run what is not yet done: all rows, or `only` these.
@@ -76,15 +77,14 @@ class SuiteRun:
         for name in only:
             if name not in self.suite.rows:
                 raise CellfeatError(unknown("row", name, self.suite.rows))
-        planned = self._planned([name for name in self.suite.rows if not only or name in only])
-        self._check(planned)
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        rows = self._planned([name for name in self.suite.rows if not only or name in only])
+        self._make_folder()
         counts, elsewhere = Counter[str](), []
-        with self.work.reporter.progress(sum(map(len, planned.values())), f"suite {self.suite.name}: fits") as bar:
-            for name, row in planned.items():
+        with self.work.reporter.progress(sum(map(len, rows.values())), f"suite {self.suite.name}: fits") as bar:
+            for name, row in rows.items():
                 try:
-                    with FileLock(self.folder / "locks" / f"{name}.lock", timeout=0, mode=0o666):
-                        for state in self._row(row):
+                    with self._lock(f"row-{name}", timeout=0):
+                        for state in self._row(name, row):
                             counts[state] += 1
                             bar.advance()
                 except Timeout:
@@ -92,183 +92,135 @@ class SuiteRun:
                     bar.advance(len(row))
         return Outcome(counts["found"], counts["done"], counts["failed"], tuple(elsewhere))
 
-    def _planned(self, names: Sequence[str]) -> dict[str, list[Fit]]:
-        """The fits by row, resolved: a name or parameter that is wrong shows before any work."""
-        planned: dict[str, list[Fit]] = {name: [] for name in names}
-        for fit in fits(self.suite, self.data):
-            if fit.row in planned:
+    def _make_folder(self) -> None:
+        locks = self.folder / LOCKS
+        locks.mkdir(parents=True, exist_ok=True)
+        (locks / ".gitignore").write_text("*\n")
+
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
+        return FileLock(self.folder / LOCKS / f"{name}.lock", timeout=timeout, mode=0o666)
+
+    def _planned(self, names: Sequence[str]) -> dict[str, list[Planned]]:
+        """The fits by row, resolved: what is wrong with a name, a parameter, the device or the data shows before any
+        work, and is no failure of the rows."""
+        rows: dict[str, list[Planned]] = {name: [] for name in names}
+        context = self.work.context(0, "bench")
+        for plan in planned(self.suite, self.data):
+            if plan.row in rows:
                 try:
-                    recipe = resolve(fit.recipe, self.work.registry)
+                    recipe = resolve(plan.recipe, self.work.registry)
+                    pipeline = Pipeline.build(recipe, self.work.registry, (), context)
+                    if recipe.classifier is None and not pipeline.has_own_head:
+                        raise CellfeatError("it names no classifier, and its last method has no head of its own")
                 except CellfeatError as error:
-                    raise CellfeatError(f"row {fit.row} of suite {self.suite.name}: {error}") from None
-                planned[fit.row].append(Fit(fit.row, fit.protocol, fit.classifier, fit.seed, recipe))
-        return planned
+                    raise CellfeatError(f"row {plan.row} of suite {self.suite.name}: {error}") from None
+                self.encodings.dataset(recipe)
+                rows[plan.row].append(plan._replace(recipe=recipe))
+        return rows
 
-    def _check(self, planned: Mapping[str, Sequence[Fit]]) -> None:
-        """A mistake in the device or the data is no failure of the rows: it is told before any."""
-        self.work.context(0, "bench")
-        for row in planned.values():
-            for fit in row:
-                self._dataset(fit.recipe)
+    def _row(self, name: str, row: Sequence[Planned]) -> Iterator[str]:
+        """Do the fits of one row that are not done. Checkpoints go when all of it is recorded."""
+        fits: Fits = OrderedDict()
+        recorded, failed = read_records(self.folder), False
+        settings = {"suite": self.suite.name, "row": name}
+        for _, group in groupby(row, key=lambda plan: (plan.protocol, plan.seed)):
+            for state in self._together(list(group), recorded, fits, settings):
+                failed |= state == "failed"
+                yield state
+        if not failed:
+            shutil.rmtree(self.work.context(0, "bench", settings).scratch, ignore_errors=True)
 
-    def _row(self, row: Sequence[Fit]) -> Iterator[str]:
-        """Do the fits of one row that are not done; chains are shared by the classifiers that follow each other."""
-        shared: Fits = OrderedDict()
-        evaluators: list[Evaluator] = []
-        recorded = read_records(self.folder)
-        for fit in row:
+    def _together(
+        self, group: Sequence[Planned], recorded: Sequence[Mapping[str, Any]], fits: Fits, settings: Any
+    ) -> Iterator[str]:
+        """Fits that differ in their classifier alone, source by source, so that they share each source's chains."""
+        states = {plan.address: "found" for plan in group}
+        tasks = []
+        for plan in group:
+            context = self.work.context(plan.seed, "bench", settings)
             try:
-                yield self._fit(fit, recorded, shared, evaluators)
+                tasks.append(self._task(plan, recorded, context, fits))
             except Exception as error:  # a failing row must not take the others' night away
-                self._failed(fit, error)
-                yield "failed"
-        for evaluator in evaluators:
-            evaluator.clear_scratch()
+                self._failed(plan, None, error)
+                states[plan.address] = "failed"
+        for source in dict.fromkeys(split.name for task in tasks for split in task.missing):
+            for task in tasks:
+                for split in (one for one in task.missing if one.name == source):
+                    if states[task.plan.address] != "failed":
+                        states[task.plan.address] = "done"
+                    try:
+                        self._write(task, task.evaluator.run(split, task.plan.seed))
+                    except Exception as error:
+                        self._failed(task.plan, source, error)
+                        states[task.plan.address] = "failed"
+        yield from states.values()
 
-    def _fit(self, fit: Fit, recorded: Sequence[Mapping[str, Any]], shared: Fits, evaluators: list[Evaluator]) -> str:
-        context = self.work.context(fit.seed, "bench")
-        recipe = prepared(fit.recipe, self.work, context)
-        encoded = self._encode(recipe, context)
+    def _task(self, plan: Planned, recorded: Sequence[Mapping[str, Any]], context: Context, fits: Fits) -> Task:
+        recipe = prepared(plan.recipe, self.work, context)
+        encoded = self.encodings.of(recipe, context)
+        way = encoded.encoder.description
         known = {
             (record["source"], record["target"])
             for record in recorded
-            if record["address"] == fit.address
-            and record["recipe_digest"] == recipe.digest
+            if record["address"] == plan.address
+            and record["recipe_digest"] == published(recipe).digest
             and record["dataset"]["digest"] == encoded.dataset.digest
+            and record["backbone"]["weights_sha256"] == way["weights_sha256"]
+            and record["encoding"]["precision"] == way["precision"]
         }
-        evaluator = self._evaluator(recipe, encoded, context, shared)
+        evaluator = self.encodings.evaluator(recipe, encoded, context, fits)
         missing = [
             split
-            for split in evaluator.splits(fit.seed)
+            for split in evaluator.splits(plan.seed)
             if not known.issuperset((split.name, target) for target in (split.name, *split.targets))
         ]
-        if not missing:
-            return "found"
-        evaluators.append(evaluator)
-        check_enough(encoded.cells, recipe.protocol.folds)
-        answers.KnownCells(self.folder / CELLS).add(encoded.cells, encoded.dataset.classes)
-        for split in missing:
-            result = evaluator.run(split, fit.seed)
-            self._write(fit, recipe, encoded, result, context)
-        return "done"
+        if missing:
+            check_enough(encoded.cells, recipe.protocol.folds)
+            evaluator.kept_fits = max(evaluator.fits_of(split) for split in missing)
+            with self._lock("cells"):
+                answers.KnownCells(self.folder / CELLS).add(encoded.cells, encoded.dataset.classes)
+        return Task(plan, recipe, encoded, evaluator, missing)
 
-    def _dataset(self, recipe: Recipe) -> tuple[str, Dataset]:
-        """The data of a recipe, loaded once, and what tells them from others."""
-        section = json.dumps(recipe.dataset.model_dump(mode="json"), sort_keys=True)
-        if section not in self._datasets:
-            self._datasets[section] = load_dataset(recipe.dataset, self.work)
-        return section, self._datasets[section]
-
-    def _encode(self, recipe: Recipe, context: Context) -> Encoded:
-        """The data, encoded as the recipe says, from what earlier rows have left where they agree."""
-        section, dataset = self._dataset(recipe)
-        fitted = finetuned(recipe, dataset, self.work)
-        parts = [part and part.model_dump(mode="json") for part in (fitted.backbone, fitted.segmenter)]
-        key = json.dumps([section, parts], sort_keys=True)
-        wanted = frozenset(columns_read(Pipeline.build(fitted, self.work.registry, (), context).aligners))
-        found = self._encoded.get(key)
-        if found is None or not wanted <= found.columns:
-            encoder = found.encoder if found else make_encoder(fitted, self.work, context)
-            columns = wanted | (found.columns if found else frozenset())
-            found = Encoded(dataset, encoder, encoder.encode(dataset, sorted(columns)), columns)
-            self._encoded[key] = found
-        return found
-
-    def _evaluator(self, recipe: Recipe, encoded: Encoded, context: Context, shared: Fits) -> Evaluator:
-        identity = f"{encoded.dataset.digest}|{encoded.encoder.description}"
-        return Evaluator(
-            recipe,
-            self.work.registry,
-            encoded.cells,
-            encoded.dataset.classes,
-            context,
-            encoded.encoder,
-            identity,
-            fits=shared,
-            kept_fits=KEPT_FITS,
-        )
-
-    def evaluator_of(self, recipe: Recipe, seed: int) -> tuple[Evaluator, Dataset]:
-        """An evaluator of one recipe on its encoded data."""
-        context = self.work.context(seed, "bench")
-        recipe = prepared(resolve(recipe, self.work.registry), self.work, context)
-        encoded = self._encode(recipe, context)
-        return self._evaluator(recipe, encoded, context, OrderedDict()), encoded.dataset
-
-    def _write(self, fit: Fit, recipe: Recipe, encoded: Encoded, result: Result, context: Context) -> None:
+    def _write(self, task: Task, result: Result) -> None:
         """Predictions first, records last: a record that is there has its predictions."""
-        names = {"protocol": fit.protocol, "classifier": fit.classifier, "seed": fit.seed, "source": result.split.name}
-        table = answers.table_of(result, encoded.cells, encoded.dataset.classes, names, self.suite.probabilities)
-        place = f"{PREDICTIONS}/{fit.row}.parquet"
+        plan, encoded, evaluator = task.plan, task.encoded, task.evaluator
+        names = {"protocol": plan.protocol, "classifier": plan.classifier, "seed": plan.seed}
+        classes = encoded.dataset.classes
+        table = answers.table_of(
+            result, encoded.cells, classes, {**names, "source": result.split.name}, self.suite.probabilities
+        )
+        place = f"{PREDICTIONS}/{plan.row}.parquet"
         answers.add(self.folder / place, table)
-        pipeline = Pipeline.build(recipe, self.work.registry, encoded.dataset.classes, context, encoded.encoder)
+        pipeline = Pipeline.build(task.recipe, self.work.registry, classes, evaluator.context, encoded.encoder)
         about = {
-            **describe(published(recipe), encoded.dataset, encoded.encoder, pipeline, context, self.work),
+            **describe(
+                published(task.recipe), encoded.dataset, encoded.encoder, pipeline, evaluator.context, self.work
+            ),
             "suite": self.suite.name,
-            "row": fit.row,
-            "protocol": fit.protocol,
-            "classifier": fit.classifier,
-            "address": fit.address,
+            "row": plan.row,
+            "protocol": plan.protocol,
+            "classifier": plan.classifier,
+            "address": plan.address,
             "predictions": {"file": place, "sha256": answers.digest_of(table)},
         }
-        new = records.of(result, encoded.cells, encoded.dataset.classes, about)
-        with FileLock(self.folder / "locks" / "records.lock", mode=0o666):
+        new = records.of(result, encoded.cells, classes, about)
+        with self._lock("records"):
             records.append(self.folder / RECORDS, [with_id(record) for record in new])
 
-    def _failed(self, fit: Fit, error: Exception) -> None:
+    def _failed(self, plan: Planned, source: str | None, error: Exception) -> None:
         told = isinstance(error, CellfeatError)
         text = " ".join((str(error) if told else f"{type(error).__name__}: {error}").split())
-        self.work.reporter.note(f"{fit.address} failed and is passed over: {text}")
+        where = f"{plan.address} from {source}" if source else plan.address
+        self.work.reporter.note(f"{where} failed and is passed over: {text}")
+        frames = traceback.extract_tb(error.__traceback__)[-3:]
         line = {
-            "address": fit.address,
+            "address": plan.address,
+            "source": source,
             "error": text,
-            **({} if told else {"traceback": traceback.format_exc(limit=-3)}),
-            "recipe": published(fit.recipe).as_dict(),
+            **({} if told else {"at": [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]}),
+            "recipe": published(plan.recipe).as_dict(),
             "versions": provenance.versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with FileLock(self.folder / "locks" / "records.lock", mode=0o666):
+        with self._lock("records"):
             records.append(self.folder / FAILURES, [line])
-
-
-def published(recipe: Recipe) -> Recipe:
-    """The recipe with the manifest by its file name alone: where a machine keeps its data is nobody's business."""
-    manifest = Path(recipe.dataset.manifest.partition("?")[0]).name
-    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"manifest": manifest})})
-
-
-def with_id(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with `id`: the beginning of the SHA-256 of all else that it says."""
-    return {"id": id_of(record), **{key: value for key, value in record.items() if key != "id"}}
-
-
-def id_of(record: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in record.items() if key != "id"}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The newest record of every fit and target in a results folder; none where there is no such file yet."""
-    path = folder / RECORDS
-    newest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for record in records.read(path) if path.is_file() else []:
-        newest[record["address"], record["source"], record["target"]] = record
-    return list(newest.values())
-
-
-def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """The fits that ended in an error and have no record."""
-    path = folder / FAILURES
-    done = {record["address"] for record in read_records(folder)}
-    lines = records.read_lines(path) if path.is_file() else []
-    failed = {line["address"]: line for _, line in lines}
-    return [line for address, line in failed.items() if address not in done]
-
-
-def split_of(evaluator: Evaluator, seed: int, source: str) -> Split:
-    """The split of a recorded source."""
-    for split in evaluator.splits(seed):
-        if split.name == source:
-            return split
-    raise CellfeatError(f"these data have no source {source!r} any more")

@@ -135,15 +135,14 @@ class _Table:
         columns: list[tuple[np.ndarray, np.ndarray, int]] = []
         classes: list[list[str]] = []
         strata: dict[str, str] = {}
-        grouped = len(set(truth.group.values())) < len(truth.group)
         for number, (one, other) in enumerate(pairs):
             ids, left, right = np.intersect1d(one.id, other.id, return_indices=True)
             gap = one.right[left] - other.right[right]
             labels = np.array([truth.label[name] for name in ids])
             domains = [truth.domain[name] for name in ids]
-            units = (
-                ids if not grouped else np.array([f"{d}|{truth.group[i]}" for d, i in zip(domains, ids, strict=True)])
-            )
+            groups = np.array([f"{d}|{truth.group[name]}" for d, name in zip(domains, ids, strict=True)])
+            grouped = len(np.unique(groups)) < len(groups)
+            units = groups if grouped else ids
             kinds = domains if grouped else [f"{d}|{c}" for d, c in zip(domains, labels, strict=True)]
             scored = [name for name in np.unique(labels) if np.sum(labels == name) >= MINIMUM_CELLS]
             classes.append([str(name) for name in scored])

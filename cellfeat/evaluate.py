@@ -59,7 +59,7 @@ Fits = OrderedDict[Path, Fit]  # by the folder of their checkpoints, which names
 class Evaluator:
     """Runs a resolved recipe on encoded cells. `scratch` outlives a kill; `classes` names the labels.
 
-    fits: the chains at hand, at most `kept_fits`; shared by evaluators that differ in the classifier alone.
+    fits: the chains at hand, at most `kept_fits`; evaluators that differ in the classifier alone may share them.
     """
 
     recipe: Recipe
@@ -95,6 +95,13 @@ class Evaluator:
             fitted_folds=protocol.fitted_folds,
             shots=protocol.shots,
         )
+
+    def fits_of(self, split: Split) -> int:
+        """How many chains one split needs, to be kept for the next classifier."""
+        apart = len(split.targets) if not self.recipe.protocol.together else 1
+        if self.adapt == "test" and not self._prototype.uses_labels:
+            return apart
+        return len(split.folds) * apart * (2 if self.adapt == "heldout" else 1)
 
     def run(self, split: Split, seed: int) -> Result:
         """Fit and test one source setting; the protocol says whether its targets are adapted to together."""

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
 import yaml
@@ -53,6 +52,7 @@ class SuiteRow(_Strict):
     segmenter: dict[str, Any] | None = None
     align: Any = None
     classifiers: list[Any] | None = None
+    finetune: dict[str, Any] | None = None
     seeds: list[int] | None = None
     protocols: list[str] | None = None
     note: str = ""  # for readers
@@ -79,8 +79,7 @@ class Suite(_Strict):
         return self
 
 
-@dataclass(frozen=True)
-class Fit:
+class Planned(NamedTuple):
     """One recipe under one seed: a cell of the suite's table, before it is split by source."""
 
     row: str
@@ -131,22 +130,27 @@ def _check_choices(suite: Suite, path: Path) -> None:
         if "seeds" in section.model_fields_set:
             raise CellfeatError(f"{path}, protocol {name}: seeds are the suite's or a row's, not a protocol's")
     for name, row in suite.rows.items():
+        for key in ("seeds", "protocols"):
+            if getattr(row, key) == []:
+                raise CellfeatError(f"{path}, row {name}: {key} is empty; leave it out for the suite's")
+        if row.align is None and row.recipe is None:
+            raise CellfeatError(f"{path}, row {name}: it names neither align nor recipe; `align: none` is the baseline")
         for protocol in row.protocols or []:
             if protocol not in suite.protocols:
                 raise CellfeatError(f"{path}, row {name}: {unknown('protocol', protocol, suite.protocols)}")
 
 
-def fits(suite: Suite, data: str | None = None) -> Iterator[Fit]:
+def planned(suite: Suite, data: str | None = None) -> Iterator[Planned]:
     """Every fit of a suite: row by row, so that what a row needs is computed once and then given up."""
     for name, row in suite.rows.items():
         for protocol in row.protocols or suite.protocols:
             for seed in row.seeds or suite.seeds:
                 named = suite.classifiers if row.classifiers is None else row.classifiers
                 for classifier in named or [None]:
-                    yield _fit(suite, name, protocol, classifier, seed, data)
+                    yield _plan(suite, name, protocol, classifier, seed, data)
 
 
-def _fit(suite: Suite, name: str, protocol: str, classifier: Any, seed: int, data: str | None) -> Fit:
+def _plan(suite: Suite, name: str, protocol: str, classifier: Any, seed: int, data: str | None) -> Planned:
     row, section = suite.rows[name], suite.protocols[protocol].model_dump()
     content = recipes.read(row.recipe) if row.recipe else {}
     base: Mapping[str, Any] = {"backbone": suite.backbone, "segmenter": suite.segmenter}
@@ -163,7 +167,7 @@ def _fit(suite: Suite, name: str, protocol: str, classifier: Any, seed: int, dat
         content["dataset"]["manifest"] = data
     content["protocol"] = {**section, "seeds": [seed]}
     recipe = recipes.parse(content, f"row {name} of suite {suite.name}")
-    return Fit(name, protocol, OWN_HEAD if classifier is None else _name(classifier), seed, recipe)
+    return Planned(name, protocol, OWN_HEAD if classifier is None else _name(classifier), seed, recipe)
 
 
 def _part(value: Any) -> Any:

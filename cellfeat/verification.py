@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import shutil
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
 from cellfeat import answers, metrics, provenance, records
-from cellfeat.bench import CELLS, SuiteRun, id_of, read_records, split_of
+from cellfeat.encodings import Encodings
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.pipeline import resolve
 from cellfeat.recipe import parse
-from cellfeat.suite import Suite
+from cellfeat.results_folder import CELLS, id_of, published, read_records
+from cellfeat.run import prepared
+from cellfeat.training import PRECISIONS
 from cellfeat.types import Cells
 from cellfeat.workplace import Workplace
 
@@ -24,6 +29,11 @@ FACTS = (  # of a record, that come out again whatever the last digits
     *("held_out_folds", "adapt", "adapted_to", "together", "shots", "weights_saw", "weights_saw_target", "cells"),
     *("class_counts", "left_out", "scored_classes", "majority", "ceiling", "classes"),
 )
+
+
+FIGURES = ("scores", "recall", "confusion", "calibration")  # that follow from predictions and probabilities
+SCORE_TOLERANCE = 0.005  # of a score, where a few predictions came out otherwise
+PRECISION_OF = {long: short for short, long in PRECISIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -104,51 +114,84 @@ def _scores(record: Mapping[str, Any], table: Any, truth: Any) -> dict[str, floa
     return {name: float(np.mean([one[name] for one in each])) for name in metrics.SCORES}
 
 
+class Again(NamedTuple):
+    """A recorded fit, done anew: its predictions and records, or what kept it from being done; faults of its data."""
+
+    table: Any
+    records: list[dict[str, Any]]
+    faults: list[str]
+
+
 def verify(
     picked: Sequence[Mapping[str, Any]], folder: Path, work: Workplace, data: str | None, enough: float = ENOUGH
 ) -> list[Verdict]:
-    """Check every record, and do its fit again on `data` (a manifest; None: the one that the recipe names)."""
-    run = SuiteRun(Suite.model_validate({"name": "verify", "protocols": {"x": {}}, "rows": {"x": {}}}), folder, work)
-    again: dict[str, Any] = {}
+    """Check every record, and do its fit again on `data` (a manifest; None: the one that the recipe names).
+
+    It is fitted in the precision that the record names, in a scratch folder of its own: nothing that an earlier fit
+    left there is taken for the answer.
+    """
+    encodings: dict[str, Encodings] = {}
+    done: dict[str, Again] = {}
     verdicts = []
     for record in picked:
-        faults, equal, remark = check_content(record, folder), None, ""
         key = json.dumps([record[name] for name in ("recipe", "seed", "source", "dataset", "backbone")], sort_keys=True)
-        if key not in again:
-            again[key] = _again(record, run, data)
-        table, done, other = again[key]
-        faults += other
-        if table is not None:
-            equal = _equal(record, answers.read(folder / record["predictions"]["file"], **_fit(record)), table)
-            if equal < enough:
-                faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
-            faults += _changed_facts(record, done)
-            remark = _differences(record)
-        where = f"{record['source']} → {record['target']}"
-        verdicts.append(Verdict(record["id"], record["address"], where, tuple(faults), equal, remark))
+        precision = PRECISION_OF[record["encoding"]["precision"]]
+        if precision not in encodings:
+            encodings[precision] = Encodings(replace(work, precision=precision))
+        try:
+            if key not in done:
+                done[key] = _again(record, encodings[precision], folder, data)
+            verdicts.append(_judged(record, folder, done[key], enough))
+        except Exception as error:  # one record that cannot be looked at must not hide the verdicts on the others
+            faults = (f"it could not be checked: {' '.join(str(error).split()) or type(error).__name__}",)
+            verdicts.append(Verdict(record["id"], record["address"], _transfer(record), faults, None))
     return verdicts
 
 
-def _again(record: Mapping[str, Any], run: SuiteRun, data: str | None) -> tuple[Any, list[Any], list[str]]:
-    """The predictions of the record's fit, done anew, its records, and faults of its data."""
+def _transfer(record: Mapping[str, Any]) -> str:
+    return f"{record['source']} → {record['target']}"
+
+
+def _judged(record: Mapping[str, Any], folder: Path, again: Again, enough: float) -> Verdict:
+    faults, equal, remark = [*check_content(record, folder), *again.faults], None, ""
+    if again.table is not None:
+        equal = _equal(record, answers.read(folder / record["predictions"]["file"], **_fit(record)), again.table)
+        if equal < enough:
+            faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
+        # What is already told by the record's own predictions need not be told again.
+        faults += _changed_facts(record, again.records, scored=not faults, exactly=equal == 1 and not faults)
+        remark = _differences(record)
+    return Verdict(record["id"], record["address"], _transfer(record), tuple(faults), equal, remark)
+
+
+def _again(record: Mapping[str, Any], encodings: Encodings, folder: Path, data: str | None) -> Again:
     content = dict(record["recipe"])
+    written = parse(content, f"the recipe of record {record['id']}")
     if data is not None:
         content["dataset"] = {**content["dataset"], "manifest": data}
-    evaluator, dataset = run.evaluator_of(parse(content, f"the recipe of record {record['id']}"), record["seed"])
-    if dataset.digest != record["dataset"]["digest"]:
-        return (
-            None,
-            [],
-            [f"these data are others: digest {dataset.digest[:12]}…, not {record['dataset']['digest'][:12]}…"],
-        )
-    sha256 = evaluator.encoder.description["weights_sha256"] if evaluator.encoder else None
-    if sha256 != record["backbone"]["weights_sha256"]:
-        return None, [], [f"the backbone's weights are others: {sha256}, not {record['backbone']['weights_sha256']}"]
-    result = evaluator.run(split_of(evaluator, record["seed"], record["source"]), record["seed"])
-    evaluator.clear_scratch()
-    table = answers.table_of(result, evaluator.cells, evaluator.classes, _fit(record), False)
-    done = records.of(result, evaluator.cells, evaluator.classes, {})
-    return table, done, _changed_cells(run.folder, evaluator.cells, evaluator.classes)
+    work = encodings.work
+    context = work.context(record["seed"], f"verify-{uuid4().hex}")
+    try:
+        recipe = prepared(resolve(parse(content), work.registry), work, context)
+        encoded = encodings.of(recipe, context)
+        found = {"data": encoded.dataset.digest, "weights": encoded.encoder.description["weights_sha256"]}
+        named = {"data": record["dataset"]["digest"], "weights": record["backbone"]["weights_sha256"]}
+        other = [key for key in found if found[key] != named[key]]
+        faults = [f"these {key} are others: digest {found[key]}, not {named[key]}" for key in other]
+        if published(written).digest != record["recipe_digest"]:
+            faults.append("its recipe_digest is not that of its recipe")
+        if other:
+            return Again(None, [], faults)
+        evaluator = encodings.evaluator(recipe, encoded, context, OrderedDict())
+        split = next((one for one in evaluator.splits(record["seed"]) if one.name == record["source"]), None)
+        if split is None:
+            return Again(None, [], [*faults, f"these data have no source {record['source']!r}"])
+        result = evaluator.run(split, record["seed"])
+        table = answers.table_of(result, encoded.cells, encoded.dataset.classes, _fit(record), False)
+        new = records.of(result, encoded.cells, encoded.dataset.classes, {})
+        return Again(table, new, faults + _changed_cells(folder, encoded.cells, encoded.dataset.classes))
+    finally:
+        shutil.rmtree(context.scratch, ignore_errors=True)
 
 
 def _changed_cells(folder: Path, cells: Cells, classes: Sequence[str]) -> list[str]:
@@ -160,17 +203,35 @@ def _changed_cells(folder: Path, cells: Cells, classes: Sequence[str]) -> list[s
     return []
 
 
-def _changed_facts(record: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the record says of the fit, beside scores, and doing it again does not."""
-    for one in done:
-        if one["target"] == record["target"]:
-            again = json.loads(json.dumps({key: one[key] for key in FACTS}))
-            return [
-                f"{key} is {record.get(key)}, but comes out as {again[key]}"
-                for key in FACTS
-                if again[key] != record.get(key)
-            ]
-    return [f"doing it again gives no answers on {record['target']}"]
+def _changed_facts(
+    record: Mapping[str, Any], done: Sequence[Mapping[str, Any]], scored: bool, exactly: bool
+) -> list[str]:
+    """What the record says of the fit, and doing it again does not: facts, scores, and all figures where every
+    prediction came out again."""
+    again = next((one for one in done if one["target"] == record["target"]), None)
+    if again is None:
+        return [f"doing it again gives no answers on {record['target']}"]
+    again = json.loads(json.dumps(again))
+    faults = [
+        f"{key} is {record.get(key)}, but comes out as {again[key]}" for key in FACTS if again[key] != record.get(key)
+    ]
+    for name in metrics.SCORES if scored else ():
+        before, now = record["scores"][name]["mean"], again["scores"][name]["mean"]
+        if (before is None) != (now is None) or abs((before or 0) - (now or 0)) > SCORE_TOLERANCE:
+            faults.append(f"{name} is {before}, but comes out as {now}")
+    wrong = [key for key in FIGURES if exactly and not _alike(record.get(key), again[key])]
+    return [*faults, *(f"{key} does not follow from its predictions" for key in wrong)]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same, numbers up to the last digits of a probability."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return abs(one - other) <= 1e-3
+    return bool(one == other)
 
 
 def _equal(record: Mapping[str, Any], stored: Any, again: Any) -> float:

@@ -12,10 +12,11 @@ import pytest
 from filelock import FileLock
 from helpers import Identity, with_plugins
 
-from cellfeat import CellfeatError, answers, bench, records
-from cellfeat.bench import SuiteRun, read_failures, read_records
+from cellfeat import CellfeatError, answers, records, results_folder
+from cellfeat.bench import SuiteRun
 from cellfeat.console import SilentReporter
 from cellfeat.registry import installed
+from cellfeat.results_folder import read_failures, read_records
 from cellfeat.suite import Suite, read_suite
 from cellfeat.workplace import Workplace
 
@@ -70,7 +71,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_record_for_every_row_protocol_classifier_seed_and_transfer(finished_suite):
-    written = records.read(finished_suite / bench.RECORDS)
+    written = records.read(finished_suite / results_folder.RECORDS)
     found = {(record["address"], record["target"]) for record in written}
     rows = [("none", "transfers", "abc"), ("none", "without", "ab"), ("z", "transfers", "abc")]
     assert found == {
@@ -80,11 +81,11 @@ def test_a_record_for_every_row_protocol_classifier_seed_and_transfer(finished_s
         for target in targets
     }
     assert len(written) == len(found)
-    assert not (finished_suite / bench.FAILURES).exists()
+    assert not (finished_suite / results_folder.FAILURES).exists()
 
 
 def test_a_record_says_all_that_was_done(finished_suite):
-    by_address = {(r["address"], r["target"]): r for r in records.read(finished_suite / bench.RECORDS)}
+    by_address = {(r["address"], r["target"]): r for r in records.read(finished_suite / results_folder.RECORDS)}
     one = by_address["z/transfers/lr/1", "lab-b"]
     assert (one["suite"], one["row"], one["protocol"], one["classifier"], one["seed"]) == (
         "tiny",
@@ -115,22 +116,22 @@ def test_a_record_says_all_that_was_done(finished_suite):
 
 
 def test_ids_follow_from_the_content_and_are_different(finished_suite):
-    written = records.read(finished_suite / bench.RECORDS)
+    written = records.read(finished_suite / results_folder.RECORDS)
     assert len({record["id"] for record in written}) == len(written)
     for record in written:
-        assert record["id"] == bench.id_of(record)
-        assert bench.id_of({**record, "seconds": record["seconds"] + 1}) != record["id"]
+        assert record["id"] == results_folder.id_of(record)
+        assert results_folder.id_of({**record, "seconds": record["seconds"] + 1}) != record["id"]
 
 
 def test_no_path_of_the_machine_is_written(finished_suite, laboratories):
-    text = (finished_suite / bench.RECORDS).read_text()
+    text = (finished_suite / results_folder.RECORDS).read_text()
     for private in (str(laboratories.parent), str(Path.home()), str(finished_suite), "/tmp"):
         assert private not in text, private
 
 
 def test_predictions_stand_beside_and_give_the_scores(finished_suite):
-    truth = answers.KnownCells(finished_suite / bench.CELLS).truth()
-    for record in records.read(finished_suite / bench.RECORDS):
+    truth = answers.KnownCells(finished_suite / results_folder.CELLS).truth()
+    for record in records.read(finished_suite / results_folder.RECORDS):
         fit = {key: record[key] for key in answers.FIT}
         table = answers.read(finished_suite / record["predictions"]["file"], **fit)
         assert answers.digest_of(table) == record["predictions"]["sha256"]
@@ -146,7 +147,7 @@ def test_the_cells_are_those_of_the_manifest(finished_suite, laboratories):
     import pandas as pd
 
     manifest = pd.read_csv(laboratories).set_index("id").sort_index()
-    found = pq.read_table(finished_suite / bench.CELLS).to_pandas().set_index("id")
+    found = pq.read_table(finished_suite / results_folder.CELLS).to_pandas().set_index("id")
     assert found.index.tolist() == manifest.index.tolist(), "also cells that some protocol leaves out"
     assert found.label.tolist() == manifest.label.tolist()
     assert found.domain.tolist() == manifest.domain.tolist()
@@ -172,7 +173,7 @@ def test_a_second_start_finds_everything_and_changes_nothing(results, suite_file
 @pytest.mark.parametrize("lost", [1, 2, 3])
 def test_a_killed_run_goes_on_where_records_are_missing(results, suite_file, laboratories, lost):
     """Also where the kill came between the lines of one fit, or within one."""
-    path = results / bench.RECORDS
+    path = results / results_folder.RECORDS
     lines = path.read_text().splitlines(keepends=True)
     whole = {(r["address"], r["target"]): r["scores"] for r in read_records(results)}
     cut = lines[-lost][:50] if lost != 2 else ""
@@ -192,7 +193,7 @@ def test_a_killed_run_goes_on_where_records_are_missing(results, suite_file, lab
 
 
 def test_a_damaged_line_in_the_middle_is_refused_by_its_number(results, suite_file, laboratories):
-    path = results / bench.RECORDS
+    path = results / results_folder.RECORDS
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], lines[2][:40] + "\n", *lines[3:]]))
     with pytest.raises(CellfeatError, match=r"records.jsonl, line 3: not JSON"):
@@ -208,7 +209,7 @@ def test_one_row_alone_and_an_unknown_row(tmp_path, suite_file, laboratories):
 
 
 def test_a_wrong_parameter_shows_before_any_work(tmp_path, laboratories, monkeypatch):
-    monkeypatch.setattr("cellfeat.bench.load_dataset", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("cellfeat.encodings.load_dataset", lambda *_: pytest.fail("work was begun"))
     suite = suite_of({"none": {"align": "none"}, "bad": {"align": {"name": "coral", "shrinkge": 1}}})
     with pytest.raises(CellfeatError, match=r"row bad of suite own: no parameter of align 'coral' named 'shrinkge'"):
         start(tmp_path / "r", suite, laboratories)
@@ -232,7 +233,9 @@ def test_a_failing_row_is_written_down_passed_over_and_tried_again(tmp_path, lab
     registry = with_plugins(fails=failing(log))
     suite = suite_of({"bad": {"align": "fails"}, "none": {"align": "none"}})
     notes = start(tmp_path, suite, laboratories, registry=registry, done=1, failed=1)
-    assert any("bad/transfers/lr/1 failed and is passed over: RuntimeError: out of luck" in note for note in notes)
+    assert any(
+        "bad/transfers/lr/1 from lab-a failed and is passed over: RuntimeError: out of luck" in note for note in notes
+    )
     (line,) = read_failures(tmp_path)
     assert (line["address"], line["error"]) == ("bad/transfers/lr/1", "RuntimeError: out of luck")
     assert "raise RuntimeError" in line["traceback"]
@@ -240,12 +243,12 @@ def test_a_failing_row_is_written_down_passed_over_and_tried_again(tmp_path, lab
     assert "torch" in line["versions"]
     assert {record["row"] for record in read_records(tmp_path)} == {"none"}
     start(tmp_path, suite, laboratories, registry=registry, found=1, failed=1)
-    assert len((tmp_path / bench.FAILURES).read_text().splitlines()) == 2
+    assert len((tmp_path / results_folder.FAILURES).read_text().splitlines()) == 2
     assert len(read_failures(tmp_path)) == 1
     log.append("luck")
     start(tmp_path, suite, laboratories, registry=registry, found=1, done=1)
     assert read_failures(tmp_path) == []
-    assert str(laboratories.parent) not in (tmp_path / bench.FAILURES).read_text()
+    assert str(laboratories.parent) not in (tmp_path / results_folder.FAILURES).read_text()
 
 
 def test_a_users_mistake_is_recorded_without_a_traceback(tmp_path, laboratories):
@@ -270,7 +273,7 @@ def test_an_interruption_stops_the_suite(tmp_path, laboratories):
 def test_a_row_that_another_process_is_at_is_left_to_it(tmp_path, suite_file, laboratories):
     folder = tmp_path / "r"
     (folder / "locks").mkdir(parents=True)
-    with FileLock(folder / "locks" / "none.lock"):
+    with FileLock(folder / "locks" / "row-none.lock"):
         start(folder, suite_file, laboratories, done=2, elsewhere=("none",))
     assert {record["row"] for record in read_records(folder)} == {"z"}
 
@@ -328,15 +331,15 @@ def test_results_of_other_data_are_not_mixed_with_these(results, suite_file, lab
     start(results, suite_file, other, only=["z"], failed=2)
     assert all(
         "has results of other data: cell" in line["error"]
-        for line in map(json.loads, (results / bench.FAILURES).open())
+        for line in map(json.loads, (results / results_folder.FAILURES).open())
     )
     after = content(results)
     assert {name: after[name] for name in before} == before
 
 
 def test_the_newest_record_counts(results):
-    first = records.read(results / bench.RECORDS)[0]
-    records.append(results / bench.RECORDS, [bench.with_id({**first, "seconds": 1e6})])
+    first = records.read(results / results_folder.RECORDS)[0]
+    records.append(results / results_folder.RECORDS, [results_folder.with_id({**first, "seconds": 1e6})])
     (newest,) = (
         r for r in read_records(results) if all(r[key] == first[key] for key in ("address", "source", "target"))
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cellfeat import bench, cli
-from cellfeat.bench import read_records, with_id
+from cellfeat import bench, cli, results_folder
+from cellfeat.results_folder import read_records, with_id
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_run_list_and_verify_of_a_small_suite(cellfeat, suite_file, laboratories
     code, out, err = cellfeat("run", suite_file, "--data", laboratories, "--row", "z", "--device", "cpu")
     assert code == 0, err
     assert "2 fits done, 0 found, 0 failed" in out + err
-    assert (tmp_path / "results" / "tiny" / bench.RECORDS).is_file()
+    assert (tmp_path / "results" / "tiny" / results_folder.RECORDS).is_file()
     code, out, err = cellfeat("run", suite_file, "--data", laboratories, "--row", "z", "--device", "cpu")
     assert code == 0
     assert "0 fits done, 2 found, 0 failed" in out + err
@@ -95,7 +95,7 @@ def test_a_record_that_does_not_hold_is_exit_status_1(cellfeat, results, laborat
     record = read_records(results)[0]
     record["scores"]["accuracy"]["mean"] = 1.5
     bad = with_id(record)
-    bench.records.append(results / bench.RECORDS, [bad])
+    bench.records.append(results / results_folder.RECORDS, [bad])
     code, out, err = cellfeat("verify", results, bad["id"][:8], "--data", laboratories, "--device", "cpu")
     assert code == 1, err
     assert "accuracy is 1.5, but its predictions give" in " ".join(out.replace("│", " ").split())

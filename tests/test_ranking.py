@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cellfeat import CellfeatError, Cells, answers, bench, records
-from cellfeat.ranking import compared, read_rankings
+from cellfeat import CellfeatError, Cells, answers, records, results_folder
+from cellfeat.ranking import read_rankings
+from cellfeat.row_comparison import compared
 
 CLASSES = ("x", "y")
 PER_CLASS = 20
@@ -27,7 +28,7 @@ class Folder:
 
     def __init__(self, path, per_class=PER_CLASS):
         self.path, self.cells = path, cells_of(per_class)
-        answers.KnownCells(path / bench.CELLS).add(self.cells, CLASSES)
+        answers.KnownCells(path / results_folder.CELLS).add(self.cells, CLASSES)
 
     def add(
         self, row, right=(1.0, 1.0), *, adapt="none", saw=None, classifier="lr", protocol="p", seed=1, targets="bc"
@@ -61,7 +62,7 @@ class Folder:
                 "ceiling": {"balanced_accuracy": mean and 1.0},
                 "predictions": {"file": f"predictions/{row}.parquet"},
             }
-            records.append(self.path / bench.RECORDS, [bench.with_id(record)])
+            records.append(self.path / results_folder.RECORDS, [results_folder.with_id(record)])
         answers.add(self.path / "predictions" / f"{row}.parquet", pa.concat_tables(tables))
 
 
@@ -209,8 +210,10 @@ def test_targets_whose_classes_are_too_small_have_no_score_and_no_rank(tmp_path)
 
 def test_failures_come_with_the_tables(folder):
     folder.add("one")
-    records.append(folder.path / bench.FAILURES, [{"address": "bad/p/lr/1", "error": "why"}])
-    records.append(folder.path / bench.FAILURES, [{"address": "one/p/lr/1", "error": "done since"}])
+    records.append(folder.path / results_folder.FAILURES, [{"address": "bad/p/lr/1", "source": "a", "error": "why"}])
+    records.append(
+        folder.path / results_folder.FAILURES, [{"address": "one/p/lr/1", "source": None, "error": "done since"}]
+    )
     assert [line["address"] for line in read_rankings(folder.path)[1]] == ["bad/p/lr/1"]
 
 
@@ -281,6 +284,6 @@ def test_labels_or_predictions_that_were_left_behind_are_told(folder):
     (folder.path / "predictions" / "one.parquet").unlink()
     with pytest.raises(CellfeatError, match="predictions stand beside their records"):
         read_rankings(folder.path)
-    (folder.path / bench.CELLS).unlink()
+    (folder.path / results_folder.CELLS).unlink()
     with pytest.raises(CellfeatError, match=r"there is no .*cells.parquet: the labels"):
         read_rankings(folder.path)

@@ -10,7 +10,7 @@ import yaml
 from cellfeat import CellfeatError, recipe
 from cellfeat.pipeline import resolve
 from cellfeat.registry import installed
-from cellfeat.suite import OWN_HEAD, Suite, fits, read_suite
+from cellfeat.suite import OWN_HEAD, Suite, planned, read_suite
 
 SHIPPED = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "suites").glob("*.yaml"))
 
@@ -35,7 +35,7 @@ def test_rows_times_protocols_times_seeds_times_classifiers_in_this_order():
         classifiers=["lr", {"name": "rf", "n_estimators": 7}],
         seeds=[1, 2],
     )
-    found = list(fits(suite))
+    found = list(planned(suite))
     names = ("lr", "rf(n_estimators=7)")
     assert [fit.address for fit in found] == [
         *(f"one/{protocol}/{name}/{seed}" for protocol in "pq" for seed in (1, 2) for name in names),
@@ -56,7 +56,7 @@ def test_what_a_row_does_not_say_is_the_suites():
         segmenter={"name": "lora-sam"},
         rows={"plain": {}, "own": {"backbone": {"name": "lora-sam"}, "segmenter": {"name": "other"}}},
     )
-    plain, own = fits(suite)
+    plain, own = planned(suite)
     assert (plain.recipe.backbone.name, plain.recipe.backbone.params) == ("colour", {"bins": 3})
     assert plain.recipe.segmenter.name == "lora-sam"
     assert [part.name for part in plain.recipe.align] == ["none"]
@@ -70,7 +70,7 @@ def test_a_row_may_start_at_a_recipe_and_change_its_sections():
         backbone={"name": "colour"},
         rows={"dorl": {"recipe": "dorl"}, "small": {"recipe": "dorl", "align": {"name": "cae", "epochs": 2}}},
     )
-    whole, small = (fit.recipe for fit in fits(suite))
+    whole, small = (fit.recipe for fit in planned(suite))
     assert whole.backbone == small.backbone == base.backbone, "the recipe's backbone, and not the suite's"
     assert whole.align == base.align
     assert (small.align[0].name, small.align[0].params) == ("cae", {"epochs": 2})
@@ -81,12 +81,12 @@ def test_a_row_may_start_at_a_recipe_and_change_its_sections():
 
 def test_a_row_may_start_at_a_recipe_in_a_file(tmp_path):
     path = written(tmp_path, {"backbone": {"name": "colour", "bins": 2}, "align": {"name": "coral"}})
-    (fit,) = fits(suite_of(rows={"mine": {"recipe": str(path)}}))
+    (fit,) = planned(suite_of(rows={"mine": {"recipe": str(path)}}))
     assert (fit.recipe.backbone.params, fit.recipe.align[0].name) == ({"bins": 2}, "coral")
 
 
 def test_a_row_without_classifiers_answers_by_its_own_head():
-    (fit,) = fits(suite_of(rows={"network": {"align": {"name": "source-only"}, "classifiers": []}}))
+    (fit,) = planned(suite_of(rows={"network": {"align": {"name": "source-only"}, "classifiers": []}}))
     assert fit.classifier == OWN_HEAD
     assert fit.address == "network/p/own-head/1234"
     assert fit.recipe.classifier is None
@@ -94,7 +94,7 @@ def test_a_row_without_classifiers_answers_by_its_own_head():
 
 def test_aligners_are_chained_by_a_list_of_names_and_parameters():
     chain = ["per-domain-z", {"name": "coral", "shrinkage": 0.1}]
-    (fit,) = fits(suite_of(rows={"both": {"align": chain}}))
+    (fit,) = planned(suite_of(rows={"both": {"align": chain}}))
     assert [(part.name, part.params) for part in fit.recipe.align] == [
         ("per-domain-z", {}),
         ("coral", {"shrinkage": 0.1}),
@@ -106,7 +106,7 @@ def test_classes_left_out_by_suite_and_protocol_are_left_out_both():
         dataset={"manifest": "m.csv", "labels": "five-class", "leave_out": ["a/x"]},
         protocols={"p": {}, "q": {"leave_out": ["b/y"]}},
     )
-    plain, less = fits(suite)
+    plain, less = planned(suite)
     assert plain.recipe.dataset.leave_out == ["a/x"]
     assert less.recipe.dataset.leave_out == ["a/x", "b/y"]
     assert less.recipe.dataset.labels == "five-class"
@@ -115,7 +115,7 @@ def test_classes_left_out_by_suite_and_protocol_are_left_out_both():
 
 def test_data_named_by_hand_take_the_manifests_place():
     suite = suite_of(dataset={"manifest": "m.csv", "labels": "five-class"})
-    (own,), (other,) = fits(suite), fits(suite, "elsewhere.csv")
+    (own,), (other,) = planned(suite), planned(suite, "elsewhere.csv")
     assert (own.recipe.dataset.manifest, other.recipe.dataset.manifest) == ("m.csv", "elsewhere.csv")
     assert other.recipe.dataset.labels == "five-class"
     assert suite.dataset["manifest"] == "m.csv"
@@ -124,7 +124,7 @@ def test_data_named_by_hand_take_the_manifests_place():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_row_of_the_shipped_suites_can_be_resolved(path):
     registry = installed()
-    found = [resolve(fit.recipe, registry) for fit in fits(read_suite(path))]
+    found = [resolve(fit.recipe, registry) for fit in planned(read_suite(path))]
     assert len(found) > 10
     assert SHIPPED
 
@@ -134,7 +134,7 @@ def test_every_row_of_the_shipped_suites_can_be_resolved(path):
 
 def test_relative_paths_start_in_the_suites_folder(tmp_path):
     (tmp_path / "sub").mkdir()
-    content = {"name": "s", "protocols": {"p": {}}, "rows": {"none": {}}}
+    content = {"name": "s", "protocols": {"p": {}}, "rows": {"none": {"align": "none"}}}
     dataset = {"manifest": "cells.csv", "labels": "map.yaml"}
     suite = read_suite(written(tmp_path / "sub", {**content, "dataset": dataset}))
     assert suite.dataset == {
@@ -167,9 +167,14 @@ GOOD = {"name": "s", "protocols": {"p": {}}, "rows": {"none": {"align": "none"}}
         (GOOD | {"protocols": {"p": {"folds": 1}}}, "protocols.p.folds: Input should be greater than or equal to 2"),
         (GOOD | {"protocols": {"p": {"adapt": "tset"}}}, "protocols.p.adapt: Input should be 'none', 'test' or"),
         (GOOD | {"protocols": {"p": {"seeds": [1]}}}, "protocol p: seeds are the suite's or a row's"),
+        (GOOD | {"rows": {"a": {}}}, "row a: it names neither align nor recipe; `align: none` is the baseline"),
+        (GOOD | {"rows": {"a": {"align": "none", "seeds": []}}}, "row a: seeds is empty; leave it out for the suite's"),
         (GOOD | {"rows": {"a/b": {}}}, "'a/b' is no name of a row or protocol: letters, digits and _ . @ + - alone"),
         (GOOD | {"protocols": {"a b": {}}}, "'a b' is no name of a row or protocol"),
-        (GOOD | {"rows": {"a": {"protocols": ["q"]}}}, "suite.yaml, row a: no protocol named 'q'. Available: p"),
+        (
+            GOOD | {"rows": {"a": {"align": "none", "protocols": ["q"]}}},
+            "suite.yaml, row a: no protocol named 'q'. Available: p",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_the_file(tmp_path, content, text):
@@ -196,10 +201,10 @@ def test_a_suite_that_is_not_there_is_told(tmp_path):
 )
 def test_a_mistake_in_a_row_names_the_row(sections, text):
     with pytest.raises(CellfeatError) as error:
-        list(fits(suite_of(**sections)))
+        list(planned(suite_of(**sections)))
     assert text in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["dorl", "per-domain-z+label-shift", "net@112px", "a.b_c-1"])
 def test_names_that_may_be_used(name):
-    assert next(fits(suite_of(rows={name: {}}))).row == name
+    assert next(planned(suite_of(rows={name: {}}))).row == name

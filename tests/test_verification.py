@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cellfeat import CellfeatError, answers, bench, records, verification
-from cellfeat.bench import id_of, read_records, with_id
+from cellfeat import CellfeatError, answers, records, results_folder, verification
 from cellfeat.console import SilentReporter
+from cellfeat.evaluate import Evaluator
 from cellfeat.registry import installed
+from cellfeat.results_folder import id_of, read_records, with_id
 from cellfeat.verification import check_content, chosen, verify
 from cellfeat.workplace import Workplace
 
@@ -55,8 +56,8 @@ def test_good_records_hold_with_every_prediction(finished_suite, laboratories):
 
 
 def test_a_fit_is_done_once_for_all_of_its_records(finished_suite, laboratories, monkeypatch):
-    calls, run = [], verification.SuiteRun.evaluator_of
-    monkeypatch.setattr(verification.SuiteRun, "evaluator_of", lambda *a: (calls.append(a[1].digest), run(*a))[1])
+    calls, run = [], Evaluator.run
+    monkeypatch.setattr(Evaluator, "run", lambda *a: (calls.append(a[1].name), run(*a))[1])
     picked = [record for record in read_records(finished_suite) if record["address"] == ADDRESS]
     assert len(picked) == 3
     assert all(
@@ -86,7 +87,7 @@ def tamper(folder: Path, record: dict, change, consistent: bool = False) -> dict
     if not consistent:
         return record
     table = answers.read(path, **{key: record[key] for key in answers.FIT})
-    scores = verification._scores(record, table, answers.KnownCells(folder / bench.CELLS).truth())
+    scores = verification._scores(record, table, answers.KnownCells(folder / results_folder.CELLS).truth())
     changed = {name: {**record["scores"][name], "mean": value} for name, value in scores.items()}
     return with_id(
         {
@@ -99,7 +100,7 @@ def tamper(folder: Path, record: dict, change, consistent: bool = False) -> dict
 
 def truly(folder: Path):
     """A change that makes every answer right."""
-    truth = answers.KnownCells(folder / bench.CELLS).truth()
+    truth = answers.KnownCells(folder / results_folder.CELLS).truth()
     return lambda name, predicted: truth.label[name]
 
 
@@ -171,7 +172,7 @@ def test_right_answers_that_were_doubled_are_told(results, laboratories):
 def test_labels_that_were_edited_are_told(results, laboratories):
     """The cells beside the predictions say what was right: made agree with them, every score is 1."""
     record = one_of(results)
-    path = results / bench.CELLS
+    path = results / results_folder.CELLS
     table = pq.read_table(path).to_pylist()
     found = answers.read(results / record["predictions"]["file"], **{key: record[key] for key in answers.FIT})
     answered = {row["id"]: row["predicted"] for row in found.to_pylist() if row["target"] == TARGET}
@@ -220,7 +221,7 @@ def test_other_weights_are_refused(results, laboratories):
     record = one_of(results)
     record["backbone"]["weights_sha256"] = "0" * 64
     (fault,) = checked(results, with_id(record), laboratories).faults
-    assert fault == f"the backbone's weights are others: None, not {'0' * 64}"
+    assert fault == f"these weights are others: digest None, not {'0' * 64}"
 
 
 def test_other_versions_are_a_remark(results, laboratories):
@@ -234,7 +235,7 @@ def test_other_versions_are_a_remark(results, laboratories):
 
 
 def test_predictions_that_are_not_there_are_one_line(results):
-    shutil.rmtree(results / bench.PREDICTIONS)
+    shutil.rmtree(results / results_folder.PREDICTIONS)
     with pytest.raises(CellfeatError, match=r"predictions stand beside their records; fetch them too, or run again"):
         check_content(one_of(results), results)
 
@@ -254,9 +255,9 @@ def test_records_are_chosen_by_id_and_its_beginning(finished_suite):
 
 def test_a_beginning_of_several_ids_is_ambiguous(results):
     record = read_records(results)[0]
-    (results / bench.RECORDS).write_text("")
+    (results / results_folder.RECORDS).write_text("")
     twins = [{**record, "id": f"ab{i}", "target": f"t{i}"} for i in range(2)]
-    records.append(results / bench.RECORDS, twins)
+    records.append(results / results_folder.RECORDS, twins)
     with pytest.raises(CellfeatError, match="2 records have an id that begins with 'ab'; give more of it"):
         chosen(results, ["ab"], None, 0)
     assert chosen(results, ["ab1"], None, 0) == twins[1:]

@@ -79,7 +79,7 @@ def compare(
 ) -> None:
     """Difference of the mean balanced accuracies on the same cells, with interval and corrected p-value."""
     from cellfeat.console import console
-    from cellfeat.ranking import compared
+    from cellfeat.row_comparison import compared
 
     console.print(compared(folder, rows, protocol, clf, target or []))
 
