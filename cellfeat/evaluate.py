@@ -200,7 +200,8 @@ class Evaluator:
         """
         shown, target = _rows(split.shown.values()), self._adapt_rows(split)
         rows = Shown(split.rows, shown, target)
-        if all(getattr(aligner, "symmetric", False) for aligner in self._prototype.aligners):
+        # A method that asks for no target rows must not get them as if they were the source's.
+        if all(getattr(aligner, "symmetric", False) and aligner.uses_target for aligner in self._prototype.aligners):
             inside = np.flatnonzero(np.isin(self.cells.domain, split.source))
             rows = Shown(np.unique(np.concatenate([inside, shown, target])), shown[:0], target[:0])
         fit = self._fit_align(rows, seed)
