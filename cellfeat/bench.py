@@ -28,7 +28,7 @@ from cellfeat.recipe import Recipe
 from cellfeat.run import describe, finetuned, prepared
 from cellfeat.slots import Context
 from cellfeat.splits import Split
-from cellfeat.suite import Fit, Suite, fits
+from cellfeat.suite import OWN_HEAD, Fit, Suite, fits
 from cellfeat.types import Cells
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
@@ -127,6 +127,8 @@ class SuiteRun:
     def _fit(self, fit: Fit, recorded: Sequence[Mapping[str, Any]], shared: Fits, evaluators: list[Evaluator]) -> str:
         context = self.work.context(fit.seed, "bench")
         recipe = prepared(fit.recipe, self.work, context)
+        if fit.classifier == OWN_HEAD and recipe.classifier is not None:
+            raise CellfeatError("no classifier is named, and the methods have no head of their own: name classifiers")
         encoded = self._encode(recipe, context)
         known = {
             (record["source"], record["target"])

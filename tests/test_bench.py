@@ -362,3 +362,29 @@ def test_a_mistake_in_the_data_is_told_before_any_row_and_is_no_failure(tmp_path
     with pytest.raises(CellfeatError, match="Did you mean 'eosinophil'"):
         start(tmp_path / "r", suite, laboratories)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_row_without_classifier_and_head_is_no_row_with_a_head_of_its_own(tmp_path, laboratories):
+    suite = suite_of({"none": {"align": "none", "classifiers": []}})
+    start(tmp_path, suite, laboratories, failed=1)
+    (line,) = read_failures(tmp_path)
+    assert line["address"] == "none/transfers/own-head/1"
+    assert line["error"] == "no classifier is named, and the methods have no head of their own: name classifiers"
+
+
+def test_a_method_with_a_head_of_its_own_answers_by_it(tmp_path, laboratories):
+    class Headed(Identity):
+        uses_labels = True
+
+        def fit(self, cells, context):
+            self.classes = len(set(cells.label[cells.label >= 0].tolist()))
+            return self
+
+        def predict_proba(self, cells, context):
+            return np.tile(np.eye(self.classes)[1], (len(cells), 1))
+
+    suite = suite_of({"headed": {"align": "headed", "classifiers": []}})
+    start(tmp_path, suite, laboratories, registry=with_plugins(headed=Headed), done=1)
+    for record in read_records(tmp_path):
+        assert (record["classifier"], record["recipe"]["classifier"]) == ("own-head", None)
+        assert record["recall"] == {name: float(i == 1) for i, name in enumerate(record["classes"])}
