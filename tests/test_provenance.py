@@ -58,7 +58,7 @@ def test_peak_memory_is_that_of_the_block():
         "import json, numpy as np, torch\n"
         "from cellfeat.provenance import peak_memory\n"
         "cpu, found = torch.device('cpu'), []\n"
-        "np.ones(75_000_000)  # 600 MB, before any block\n"
+        "np.ones(40_000_000)  # 320 MB, before any block\n"
         "for size in (0, 25_000_000, 0):\n"
         "    with peak_memory(cpu) as peak:\n"
         "        np.ones(size)\n"
