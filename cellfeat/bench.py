@@ -114,8 +114,10 @@ class SuiteRun:
                         raise CellfeatError("it names no classifier, and its last method has no head of its own")
                 except CellfeatError as error:
                     raise CellfeatError(f"row {plan.row} of suite {self.suite.name}: {error}") from None
-                self.encodings.dataset(recipe)
                 rows[plan.row].append(plan._replace(recipe=recipe))
+        for row in rows.values():
+            for plan in row:
+                self.encodings.dataset(plan.recipe)
         return rows
 
     def _row(self, name: str, row: Sequence[Planned]) -> Iterator[str]:

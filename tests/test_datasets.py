@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cellfeat.datasets import check_images, read_manifest, write_skipped
+from cellfeat.datasets import check_images, read_manifest, without_classes, write_skipped
 from cellfeat.demo import demo_dataset, demo_manifest, write_demo
 from cellfeat.errors import CellfeatError
 from cellfeat.images import image_digest, read_mask, read_rgb
@@ -477,3 +477,40 @@ def test_a_row_without_a_label_is_a_cell_to_be_classified(folder):
         dataset = read_manifest(manifest, vocabulary)
         assert [dataset.classes[i] if i >= 0 else None for i in dataset.label] == ["basophil", None, "monocyte"]
         assert any("1 cells have no label" in text for text in dataset.notes())
+
+
+# Classes that are left out
+
+
+@pytest.fixture
+def three(folder):
+    rows = ["a,a.png,x,one", "b,b.png,y,one", "c,c.png,x,two", "d,d.png,,one"]
+    return read_manifest(write_csv(folder / "m.csv", rows))
+
+
+def test_classes_of_single_domains_are_left_out(three):
+    less = without_classes(three, ["one/x"])
+    assert less.id.tolist() == ["b", "c", "d"]
+    assert less.classes == three.classes, "a class that is left out everywhere is a class still"
+    assert [path.name for path in less.path] == ["b.png", "c.png", "d.png"]
+    assert less.digest != three.digest
+    assert without_classes(three, ["two/x"]).id.tolist() == ["a", "b", "d"]
+    assert without_classes(three, ["one/x", "one/y"]).id.tolist() == ["c", "d"]
+    assert without_classes(three, ["one/x", "one/x"]).id.tolist() == ["b", "c", "d"]
+    assert without_classes(three, []) is three
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("one/z", "no class in dataset.leave_out named 'z'. Available: x, y. Written as DOMAIN/CLASS"),
+        ("x", "dataset.leave_out: x names no cell; domains are one, two, and a class is written as DOMAIN/CLASS"),
+        ("two/y", "dataset.leave_out: two/y names no cell; domains are one, two"),
+        ("three/x", "dataset.leave_out: three/x names no cell"),
+        ("one/", "no class in dataset.leave_out named ''. Available: x, y"),
+    ],
+)
+def test_a_class_to_leave_out_that_is_not_there_is_refused(three, name, text):
+    with pytest.raises(CellfeatError) as error:
+        without_classes(three, [name])
+    assert str(error.value).startswith(text)

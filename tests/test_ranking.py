@@ -27,7 +27,7 @@ class Folder:
     """A results folder in the making; transfers from `a` to `b` and `c`."""
 
     def __init__(self, path, per_class=PER_CLASS):
-        self.path, self.cells = path, cells_of(per_class)
+        self.path, self.cells, self.digest = path, cells_of(per_class), "data"
         answers.KnownCells(path / results_folder.CELLS).add(self.cells, CLASSES)
 
     def add(
@@ -57,6 +57,11 @@ class Folder:
                 **{"row": row, "protocol": protocol, "classifier": classifier, "seed": seed, "adapt": adapt},
                 **{"source": "a", "target": target, "held_out_folds": False, "seconds": 2.0},
                 "weights_saw_target": (saw or {}).get(target, False),
+                **{
+                    "shots": 0,
+                    "dataset": {"digest": self.digest},
+                    "recipe": {"protocol": {"seeds": [seed]}, "row": row},
+                },
                 "scores": {"balanced_accuracy": {"mean": mean}},
                 "majority": {"balanced_accuracy": mean and 0.5},
                 "ceiling": {"balanced_accuracy": mean and 1.0},
@@ -107,7 +112,7 @@ def test_rows_that_were_shown_different_things_stand_in_different_tables(folder)
     rankings, _ = read_rankings(folder.path)
     found = [(one.protocol, one.adapt, [row.row for row in one.rows]) for one in rankings]
     assert found == [("p", "none", ["n"]), ("p", "heldout", ["h"]), ("p", "test", ["t"]), ("q", "none", ["n"])]
-    assert "no target cell was shown" in rankings[0].title
+    assert "no target cell shown" in rankings[0].title
     [only], _ = read_rankings(folder.path, "q")
     assert only.protocol == "q"
     with pytest.raises(CellfeatError, match=r"no protocol named 'r'. Available: p, q"):
@@ -157,12 +162,24 @@ def test_the_rank_goes_by_unseen_targets_alone(folder):
 def test_weights_of_which_nobody_knows_are_marked_and_rank_nothing(folder):
     folder.add("unsure", saw={"b": None, "c": None})
     [ranking], _ = read_rankings(folder.path)
-    assert ranking.counted == ()
+    assert ranking.counted == ("a → b", "a → c"), "what one row does not know must not unrank the others"
     assert ranking.rows[0].ranked is None
     assert ranking.rows[0].marks == {"a → b": "‡", "a → c": "‡"}
     assert ranking.lines()[0][0] == "", "no rank"
     assert any(note.startswith("‡ nobody knows") for note in ranking.notes())
-    assert "Ranked by nothing: every target was seen." in ranking.notes()
+    folder.add("sure")
+    [ranking], _ = read_rankings(folder.path)
+    assert [(one.row, one.ranked is not None) for one in ranking.rows] == [("sure", True), ("unsure", False)]
+
+
+def test_records_of_several_data_sets_or_recipes_stand_in_no_figure(folder):
+    folder.add("one")
+    folder.digest = "other"
+    folder.add("two")
+    with pytest.raises(CellfeatError, match="records of 2 different data sets cannot stand in one figure"):
+        read_rankings(folder.path)
+    with pytest.raises(CellfeatError, match="2 different data sets"):
+        compared(folder.path, ["one", "two"], None, None, [])
 
 
 def test_with_adaptation_a_seen_target_is_marked_and_still_ranks(folder):

@@ -222,3 +222,117 @@ def test_a_target_of_one_group_cannot_be_halved():
     assert str(error.value) == (
         "domain b has 1 group of cells, which cannot be halved: --adapt heldout needs two; use --adapt test or none"
     )
+
+
+# Few-shot, fewer folds, one target at a time
+
+
+def few_shot(cells: Cells, shots: int = 3, **which) -> list:
+    return all_splits(cells, "few-shot", shots=shots, **which)
+
+
+def test_few_shot_shows_so_many_cells_of_every_class_and_scores_the_others():
+    cells = make_cells()
+    whole = all_splits(cells)
+    for split, other in zip(few_shot(cells), whole, strict=True):
+        assert set(split.shown) == set(split.targets) == set(split.adaptable)
+        for name, rows in split.shown.items():
+            assert np.bincount(cells.label[rows]).tolist() == [3, 3, 3]
+            assert set(cells.domain[rows]) == {name}
+            assert rows.tolist() == sorted(rows)
+            assert sorted([*rows, *split.targets[name]]) == other.targets[name].tolist()
+            np.testing.assert_array_equal(split.adaptable[name], split.targets[name])
+        for fold, same in zip(split.folds, other.folds, strict=True):
+            np.testing.assert_array_equal(fold.train, same.train)
+
+
+def test_few_shot_shows_at_most_half_of_a_class():
+    cells = make_cells(n_classes=2)
+    label, in_b = cells.label.copy(), np.flatnonzero(cells.domain == "b")
+    label[in_b[:5]], label[in_b[5]] = 2, 3
+    cells = replace(cells, label=label)
+    [split] = few_shot(cells, 10, sources=["a"], targets=["b"])
+    counts = np.bincount(label[split.shown["b"]], minlength=4)
+    assert counts.tolist() == [10, 10, 2, 0]
+    assert set(label[split.targets["b"]]) == {0, 1, 2, 3}
+
+
+def test_shown_cells_are_drawn_by_the_seed_and_not_by_where_they_stand():
+    cells = make_cells()
+    one, same, other = (few_shot(cells, seed=seed)[0].shown["b"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    shuffled = cells[np.random.default_rng(1).permutation(len(cells))]
+    moved = few_shot(shuffled, seed=1)[0].shown["b"]
+    assert sorted(shuffled.id[moved]) == sorted(cells.id[one])
+
+
+def test_groups_of_shown_cells_are_adapted_to_and_not_scored():
+    cells = make_cells(group_size=4)
+    for split in few_shot(cells, 1):
+        for name, rows in split.shown.items():
+            assert not set(cells.group[rows]) & set(cells.group[split.targets[name]])
+            mates = np.flatnonzero((cells.domain == name) & np.isin(cells.group, cells.group[rows]))
+            assert len(mates) > len(rows)
+            assert set(split.adaptable[name]) == set(np.flatnonzero(cells.domain == name)) - set(rows)
+            assert len(split.targets[name]) + len(mates) == 60
+
+
+def test_few_shot_that_leaves_nothing_to_score_is_refused():
+    cells = make_cells(group_size=30)
+    cells = replace(cells, group=np.where(cells.domain == "a", cells.id, cells.group))
+    with pytest.raises(CellfeatError) as error:
+        few_shot(cells, 5, sources=["a"])
+    assert str(error.value) == (
+        "after 5 labelled cells per class, and the groups they belong to, no cell of b, c is left to be scored; "
+        "ask for fewer (--set protocol.shots=1)"
+    )
+
+
+def test_a_target_without_labels_is_shown_none():
+    cells = make_cells()
+    cells = cells.hide_labels(cells.domain == "b")
+    split = few_shot(cells)[0]
+    assert (set(split.shown), set(split.targets), set(split.adaptable)) == ({"c"}, {"c"}, {"b", "c"})
+
+
+def test_no_other_protocol_shows_labels():
+    cells = make_cells()
+    for protocol in ("cross-domain", "leave-one-domain-out"):
+        assert all(split.shown == {} for split in all_splits(cells, protocol, shots=5))
+
+
+@pytest.mark.parametrize("protocol", ["cross-domain", "leave-one-domain-out", "few-shot"])
+def test_fitted_folds_are_the_first_of_all(protocol):
+    cells = make_cells()
+    more = {"shots": 2} if protocol == "few-shot" else {}
+    for split, whole in zip(
+        all_splits(cells, protocol, fitted_folds=2, **more), all_splits(cells, protocol, **more), strict=True
+    ):
+        assert len(split.folds) == 2
+        for fold, same in zip(split.folds, whole.folds, strict=False):
+            np.testing.assert_array_equal(fold.train, same.train)
+            np.testing.assert_array_equal(fold.test, same.test)
+        assert sorted(split.rows) == sorted(whole.rows), "the source is whole, however few models are fitted"
+        assert len(all_splits(cells, protocol, fitted_folds=9, **more)[0].folds) == 5
+
+
+def test_a_split_for_each_target_has_that_target_alone():
+    cells = make_cells()
+    split = few_shot(cells)[0]
+    parts = split.for_each_target()
+    assert [[list(part.targets), list(part.adaptable), list(part.shown)] for part in parts] == [
+        [["b"]] * 3,
+        [["c"]] * 3,
+    ]
+    for part, name in zip(parts, "bc", strict=True):
+        assert (part.source, part.folds, part.left_out) == (split.source, split.folds, split.left_out)
+        np.testing.assert_array_equal(part.targets[name], split.targets[name])
+        np.testing.assert_array_equal(part.shown[name], split.shown[name])
+        np.testing.assert_array_equal(part.adaptable[name], split.adaptable[name])
+
+
+def test_a_target_without_labels_is_not_fitted_for_alone():
+    cells = make_cells()
+    split = few_shot(cells.hide_labels(cells.domain == "c"))[0]
+    assert [list(part.adaptable) for part in split.for_each_target()] == [["b"]]
