@@ -375,3 +375,10 @@ def test_the_fits_of_a_classifier_are_shown_by_its_name(context):
         pipeline = pipeline_of({"align": {"name": "none"}, "classifier": {"name": name}}, installed(), context)
         pipeline.fit_classifier(installed(), cells, pipeline.fit_align(cells, context), context)
         assert bars[-1] == (fits, f"{name}: fits")
+
+
+@pytest.mark.parametrize("first", ["label-shift", "importance"])
+def test_a_method_that_works_on_the_classifier_must_come_last(first, context):
+    recipe = resolve(parse({"align": [{"name": first}, {"name": "per-domain-z"}]}), installed())
+    with pytest.raises(CellfeatError, match=f"align '{first}' works on the classifier .*: put {first} last"):
+        Pipeline.build(recipe, installed(), ("x", "y"), context)

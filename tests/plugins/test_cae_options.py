@@ -17,7 +17,7 @@ from cellfeat_cae.network import as_tokens
 from cellfeat_cae.train import Trainer
 from PIL import Image
 
-from cellfeat import CellfeatError, recipe
+from cellfeat import CellfeatError, Cells, recipe
 from cellfeat.testing import check_align, cpu_context, toy_cells
 from cellfeat.training import seeded
 
@@ -430,3 +430,14 @@ def test_weights_for_another_backbone(saved, tmp_path):
     assert str(caught.value) == (
         "align 'cae' was fitted on maps of 8 channels and got 16; use the backbone that it was fitted with"
     )
+
+
+def test_training_cells_are_so_many_of_each_domain_drawn_by_the_seed():
+    from cellfeat_cae.inputs import limited
+
+    cells = Cells.from_arrays(np.zeros(30, int), domain=np.repeat(["a", "b", "c"], [20, 6, 4]))
+    few = limited(cells, 5, seed=1)
+    assert {name: int((few.domain == name).sum()) for name in "abc"} == {"a": 5, "b": 5, "c": 4}
+    assert limited(cells, 5, seed=1).id.tolist() == few.id.tolist()
+    assert limited(cells, 5, seed=2).id.tolist() != few.id.tolist()
+    assert limited(cells, None, seed=1) is cells

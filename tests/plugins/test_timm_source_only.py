@@ -279,3 +279,11 @@ def test_ten_steps_of_the_resnext_recipe(tmp_path):
     method.fit(cells, replace(cpu_context(tmp_path), reporter=reporter))
     assert reporter.counted == [0] + [9] * 10  # one step an epoch
     assert tuple(method.transform(cells, cpu_context(tmp_path)).shape) == (10, 2048)
+
+
+def test_steps_are_at_least_so_many_in_whole_epochs(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finetune.Task, "learning_rate", lambda task, step: seen.append(step) or 1e-3)
+    cells = drawn(per_class=5)
+    SourceOnly(**{**SHORT, "steps": 5}).fit(cells, cpu_context(tmp_path))
+    assert seen == list(range(6)), "10 cells in batches of 5: two steps an epoch, three epochs"
