@@ -93,8 +93,10 @@ class Ranking:
 
     def table(self) -> Table:
         table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes()), caption_justify="left")
+        longest = max(len(word) for name in self.transfers for word in name.split())
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="left" if number in (1, 2) else "right", no_wrap=number < 5)
+            width = longest if heading in self.transfers else None
+            table.add_column(heading, justify="left" if number in (1, 2) else "right", min_width=width, overflow="fold")
         for line in self.lines():
             table.add_row(*line)
         return table

@@ -36,10 +36,13 @@ class Results:
         ):
             if value is not None and value not in known:
                 raise CellfeatError(unknown(name, value, known))
+        rows = {record["row"] for record in self.records if record["classifier"] == classifier}
         return [
             record
             for record in self.records
-            if protocol in (None, record["protocol"]) and classifier in (None, record["classifier"])
+            if protocol in (None, record["protocol"])
+            # A row that was not run with it, such as a network with its own head, stands for itself.
+            and (classifier in (None, record["classifier"]) or record["row"] not in rows)
         ]
 
     def answers(self, found: Sequence[Record]) -> dict[str, Answers]:

@@ -13,7 +13,7 @@ Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder,
 Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV [default: the suite's or record's own]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
-Clf = Annotated[str | None, typer.Option("--clf", help="This classifier only")]
+Clf = Annotated[str | None, typer.Option("--clf", help="This classifier, and rows without it")]
 
 
 @app.command()
