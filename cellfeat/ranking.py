@@ -95,7 +95,7 @@ class Ranking:
         table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes()), caption_justify="left")
         longest = max(len(word) for name in self.transfers for word in name.split())
         for number, heading in enumerate(self.headings):
-            width = longest if heading in self.transfers else None
+            width = longest if heading in self.transfers else 20 if heading == "row" else None
             table.add_column(heading, justify="left" if number in (1, 2) else "right", min_width=width, overflow="fold")
         for line in self.lines():
             table.add_row(*line)

@@ -13,8 +13,9 @@ import yaml
 
 import cellfeat
 from cellfeat import cli, recipe
-from cellfeat.pipeline import resolve
+from cellfeat.pipeline import Pipeline, resolve
 from cellfeat.registry import installed
+from cellfeat.suite import planned, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,6 +77,15 @@ def test_the_recipe_in_the_docs_is_one():
     (text,) = [block for block in blocks(ROOT / "docs" / "runs.md", "yaml") if "backbone" in block]
     resolved = resolve(recipe.parse(yaml.safe_load(text)), installed())
     assert [part.name for part in resolved.align] == ["cae", "per-domain-z"]
+
+
+def test_the_suite_in_the_docs_is_one(tmp_path, context):
+    (text,) = blocks(ROOT / "docs" / "benchmark.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    plans = list(planned(read_suite(tmp_path / "mine.yaml"), "cells.csv"))
+    assert {plan.row for plan in plans} == {"none", "stain", "dorl", "network"}
+    for plan in plans:
+        Pipeline.build(resolve(plan.recipe, installed()), installed(), (), context)
 
 
 def test_the_plugin_in_the_docs_is_the_one_that_is_tested():

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 from cellfeat import CellfeatError, compose, recipe, records, use
+from cellfeat.bench import SuiteRun
 from cellfeat.console import SilentReporter
+from cellfeat.ranking import read_rankings
 from cellfeat.registry import installed
+from cellfeat.results_folder import read_records
 from cellfeat.run import run
+from cellfeat.suite import Suite
+from cellfeat.verification import verify
 from cellfeat.workplace import Workplace
 
 pytestmark = pytest.mark.real
@@ -82,6 +87,27 @@ def test_the_autoencoder_from_images_to_the_table(manifest, tmp_path):
     state = json.loads((folder / "pipelines" / "tecom" / "align-0" / "state.json").read_text())
     assert len(state["history"]["total"]) == 2
     assert state["history"]["total"][1] < state["history"]["total"][0], "training did not lower the loss"
+
+
+def test_a_suite_runs_compares_and_is_verified(manifest, tmp_path):
+    protocol = {"name": "cross-domain", "folds": 3, "fitted_folds": 1}
+    rows = {"none": {"align": "none"}, "own": {"align": "self-trained-lda"}, "majority": {"align": "none"}}
+    rows["majority"]["classifiers"] = ["majority"]
+    suite = Suite.model_validate(
+        {"name": "real", "classifiers": ["lr"], "protocols": {"transfers": protocol}, "rows": rows}
+    )
+    outcome = SuiteRun(suite, tmp_path / "results", workplace(), str(manifest))()
+    assert (outcome.done, outcome.failed) == (3, 0)
+    (unadapted, adapted), failures = read_rankings(tmp_path / "results")
+    assert failures == []
+    assert [one.row for one in unadapted.rows] == ["none", "majority"], "a method is better than none at all"
+    assert unadapted.rows[1].ranked == pytest.approx((0.25, 0.25, 0.25))
+    assert adapted.rows[0].row == "own"
+    assert adapted.rows[0].ranked[0] > 0.4, "four classes, chance is 0.25"
+    picked = [record for record in read_records(tmp_path / "results") if record["source"] == "tecom"]
+    verdicts = verify(picked, tmp_path / "results", workplace(), str(manifest))
+    assert [one.faults for one in verdicts] == [()] * len(picked)
+    assert {one.equal for one in verdicts} == {1.0}
 
 
 @pytest.mark.slow
