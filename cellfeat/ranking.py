@@ -62,7 +62,7 @@ class Ranking:
     def headings(self) -> list[str]:
         ranked = f"mean of {len(self.counted)}" if self.counted != self.transfers else f"mean of {len(self.transfers)}"
         overall = [] if self.counted == self.transfers else [f"of all {len(self.transfers)}"]
-        return ["", "row", "classifier", ranked, *overall, *self.transfers, "seeds", "seconds"]
+        return ["", "row/classifier", ranked, *overall, *self.transfers, "seeds", "s"]
 
     def lines(self) -> list[list[str]]:
         """The table's cells, best first; then majority and ceiling."""
@@ -74,10 +74,10 @@ class Ranking:
             values = [_percent(one.transfers.get(name)) + one.marks.get(name, "") for name in self.transfers]
             rank = str(place) if one.ranked is not None else ""
             figures = [_with_interval(one.ranked), *overall, *values, str(one.seeds), f"{one.seconds:.0f}"]
-            found.append([rank, one.row, one.classifier, *figures])
+            found.append([rank, f"{one.row}/{one.classifier}", *figures])
         for name, bounds in (("majority class", self.majority), ("ceiling", self.ceiling)):
             blank = [""] * (1 if self.counted == self.transfers else 2)
-            found.append(["", name, "", *blank, *(_percent(bounds.get(key)) for key in self.transfers), "", ""])
+            found.append(["", name, *blank, *(_percent(bounds.get(key)) for key in self.transfers), "", ""])
         return found
 
     def notes(self) -> list[str]:
@@ -95,14 +95,14 @@ class Ranking:
         table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes()), caption_justify="left")
         longest = max(len(word) for name in self.transfers for word in name.split())
         for number, heading in enumerate(self.headings):
-            width = longest if heading in self.transfers else 20 if heading == "row" else None
-            table.add_column(heading, justify="left" if number in (1, 2) else "right", min_width=width, overflow="fold")
+            width = longest if heading in self.transfers else 22 if number == 1 else None
+            table.add_column(heading, justify="left" if number == 1 else "right", min_width=width, overflow="fold")
         for line in self.lines():
             table.add_row(*line)
         return table
 
     def markdown(self) -> str:
-        ruler = ["---" if number in (1, 2) else "--:" for number in range(len(self.headings))]
+        ruler = ["---" if number == 1 else "--:" for number in range(len(self.headings))]
         rows = [self.headings, ruler, *self.lines()]
         text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
         return f"### {self.title}\n\n{text}\n\n{' '.join(self.notes())}\n"

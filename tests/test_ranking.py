@@ -96,12 +96,12 @@ def test_rows_come_best_first_with_mean_interval_majority_and_ceiling(folder):
     assert low < mean < high
     assert ranking.rows[0].transfers == {"a → b": pytest.approx(0.85), "a → c": pytest.approx(0.85)}
     first, second, majority, ceiling = ranking.lines()
-    assert first[:3] == ["1", "better", "lr"]
-    assert first[4:] == ["85.0", "85.0", "2", "4"]
-    assert second[:3] == ["2", "worse", "lr"]
-    assert re.fullmatch(r"60\.0 \[\d\d\.\d, \d\d\.\d\]", second[3])
-    assert majority == ["", "majority class", "", "", "50.0", "50.0", "", ""]
-    assert ceiling == ["", "ceiling", "", "", "100.0", "100.0", "", ""]
+    assert first[:2] == ["1", "better/lr"]
+    assert first[3:] == ["85.0", "85.0", "2", "4"]
+    assert second[:2] == ["2", "worse/lr"]
+    assert re.fullmatch(r"60\.0 \[\d\d\.\d, \d\d\.\d\]", second[2])
+    assert majority == ["", "majority class", "", "50.0", "50.0", "", ""]
+    assert ceiling == ["", "ceiling", "", "100.0", "100.0", "", ""]
     assert len(ranking.headings) == len(first) == len(ceiling)
 
 
@@ -141,10 +141,10 @@ def test_without_adaptation_a_target_that_weights_have_seen_is_marked_and_does_n
     assert ranking.rows[1].ranked[0] == pytest.approx(0.7)
     assert ranking.rows[1].overall[0] == pytest.approx(0.7)
     first, second = ranking.lines()[:2]
-    assert ranking.headings[3:7] == ["mean of 1", "of all 2", "a → b", "a → c"]
-    assert first[4].endswith("†")
-    assert first[5:7] == ["100.0†", "100.0"]
-    assert second[5:7] == ["70.0", "70.0"]
+    assert ranking.headings[2:6] == ["mean of 1", "of all 2", "a → b", "a → c"]
+    assert first[3].endswith("†")
+    assert first[4:6] == ["100.0†", "100.0"]
+    assert second[4:6] == ["70.0", "70.0"]
     assert any(note.startswith("† pretrained weights in this row have seen") for note in ranking.notes())
     assert "Ranked by a → c." in ranking.notes()
     assert not any("‡" in note for note in ranking.notes())
@@ -187,7 +187,7 @@ def test_with_adaptation_a_seen_target_is_marked_and_still_ranks(folder):
     [ranking], _ = read_rankings(folder.path)
     assert ranking.counted == ranking.transfers
     assert ranking.rows[0].marks == {"a → b": "†"}
-    assert ranking.lines()[0][4] == "100.0†"
+    assert ranking.lines()[0][3] == "100.0†"
 
 
 def test_a_row_without_all_transfers_has_no_mean_and_comes_last(folder):
@@ -195,7 +195,7 @@ def test_a_row_without_all_transfers_has_no_mean_and_comes_last(folder):
     folder.add("whole", (0.5, 0.5))
     [ranking], _ = read_rankings(folder.path)
     assert [(one.row, one.ranked is None) for one in ranking.rows] == [("whole", False), ("half", True)]
-    assert ranking.lines()[1][3:6] == ["–", "100.0", "–"]
+    assert ranking.lines()[1][2:5] == ["–", "100.0", "–"]
 
 
 def test_markdown_is_a_table_of_few_lines(folder):
@@ -207,7 +207,7 @@ def test_markdown_is_a_table_of_few_lines(folder):
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + 2 + 2
     assert len({line.count("|") for line in table}) == 1
-    assert table[1].replace("-", "").replace(":", "") == "|  |  |  |  |  |  |  |  |"
+    assert table[1].replace("-", "").replace(":", "") == "|  |  |  |  |  |  |  |"
     assert lines[-1].startswith("Balanced accuracy in percent")
     text = shown(ranking.table())
     assert "two" in text
@@ -220,7 +220,7 @@ def test_targets_whose_classes_are_too_small_have_no_score_and_no_rank(tmp_path)
     folder.add("two", (0.5, 0.5))
     [ranking], _ = read_rankings(folder.path)
     assert [one.ranked for one in ranking.rows] == [None, None]
-    assert ranking.lines()[0][3:6] == ["–", "–", "–"]
+    assert ranking.lines()[0][2:5] == ["–", "–", "–"]
     with pytest.raises(CellfeatError, match=r"one and two in protocol p: .*no class with at least 10 cells"):
         compared(folder.path, ["one", "two"], None, None, [])
 
