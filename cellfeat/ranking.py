@@ -93,10 +93,10 @@ class Ranking:
 
     def table(self) -> Table:
         table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes()), caption_justify="left")
-        longest = max(len(word) for name in self.transfers for word in name.split())
         for number, heading in enumerate(self.headings):
-            width = longest if heading in self.transfers else 22 if number == 1 else None
-            table.add_column(heading, justify="left" if number == 1 else "right", min_width=width, overflow="fold")
+            figures = number >= 2  # these stand in one line each, and the name takes what is left
+            shown = heading.replace(" → ", "\n→ ")
+            table.add_column(shown, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
         for line in self.lines():
             table.add_row(*line)
         return table
