@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ class Evaluator:
     def fits_of(self, split: Split) -> int:
         """How many chains one split needs, to be kept for the next classifier."""
         apart = len(split.targets) if not self.recipe.protocol.together else 1
-        if self.adapt == "test" and not self._prototype.uses_labels:
+        if self._once_is_enough:
             return apart
         return len(split.folds) * apart * (2 if self.adapt == "heldout" else 1)
 
@@ -118,7 +118,7 @@ class Evaluator:
             split, seed, self.adapt, dict.fromkeys(names, adapted_to), targets={name: [] for name in split.targets}
         )
         with peak_memory(self.context.device) as peak:
-            if self.adapt == "test" and not self._prototype.uses_labels:
+            if self._once_is_enough:
                 fit = self._fitted_once(result, split, seed)
             else:
                 with self._progress(split) as bar:
@@ -135,9 +135,18 @@ class Evaluator:
     def refit(self, split: Split, seed: int) -> Pipeline:
         """One pipeline on all source rows, adapted to every target of the split where the protocol adapts."""
         rows = Shown(split.rows, _rows(split.shown.values()), self._adapt_rows(split))
-        fit = self._fit_align(rows, seed)
-        self._fit_classifier(fit, rows, fit.features)
+        if self._once_is_enough:
+            fit, features_of = self._fit_once(split, seed)
+            self._fit_classifier(fit, rows, features_of(rows.all))
+        else:
+            fit = self._fit_align(rows, seed)
+            self._fit_classifier(fit, rows, fit.features)
         return fit.pipeline
+
+    @property
+    def _once_is_enough(self) -> bool:
+        """A label-free method under `adapt: test` is fitted once for the source, as published, not once per fold."""
+        return self.adapt == "test" and not self._prototype.uses_labels
 
     def _adapt_rows(self, split: Split) -> np.ndarray:
         return _rows(split.adaptable.values() if self.adapt != "none" else ())
@@ -172,8 +181,8 @@ class Evaluator:
         self._peak = self._peak.or_more(found.peak)
         return found._replace(pipeline=replace(found.pipeline, recipe=self.recipe, head=None))
 
-    def _fitted_once(self, result: Result, split: Split, seed: int) -> Fit:
-        """A label-free method under `adapt: test`: one fit for the source, as published; a classifier per fold.
+    def _fit_once(self, split: Split, seed: int) -> tuple[Fit, Callable[[np.ndarray], np.ndarray]]:
+        """One fit on all rows of a split, and what gives the features of any of them.
 
         Methods that treat source and target alike are fitted once for all sources: on every row of all the domains.
         """
@@ -185,18 +194,19 @@ class Evaluator:
         fit = self._fit_align(rows, seed)
         fit.pipeline.fitted_classes = np.unique(self.cells.label[np.concatenate([split.rows, shown])])
         place = {int(row): i for i, row in enumerate(rows.all)}
+        return fit, lambda wanted: fit.features[[place[int(row)] for row in wanted]]
 
-        def of(wanted: np.ndarray) -> np.ndarray:
-            return fit.features[[place[int(row)] for row in wanted]]
-
+    def _fitted_once(self, result: Result, split: Split, seed: int) -> Fit:
+        """The chain fitted once, a classifier per fold."""
+        shown, target = _rows(split.shown.values()), self._adapt_rows(split)
+        fit, of = self._fit_once(split, seed)
         with self._progress(split) as bar:
             for number, fold in enumerate(split.folds):
                 part = Shown(fold.train, shown, target)
                 self._fit_classifier(fit, part, of(part.all))
                 result.inside.append(self._predict(fit, number, fold.test, of(fold.test)))
                 for name, scored in split.targets.items():
-                    features = of(scored) if set(scored.tolist()) <= place.keys() else None
-                    result.targets[name].append(self._predict(fit, number, scored, features))
+                    result.targets[name].append(self._predict(fit, number, scored, of(scored)))
                 bar.advance()
         return fit
 

@@ -481,3 +481,16 @@ def test_permuting_hidden_target_labels_changes_no_prediction_few_shot_and_apart
         answers.append(np.concatenate([p.proba for ps in result.targets.values() for p in ps]))
     np.testing.assert_array_equal(answers[0], answers[1])
     assert not len(shown) or not np.array_equal(answers[0], answers[2])
+
+
+def test_a_symmetric_method_is_not_fitted_again_for_the_pipeline_that_is_kept(context):
+    cells, log = labelled_cells(domains=("a", "b", "c")), []
+    alike = spy(True, False, log)
+    alike.symmetric = True
+    evaluator = evaluator_of(cells, context, with_plugins(spy=alike), "spy")
+    for split in evaluator.splits(1):
+        evaluator.run(split, 1)
+        pipeline = evaluator.refit(split, 1)
+        assert pipeline.head is not None
+        assert set(pipeline.predict(cells, context)[0]) <= {0, 1, 2}
+    assert len(log) == 1, "one fit serves three sources and what is kept of each"
