@@ -98,7 +98,12 @@ PUBLISHED = {
         "feature_weight": 1.0,
     },
 }
-NEUTRAL = {"accumulate": 1, "anchor": None, "weights": None}  # of cellfeat's own, none of which changes the method
+NEUTRAL = {
+    "training_cells": None,
+    "accumulate": 1,
+    "anchor": None,
+    "weights": None,
+}  # of cellfeat's own, none of which changes the method
 
 
 @both

@@ -54,8 +54,8 @@ def test_finetune_makes_an_adapter_that_the_backbone_takes(manifest, tmp_path, m
     about = json.loads((folder / "adapter.json").read_text())
     assert about["images"] == 4
     assert about["settings"]["epochs"] == 1
-    assert about["saw"] == [f"{masks} masks of here"]
-    assert LoraSam(adapter=str(folder), image_size=64).weights_saw[-1] == f"{masks} masks of here"
+    assert about["saw"] == [f"here (masks: {masks})"]
+    assert LoraSam(adapter=str(folder), image_size=64).weights_saw[-1] == f"here (masks: {masks})"
     with pytest.raises(CellfeatError, match="exists and is never overwritten"):
         run("finetune", manifest, "-o", folder, *quick)
 
