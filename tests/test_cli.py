@@ -88,7 +88,7 @@ def test_help_names_every_command(cellfeat):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["run", "--align", "cea"], ["no align named 'cea'", "Did you mean 'cae'?", "per-domain-z"]),
+        (["run", "--align", "cea"], ["no align named 'cea'", "Did you mean 'tca' or 'cae'?", "per-domain-z"]),
         (["run", "--clf", "svm"], ["no classifier named 'svm'", "svm-linear"]),
         (["run", "--backbone", "lora_sam"], ["no backbone named 'lora_sam'", "'lora-sam'"]),
         (["run", "--set", "align.epoch=3"], ["no parameter of align 'cae' named 'epoch'", "Did you mean 'epochs'"]),
