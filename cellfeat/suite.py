@@ -45,7 +45,10 @@ class SuiteProtocol(ProtocolSection):
 
 
 class SuiteRow(_Strict):
-    """One method. recipe: where it starts; the sections change it. What is not said is the suite's."""
+    """One method. recipe: where backbone, segmenter, align and finetune start; the sections change it.
+
+    Data and protocols are the suite's, and so is whatever else is not said. finetune: null leaves a recipe's out.
+    """
 
     recipe: str | None = None
     backbone: dict[str, Any] | None = None
@@ -160,6 +163,8 @@ def _plan(suite: Suite, name: str, protocol: str, classifier: Any, seed: int, da
             content[key] = _part(own)
         elif not row.recipe and base.get(key) is not None:
             content[key] = base[key]
+    if "finetune" in row.model_fields_set:
+        content["finetune"] = row.finetune
     content["classifier"] = None if classifier is None else _part(classifier)
     leave_out = section.pop("leave_out")
     content["dataset"] = {**suite.dataset, "leave_out": [*suite.dataset.get("leave_out", []), *leave_out]}

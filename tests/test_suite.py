@@ -208,3 +208,16 @@ def test_a_mistake_in_a_row_names_the_row(sections, text):
 @pytest.mark.parametrize("name", ["dorl", "per-domain-z+label-shift", "net@112px", "a.b_c-1"])
 def test_names_that_may_be_used(name):
     assert next(planned(suite_of(rows={name: {}}))).row == name
+
+
+def test_a_row_can_leave_a_recipes_fine_tuning_out_or_change_it():
+    rows = {
+        "as-published": {"recipe": "dorl"},
+        "without": {"recipe": "dorl", "finetune": None},
+        "shorter": {"recipe": "dorl", "finetune": {"masks": "otsu", "epochs": 3}},
+    }
+    suite = Suite.model_validate({"name": "s", "protocols": {"p": {}}, "rows": rows})
+    found = {plan.row: plan.recipe.finetune for plan in planned(suite, "cells.csv")}
+    assert found["as-published"].masks == "truth"
+    assert found["without"] is None
+    assert (found["shorter"].masks, found["shorter"].params) == ("otsu", {"epochs": 3})
