@@ -9,6 +9,7 @@ import pytest
 
 from cellfeat.console import SilentReporter
 from cellfeat.pipeline import Pipeline, resolve
+from cellfeat.recipe import parse
 from cellfeat.registry import installed
 from cellfeat.results_folder import id_of, read_failures, read_records
 from cellfeat.suite import planned, read_suite
@@ -40,12 +41,14 @@ def test_records_are_of_the_suite_and_say_nothing_of_the_machines_folders(folder
     work = Workplace(installed(), SilentReporter(), "cpu")
     wanted = {plan.address: resolve(plan.recipe, work.registry).as_dict() for plan in planned(suite, "manifest.csv")}
     records = read_records(folder)
-    for record in records:
-        assert id_of(record) == record["id"]
+    assert all(id_of(record) == record["id"] for record in records)
+    assert {record["recipe"]["dataset"]["manifest"] for record in records} == {"manifest.csv"}
+    for record in {record["address"]: record for record in records}.values():
         recipe = wanted[record["address"]]
-        assert record["recipe"]["align"] == recipe["align"], record["address"]
-        assert record["recipe"]["protocol"] == recipe["protocol"], record["address"]
-        assert record["recipe"]["dataset"]["manifest"] == "manifest.csv"
+        # Completed with today's defaults: a parameter that was added since did not change the method.
+        written = resolve(parse(record["recipe"]), work.registry).as_dict()
+        assert written["align"] == recipe["align"], record["address"]
+        assert written["protocol"] == recipe["protocol"], record["address"]
     assert '"/' not in (folder / "records.jsonl").read_text(encoding="utf-8")
     assert read_failures(folder) == []
 
