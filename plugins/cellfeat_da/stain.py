@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
@@ -18,7 +19,7 @@ ALIKE = 100.0  # condition number of the two stains: about one degree between th
 LIGHT, TRANSPARENT, PERCENTILE = 240, 0.15, 1  # Macenko's Io, beta and alpha
 
 
-class StainNormalisation(SavesState):
+class StainNormalisation(SavesState, ABC):
     """What both methods share: a reference of several numbers, learned or fixed, and images done one by one."""
 
     reads, writes, uses_target, uses_labels = ("image",), "image", False, False
@@ -63,17 +64,17 @@ class StainNormalisation(SavesState):
             painted[row] = (image if done is None else done).transpose(2, 0, 1)
         return painted
 
+    @abstractmethod
     def estimate(self, image: np.ndarray) -> dict[str, np.ndarray] | None:
         """What the reference is made of, of one (H, W, 3) uint8 RGB image; None where it cannot be told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combined(self, estimates: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The reference of several images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paint(self, image: np.ndarray) -> np.ndarray | None:
         """The image with its own numbers replaced by the reference's, (H, W, 3) uint8 RGB; None as for `estimate`."""
-        raise NotImplementedError
 
 
 class Reinhard(StainNormalisation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ SMOOTHING = 0.1  # of the source model's labels
 EPOCHS_BETWEEN_COUNTS = 10  # of the target's clusters
 
 
-class Phase:
+class Phase(ABC):
     """What both trainings share: epochs over some rows in batches, SGD at a rate that decays over the training."""
 
     def __init__(
@@ -70,12 +71,12 @@ class Phase:
             stepper(self.loss(features.float(), logits.float(), torch.from_numpy(positions).to(values.device)))
             bar.advance()
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int) -> None:  # noqa: B027 - the source model has nothing to do before an epoch
         """Before the epoch `number`; the network is in training mode and must be afterwards."""
 
+    @abstractmethod
     def loss(self, features: torch.Tensor, logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Of a batch; positions: (B,) in `rows`."""
-        raise NotImplementedError
 
 
 class SourceModel(Phase):
