@@ -40,6 +40,15 @@ def context(tmp_path: Path):
     )
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, for `browsing.opened`."""
+    from browsing import chromium
+
+    with chromium() as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Threads that wait for each other make small networks slow on a busy machine."""

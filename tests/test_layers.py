@@ -21,7 +21,7 @@ LEVELS = {
     0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types",
     1: "types artifacts comparison console decode digests distributed hookspecs labels ray_cluster recipe report "
     "synthetic_cells",
-    2: "classification downloads drawing images manifest registry scan splits store suite synthetic training",
+    2: "classification downloads drawing images manifest page registry scan splits store suite synthetic training",
     3: "curves datasets deferred exchange known_files layouts testing weights",
     4: "batch_size demo encoding pictures results unlabelled",
     5: "writing",
