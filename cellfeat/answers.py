@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +84,55 @@ def shares_right(table: Any, truth: Truth) -> Answers:
     true = np.array([truth.label[name] for name in names])
     hits = np.array(classes)[answer] == true[place]
     return Answers(np.array(names, dtype=str), np.bincount(place, hits) / np.bincount(place))
+
+
+class Asked(NamedTuple):
+    """What a method answered on one transfer."""
+
+    id: np.ndarray  # (n,) ids of the cells, sorted
+    classes: list[str]
+    predicted: np.ndarray  # (n, m) int16 of its m models (folds and seeds), into `classes`; -1: not asked
+
+
+class RowAnswers:
+    """The answers of a row, read once and taken by fit and target."""
+
+    def __init__(self, path: Path) -> None:
+        table = read(path)
+        self._names: dict[str, list[Any]] = {}
+        columns = []
+        for key in ("protocol", "classifier", "source", "target"):
+            self._names[key], codes = _coded(table[key])
+            columns.append(codes)
+        kinds = np.ravel_multi_index(columns, [max(1, len(names)) for names in self._names.values()])
+        self._order = np.argsort(kinds, kind="stable")
+        self._kinds = kinds[self._order]
+        self._ids, self._id = _coded(table["id"])
+        self._classes, self._answer = _coded(table["predicted"])
+        self._seed, self._fold = table["seed"].to_numpy(), table["fold"].to_numpy()
+
+    def of(self, protocol: str, classifier: str, source: str, target: str, seeds: Sequence[int]) -> Asked | None:
+        """The answers of these seeds on a transfer; None where there are none."""
+        wanted = []
+        for value, names in zip((protocol, classifier, source, target), self._names.values(), strict=True):
+            if value not in names:
+                return None
+            wanted.append(names.index(value))
+        kind = np.ravel_multi_index(wanted, [len(names) for names in self._names.values()])
+        start, end = np.searchsorted(self._kinds, [kind, kind + 1])
+        rows = self._order[start:end]
+        rows = rows[np.isin(self._seed[rows], list(seeds))]
+        if not len(rows):
+            return None
+        cells, place = np.unique(self._id[rows], return_inverse=True)
+        models, model = np.unique(
+            self._seed[rows].astype(np.int64) * 2**16 + self._fold[rows].astype(np.int64), return_inverse=True
+        )
+        predicted = np.full((len(cells), len(models)), -1, np.int16)
+        predicted[place, model] = self._answer[rows]
+        ids = np.array([self._ids[code] for code in cells.tolist()], dtype=str)
+        order = np.argsort(ids)
+        return Asked(ids[order], self._classes, predicted[order])
 
 
 def _coded(column: Any) -> tuple[list[str], np.ndarray]:

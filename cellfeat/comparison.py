@@ -99,26 +99,6 @@ def compare(
     )
 
 
-def interval(
-    answers: Mapping[str, Answers], truth: Truth, seed: int = 0, replicates: int = 500
-) -> tuple[float, float, float]:
-    """Mean balanced accuracy of one method over its transfers, with its 95 % bootstrap interval.
-
-    NaN where one of them has no class with enough cells.
-    """
-    table = _Table.of([(one, one._replace(right=np.zeros(len(one.id)))) for one in answers.values()], truth)
-    if not all(table.classes):
-        return (float("nan"),) * 3
-    rng = np.random.default_rng(seed)
-    drawn = [
-        table.means(table.resample(rng, min(AT_ONCE, replicates - start))).mean(1)
-        for start in range(0, replicates, AT_ONCE)
-    ]
-    tail = (1 - INTERVAL) / 2
-    low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail])
-    return float(table.means(np.ones((1, len(table.names)))).mean()), float(low), float(high)
-
-
 @dataclass(frozen=True)
 class _Table:
     """Differences and counts by exchangeable unit (a cell or a group), one column per transfer and class."""

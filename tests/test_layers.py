@@ -21,7 +21,8 @@ LEVELS = {
     0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types",
     1: "types artifacts comparison console decode digests distributed hookspecs labels ray_cluster recipe report "
     "synthetic_cells",
-    2: "classification downloads drawing images manifest page registry scan splits store suite synthetic training",
+    2: "classification downloads drawing images manifest page registry scan splits standings store suite synthetic "
+    "training",
     3: "curves datasets deferred exchange known_files layouts testing weights",
     4: "batch_size demo encoding pictures results unlabelled",
     5: "writing",
@@ -34,10 +35,11 @@ LEVELS = {
     12: "run",
     13: "compose encodings results_folder use",
     14: "bench suite_results verification",
-    15: "ranking row_comparison",
-    16: "commands commands.bench commands.data commands.plugins commands.weights",
-    17: "cli",
-    18: "__main__",
+    15: "boards row_comparison",
+    16: "ranking",
+    17: "commands commands.bench commands.data commands.plugins commands.weights",
+    18: "cli",
+    19: "__main__",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
 
@@ -291,8 +293,8 @@ def test_a_plugin_may_import_the_public_api_and_itself(line):
         ("types", "from cellfeat import slots, store", "types (level 1) imports store (level 2)"),
         ("types", "from cellfeat import artifacts", "types (level 1) imports artifacts (level 1)"),
         ("types", "from . import store", "types (level 1) imports store (level 2)"),
-        ("store", "from cellfeat.commands.data import app", "store (level 2) imports commands.data (level 16)"),
-        ("commands.data", "from .weights import app", "commands.data (level 16) imports commands.weights (level 16)"),
+        ("store", "from cellfeat.commands.data import app", "store (level 2) imports commands.data (level 17)"),
+        ("commands.data", "from .weights import app", "commands.data (level 17) imports commands.weights (level 17)"),
         (
             "types",
             "from cellfeat import Context",

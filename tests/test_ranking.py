@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cellfeat import CellfeatError, Cells, answers, records, results_folder
-from cellfeat.ranking import read_rankings
+from cellfeat.ranking import Ranking, read_rankings
 from cellfeat.row_comparison import compared
 
 CLASSES = ("x", "y")
@@ -76,6 +77,22 @@ def folder(tmp_path) -> Folder:
     return Folder(tmp_path)
 
 
+class Row(NamedTuple):
+    row: str
+    group: int | None
+    mean: float
+    low: float
+    high: float
+    marks: dict[str, str]
+
+
+def rows_of(ranking: Ranking) -> list[Row]:
+    """The rows in their order, by the transfers that count."""
+    board = ranking.board
+    found = [(board.methods[one.method], one) for one in board.table(board.transfers)]
+    return [Row(method.row, one.group, one.mean, one.low, one.high, method.marks) for method, one in found]
+
+
 def shown(table) -> str:
     console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(table)
@@ -88,13 +105,16 @@ def test_rows_come_best_first_with_mean_interval_majority_and_ceiling(folder):
     folder.add("better", (0.6, 1.0), seed=2)
     [ranking], failures = read_rankings(folder.path)
     assert failures == []
-    assert (ranking.protocol, ranking.adapt) == ("p", "none")
-    assert ranking.transfers == ranking.counted == ("a → b", "a → c")
-    assert [(one.row, one.seeds, one.seconds) for one in ranking.rows] == [("better", 2, 4.0), ("worse", 1, 2.0)]
-    mean, low, high = ranking.rows[0].ranked
-    assert mean == pytest.approx(0.85)
-    assert low < mean < high
-    assert ranking.rows[0].transfers == {"a → b": pytest.approx(0.85), "a → c": pytest.approx(0.85)}
+    board = ranking.board
+    assert (board.protocol, board.adapt) == ("p", "none")
+    assert board.transfers == board.counted(board.transfers) == ("a → b", "a → c")
+    assert [(one.row, one.seeds, one.seconds) for one in board.methods] == [
+        ("worse", [1], 2.0),
+        ("better", [1, 2], 4.0),
+    ]
+    best = rows_of(ranking)[0]
+    assert (best.row, best.mean) == ("better", pytest.approx(0.85))
+    assert best.low < best.mean < best.high
     first, second, majority, ceiling = ranking.lines()
     assert first[:2] == ["1", "better/lr"]
     assert first[3:] == ["85.0", "85.0", "2", "4"]
@@ -110,11 +130,11 @@ def test_rows_that_were_shown_different_things_stand_in_different_tables(folder)
         folder.add(row, adapt=adapt)
     folder.add("n", protocol="q")
     rankings, _ = read_rankings(folder.path)
-    found = [(one.protocol, one.adapt, [row.row for row in one.rows]) for one in rankings]
+    found = [(one.board.protocol, one.board.adapt, [row.row for row in rows_of(one)]) for one in rankings]
     assert found == [("p", "none", ["n"]), ("p", "heldout", ["h"]), ("p", "test", ["t"]), ("q", "none", ["n"])]
-    assert "no target cell shown" in rankings[0].title
+    assert "no target cell shown" in rankings[0].board.title
     [only], _ = read_rankings(folder.path, "q")
-    assert only.protocol == "q"
+    assert only.board.protocol == "q"
     with pytest.raises(CellfeatError, match=r"no protocol named 'r'. Available: p, q"):
         read_rankings(folder.path, "r")
     with pytest.raises(CellfeatError, match=r"no classifier named 'svm'. Available: lr"):
@@ -126,20 +146,18 @@ def test_a_classifier_alone_can_be_shown(folder):
     folder.add("n", classifier="rf")
     [both], _ = read_rankings(folder.path)
     [alone], _ = read_rankings(folder.path, None, "rf")
-    assert sorted(one.classifier for one in both.rows) == ["lr", "rf"]
-    assert [one.classifier for one in alone.rows] == ["rf"]
+    assert sorted(one.classifier for one in both.board.methods) == ["lr", "rf"]
+    assert [one.classifier for one in alone.board.methods] == ["rf"]
 
 
 def test_without_adaptation_a_target_that_weights_have_seen_is_marked_and_does_not_rank(folder):
     folder.add("clean", (0.7, 0.7))
     folder.add("knows", (1.0, 1.0), saw={"b": True})
     [ranking], _ = read_rankings(folder.path)
-    assert ranking.counted == ("a → c",)
-    assert ranking.rows[0].marks == {"a → b": "†"}
-    assert ranking.rows[1].marks == {}
-    assert ranking.rows[0].ranked[0] == 1
-    assert ranking.rows[1].ranked[0] == pytest.approx(0.7)
-    assert ranking.rows[1].overall[0] == pytest.approx(0.7)
+    assert ranking.board.counted(ranking.board.transfers) == ("a → c",)
+    first, second = rows_of(ranking)
+    assert (first.mean, first.marks) == (1, {"a → b": "†"})
+    assert (second.mean, second.marks) == (pytest.approx(0.7), {})
     first, second = ranking.lines()[:2]
     assert ranking.headings[2:6] == ["mean of 1", "of all 2", "a → b", "a → c"]
     assert first[3].endswith("†")
@@ -155,21 +173,45 @@ def test_the_rank_goes_by_unseen_targets_alone(folder):
     folder.add("clean", {"b": (0.2, 0.2), "c": (0.9, 0.9)})
     folder.add("knows", {"b": (1.0, 1.0), "c": (0.8, 0.8)}, saw={"b": True})
     [ranking], _ = read_rankings(folder.path)
-    found = [(one.row, round(one.ranked[0], 6), round(one.overall[0], 6)) for one in ranking.rows]
-    assert found == [("clean", 0.9, 0.55), ("knows", 0.8, 0.9)]
+    assert [(one.row, round(one.mean, 6)) for one in rows_of(ranking)] == [("clean", 0.9), ("knows", 0.8)]
+    assert [line[3].split()[0] for line in ranking.lines()[:2]] == ["55.0", "90.0"]
+
+
+def test_where_weights_have_seen_every_target_rows_that_have_not_rank_alone(folder):
+    folder.add("clean", (0.7, 0.7))
+    folder.add("knows", (1.0, 1.0), saw={"b": True, "c": True})
+    [ranking], _ = read_rankings(folder.path)
+    assert ranking.board.counted(ranking.board.transfers) == ranking.board.transfers
+    assert [(one.row, one.group) for one in rows_of(ranking)] == [("clean", 1), ("knows", None)]
+
+
+def test_rows_that_the_paired_test_cannot_tell_apart_share_a_number(folder):
+    folder.add("best", (1.0, 1.0))
+    folder.add("level", (1.0, 0.95))
+    folder.add("behind", (0.6, 0.6))
+    folder.add("beside", (0.6, 0.55))
+    [ranking], _ = read_rankings(folder.path)
+    assert [(one.row, one.group) for one in rows_of(ranking)] == [
+        ("best", 1),
+        ("level", 1),
+        ("behind", 2),
+        ("beside", 2),
+    ]
+    assert [line[0] for line in ranking.lines()] == ["1", "1", "2", "2", "", ""]
 
 
 def test_weights_of_which_nobody_knows_are_marked_and_rank_nothing(folder):
     folder.add("unsure", saw={"b": None, "c": None})
     [ranking], _ = read_rankings(folder.path)
-    assert ranking.counted == ("a → b", "a → c"), "what one row does not know must not unrank the others"
-    assert ranking.rows[0].ranked is None
-    assert ranking.rows[0].marks == {"a → b": "‡", "a → c": "‡"}
+    counted = ranking.board.counted(ranking.board.transfers)
+    assert counted == ("a → b", "a → c"), "what one row does not know must not unrank the others"
+    assert rows_of(ranking)[0].group is None
+    assert rows_of(ranking)[0].marks == {"a → b": "‡", "a → c": "‡"}
     assert ranking.lines()[0][0] == "", "no rank"
     assert any(note.startswith("‡ nobody knows") for note in ranking.notes())
     folder.add("sure")
     [ranking], _ = read_rankings(folder.path)
-    assert [(one.row, one.ranked is not None) for one in ranking.rows] == [("sure", True), ("unsure", False)]
+    assert [(one.row, one.group) for one in rows_of(ranking)] == [("sure", 1), ("unsure", None)]
 
 
 def test_records_of_several_data_sets_or_recipes_stand_in_no_figure(folder):
@@ -185,8 +227,8 @@ def test_records_of_several_data_sets_or_recipes_stand_in_no_figure(folder):
 def test_with_adaptation_a_seen_target_is_marked_and_still_ranks(folder):
     folder.add("knows", adapt="test", saw={"b": True})
     [ranking], _ = read_rankings(folder.path)
-    assert ranking.counted == ranking.transfers
-    assert ranking.rows[0].marks == {"a → b": "†"}
+    assert ranking.board.counted(ranking.board.transfers) == ranking.board.transfers
+    assert [(one.group, one.marks) for one in rows_of(ranking)] == [(1, {"a → b": "†"})]
     assert ranking.lines()[0][3] == "100.0†"
 
 
@@ -194,7 +236,7 @@ def test_a_row_without_all_transfers_has_no_mean_and_comes_last(folder):
     folder.add("half", (1.0, 1.0), targets="b")
     folder.add("whole", (0.5, 0.5))
     [ranking], _ = read_rankings(folder.path)
-    assert [(one.row, one.ranked is None) for one in ranking.rows] == [("whole", False), ("half", True)]
+    assert [(one.row, one.group) for one in rows_of(ranking)] == [("whole", 1), ("half", None)]
     assert ranking.lines()[1][2:5] == ["–", "100.0", "–"]
 
 
@@ -219,7 +261,7 @@ def test_targets_whose_classes_are_too_small_have_no_score_and_no_rank(tmp_path)
     folder.add("one")
     folder.add("two", (0.5, 0.5))
     [ranking], _ = read_rankings(folder.path)
-    assert [one.ranked for one in ranking.rows] == [None, None]
+    assert [one.group for one in rows_of(ranking)] == [None, None]
     assert ranking.lines()[0][2:5] == ["–", "–", "–"]
     with pytest.raises(CellfeatError, match=r"one and two in protocol p: .*no class with at least 10 cells"):
         compared(folder.path, ["one", "two"], None, None, [])
@@ -299,8 +341,9 @@ def test_a_folder_without_transfers_is_told(tmp_path):
 def test_labels_or_predictions_that_were_left_behind_are_told(folder):
     folder.add("one")
     (folder.path / "predictions" / "one.parquet").unlink()
+    [ranking], _ = read_rankings(folder.path)
     with pytest.raises(CellfeatError, match="predictions stand beside their records"):
-        read_rankings(folder.path)
+        ranking.lines()
     (folder.path / results_folder.CELLS).unlink()
     with pytest.raises(CellfeatError, match=r"there is no .*cells.parquet: the labels"):
         read_rankings(folder.path)

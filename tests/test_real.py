@@ -100,10 +100,13 @@ def test_a_suite_runs_compares_and_is_verified(manifest, tmp_path):
     assert (outcome.done, outcome.failed) == (3, 0)
     (unadapted, adapted), failures = read_rankings(tmp_path / "results")
     assert failures == []
-    assert [one.row for one in unadapted.rows] == ["none", "majority"], "a method is better than none at all"
-    assert unadapted.rows[1].ranked == pytest.approx((0.25, 0.25, 0.25))
-    assert adapted.rows[0].row == "own"
-    assert adapted.rows[0].ranked[0] > 0.4, "four classes, chance is 0.25"
+    assert [line[1] for line in unadapted.lines()[:2]] == ["none/lr", "majority/majority"], (
+        "a method is better than none"
+    )
+    assert unadapted.lines()[1][2] == "25.0 [25.0, 25.0]"
+    own = adapted.lines()[0]
+    assert own[1] == "own/lr"
+    assert float(own[2].split()[0]) > 40, "four classes, chance is 25"
     picked = [record for record in read_records(tmp_path / "results") if record["source"] == "tecom"]
     verdicts = verify(picked, tmp_path / "results", workplace(), str(manifest))
     assert [one.faults for one in verdicts] == [()] * len(picked)
