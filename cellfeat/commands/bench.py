@@ -68,6 +68,20 @@ def list_records(
 
 
 @app.command()
+def leaderboard(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORDS…", help="Results folders, or their records.jsonl")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page")] = Path("site"),
+    title: Annotated[str, typer.Option(help="Of the page")] = "Leaderboard",
+) -> None:
+    """One page to sort, filter and unfold, that opens from a disk without any network."""
+    from cellfeat.console import say
+    from cellfeat.leaderboard import write_site
+
+    path, count, boards = write_site(records, out, title)
+    say(f"{path}: {count:,} records in {boards} tables")
+
+
+@app.command()
 def compare(
     folder: Folder,
     rows: Annotated[
