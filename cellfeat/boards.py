@@ -67,11 +67,22 @@ class Method:
 class Board:
     """One table: a protocol on one data set, one thing shown of the target."""
 
-    protocol: str
-    adapt: str
     methods: list[Method]
     results: dict[Path, Results]
     remarks: dict[int, dict[str, str]] = field(default_factory=dict)  # by method and transfer: why it is not ranked
+
+    @property
+    def protocol(self) -> str:
+        return str(next(self.records())["protocol"])
+
+    @property
+    def adapt(self) -> str:
+        return str(next(self.records())["adapt"])
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What all its records have in common: data, protocol with its settings, and what was shown."""
+        return _kind(next(self.records()))
 
     @cached_property
     def transfers(self) -> tuple[str, ...]:
@@ -205,15 +216,13 @@ def boards(folders: Sequence[Path], protocol: str | None = None, classifier: str
     made = []
     for methods in found.values():
         rows = [Method(*key, tuple(own)) for key, own in methods.items()]
-        first, used = rows[0].records[0], {method.folder for method in rows}
-        own_results = {folder: one for folder, one in results.items() if folder in used}
-        made.append(Board(first["protocol"], first["adapt"], rows, own_results))
+        used = {method.folder for method in rows}
+        made.append(Board(rows, {folder: one for folder, one in results.items() if folder in used}))
     protocols = list(dict.fromkeys(board.protocol for board in made))
     return sorted(made, key=lambda one: (protocols.index(one.protocol), list(SHOWN).index(one.adapt)))
 
 
 def _kind(record: Record) -> tuple[str, ...]:
-    """What records of one board have in common: data, protocol with its settings, and what was shown."""
     settings = {
         key: value
         for key, value in record["recipe"].get("protocol", {}).items()

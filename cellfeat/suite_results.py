@@ -21,7 +21,8 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records = [record for record in read_records(folder) if not record["held_out_folds"]]
+        self.folder_records = read_records(folder)  # those of a source's own folds included
+        self.records = [record for record in self.folder_records if not record["held_out_folds"]]
         if not self.records:
             raise CellfeatError(f"{folder} has no records of transfers; make some by `cellfeat bench run SUITE.yaml`")
         self.truth: Truth = answers.KnownCells(folder / CELLS).truth()

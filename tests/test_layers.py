@@ -36,7 +36,7 @@ LEVELS = {
     13: "compose encodings results_folder use",
     14: "bench suite_results verification",
     15: "boards row_comparison",
-    16: "leaderboard ranking",
+    16: "leaderboard ranking submission",
     17: "commands commands.bench commands.data commands.plugins commands.weights",
     18: "cli",
     19: "__main__",

@@ -82,6 +82,37 @@ def leaderboard(
 
 
 @app.command()
+def submit(
+    folder: Folder,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is missing")] = False,
+    row: Annotated[list[str] | None, typer.Option(help="This row only; repeat for several")] = None,
+    against: Annotated[Path | None, typer.Option(help="Results folder that it is to stand beside")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder to hand in")] = None,
+) -> None:
+    """Check a results folder as a leaderboard does, and write the folder to hand in.
+
+    Exit status 1 if something is missing. Fits are not done again; that is `bench verify`.
+    """
+    from rich.table import Table
+
+    from cellfeat import submission
+    from cellfeat.console import console, say
+    from cellfeat.errors import CellfeatError
+
+    if not check and out is None:
+        raise CellfeatError("name the folder to hand in (--out), or ask what is missing (--check)")
+    found = submission.check(folder, against, row or [])
+    table = Table("", "", "what was found")
+    for one in found:
+        table.add_row({True: "✓", False: "✗", None: "!"}[one.passed], one.what, one.text)
+    console.print(table)
+    if any(one.passed is False for one in found):
+        raise typer.Exit(1)
+    if out is not None and not check:
+        say(f"{submission.pack(folder, out, row or [])}: to be handed in")
+
+
+@app.command()
 def compare(
     folder: Folder,
     rows: Annotated[

@@ -10,11 +10,12 @@ function drawMatrix() {
     element("option", { value: "" }, "the best row of each transfer"),
     rows.map((row) => element("option", { value: methodName(row.method), selected: methodName(row.method) === matrixMethod }, methodName(row.method))));
   const [from, to] = [distinct(board.transfers.map((one) => one.source)).sort(), distinct(board.transfers.map((one) => one.target)).sort()];
+  const told = `${METRICS[state.metric]} in percent: a line for each source, a column for each target; n target cells.${matrixMethod ? "" : " The best of many rows is chosen by this very figure, which flatters it."}`;
   const table = element("table", { class: "matrix" },
-    element("caption", {}, `${METRICS[state.metric]} in percent: a line for each source, a column for each target; n target cells.${matrixMethod ? "" : " The best of many rows is chosen by this very figure, which flatters it."}`),
+    element("caption", { class: "hidden-text" }, told),
     element("thead", {}, element("tr", {}, element("td", {}), to.map((name) => element("th", { scope: "col" }, `→ ${name}`)))),
     element("tbody", {}, from.map((source) => element("tr", {}, element("th", { scope: "row" }, source), to.map((target) => matrixCell(board, rows, source, target))))));
-  byId("matrix").replaceChildren(element("p", { class: "controls no-print" }, element("label", {}, "Row", choice)), scrolling("Matrix of source and target", table));
+  byId("matrix").replaceChildren(element("p", { class: "controls no-print" }, element("label", {}, "Row", choice)), element("p", { class: "small quiet" }, told), scrolling("Matrix of source and target", table));
 }
 
 function matrixCell(board, rows, source, target) {
