@@ -17,6 +17,7 @@ measure forward-tiny forward --weights cell-tiny --repeats 15
 measure end-to-end end_to_end
 measure end-to-end-tiny end_to_end --weights cell-tiny --images 2000 --parts 2
 measure scaling scaling
+measure leaderboard leaderboard
 measure ray ray --images 256 --repeats 3 --weights vit_b-random
 measure classifiers classifiers --folds-run 1
 measure classifiers-shared classifiers --folds-run 1 --share --classifier svm-linear --classifier svm-poly

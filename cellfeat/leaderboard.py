@@ -56,8 +56,10 @@ def write_site(found: Sequence[Path], out: Path, title: str = "Leaderboard") -> 
 
 
 def built_from(folders: Sequence[Path]) -> str:
-    """A digest of all that a page is made of: results, and the page's own files."""
+    """A digest of all that a page is made of: results, and the files that make it."""
     digest = hashlib.sha256(page.sources_digest([TEMPLATE, *STYLES, *SCRIPTS]).encode())
+    for name in ("standings.py", "boards.py", "leaderboard.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
     for folder in folders:
         for path in [folder / RECORDS, folder / CELLS, *sorted((folder / PREDICTIONS).glob("*.parquet"))]:
             digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -20,7 +20,7 @@ from cellfeat import CellfeatError, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
-SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray")
+SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard")
 PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD, *(f"benchmarks.speed.{name}" for name in SPEED))
 FRAME = 224
 
@@ -634,6 +634,34 @@ def test_json_lines_become_tables_and_a_plot(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_the_page_of_many_records_is_built_and_answers(tmp_path, monkeypatch, capsys):
+    from browsing import chromium
+
+    with chromium():  # told, or skipped, where there is none
+        pass
+    lines = tmp_path / "lines.jsonl"
+    arguments = [
+        "--rows",
+        "3",
+        "--seeds",
+        "1",
+        "--cells",
+        "30",
+        "--cells",
+        "40",
+        "--repeats",
+        "1",
+        "--json",
+        str(lines),
+    ]
+    run(monkeypatch, "benchmarks.speed.leaderboard", *arguments)
+    [record] = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert (record["benchmark"], record["records"]) == ("leaderboard", 3 * 2 * 2)
+    assert set(record["answers_ms"]) == {"sort", "unfold", "search", "clear", "source", "matrix", "time", "table"}
+    assert all(took > 0 for took in record["answers_ms"].values())
+    assert "12 records" in capsys.readouterr().out
+
+
 def test_scaling_runs_the_command_line_twice(tmp_path, monkeypatch, capsys):
     arguments = ("--cells", 12, "--backbone", "colour", "--json", tmp_path / "s.jsonl")
     run(monkeypatch, "benchmarks.speed.scaling", *arguments)

@@ -12,13 +12,14 @@ import typer
 import yaml
 
 import cellfeat
-from cellfeat import cli, recipe
+from cellfeat import cli, leaderboard, recipe
 from cellfeat.pipeline import Pipeline, resolve
 from cellfeat.registry import installed
 from cellfeat.suite import planned, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), *sorted((ROOT / "docs").glob("*.sh"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -30,6 +31,9 @@ def commands(page: Path) -> list[list[str]]:
     text = page.read_text()
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
     lines += re.findall(r"`(cellfeat [^`]*)`", text)
+    if page in SCRIPTS:
+        lines += [line.removeprefix("run: ") for line in map(str.strip, text.splitlines())]
+        lines = [line for line in lines if line.startswith("cellfeat ")]
     found = []
     for line in lines:
         for part in line.split("&&"):
@@ -39,7 +43,7 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=lambda page: page.name)
 def test_commands_and_their_options_exist(page, monkeypatch):
     monkeypatch.setattr("sys.argv", ["cellfeat", "lora-sam"])
     for words in commands(page):
@@ -51,6 +55,29 @@ def test_commands_and_their_options_exist(page, monkeypatch):
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert used <= options, f"{page.name}: cellfeat … {' '.join(words)}: {used - options}"
+
+
+def test_scripts_and_workflows_have_commands_to_test():
+    found = {path.name: [words[:2] for words in commands(path)] for path in SCRIPTS}
+    assert found["verify-submission.yml"] == [["bench", "submit"], ["bench", "verify"], ["bench", "leaderboard"]]
+    assert ["bench", "leaderboard"] in found["pages.sh"]
+
+
+def test_a_workflow_that_runs_strangers_code_has_no_secrets_and_may_only_read():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "verify-submission.yml").read_text())
+    assert list(workflow[True]) == ["pull_request"], "YAML reads `on` as true; pull_request_target would hold secrets"
+    assert workflow["permissions"] == {"contents": "read"}
+    for step in workflow["jobs"]["verify"]["steps"]:
+        assert "github." not in step.get("run", ""), "texts of a pull request reach a shell by its environment alone"
+
+
+@pytest.mark.parametrize(
+    ("page", "digest"),
+    [("leaderboard", lambda: leaderboard.built_from([ROOT / "benchmarks" / "results" / "laboratories"]))],
+)
+def test_the_pages_are_current(page, digest):
+    text = (ROOT / "docs" / page / "index.html").read_text(encoding="utf-8")
+    assert f'name="cellfeat-built-from" content="{digest()}"' in text, "make them anew: bash docs/pages.sh"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,16 +6,19 @@ whole; an answer is the time from an action in headless Chromium to the frame af
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated, Any
 
-from benchmarks.speed import made_up_results
+import typer
+
+from benchmarks import common
+from benchmarks.speed import made_up_results, measure
+from cellfeat import CellfeatError
 
 ACTIONS = {
     "sort": "document.querySelector('[data-sort=seconds]').click()",
@@ -36,37 +39,33 @@ MEASURE = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=42, help="rows of the benchmark, each with two classifiers")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of every row")
-    parser.add_argument("--cells", type=int, nargs="+", default=[300, 400, 1000, 5000], help="cells of each laboratory")
-    parser.add_argument("--repeats", type=int, default=10, help="times that every action is measured")
-    parser.add_argument("--out", type=Path, help="keep results and page in this folder, which must not exist")
-    parser.add_argument("--json", type=Path, help="append the figures to this file, as a line of JSON")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = options.out or Path(scratch) / "made-up"
-        found = measure(folder, options.rows, options.seeds, options.cells, options.repeats)
-    print(json.dumps(found, indent=1))
-    if options.json:
-        with options.json.open("a") as file:
-            file.write(json.dumps({"program": "leaderboard", **found}) + "\n")
+def main(
+    rows: Annotated[int, typer.Option(min=2, help="Rows of the benchmark, each with two classifiers")] = 42,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every row")] = 5,
+    cells: Annotated[
+        list[int] | None, typer.Option(help="Of a laboratory; repeat [default: 300 400 1000 5000]")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that every action is measured")] = 10,
+    json: Annotated[Path | None, typer.Option(help="Append a JSON line to this file")] = None,
+) -> None:
+    """Build one page, then act in it; the slowest answer to every action counts."""
+    with tempfile.TemporaryDirectory() as name:
+        record = built(Path(name), rows, seeds, cells or [300, 400, 1000, 5000])
+        record |= {"load": measure.load()}
+        record["answers_ms"] = answers(Path(name) / "index.html", repeats)
+    common.append_json(json, "leaderboard", [record])
+    print(f"{record['records']:,} records: {record['seconds']:.1f} s, {record['page_bytes'] / 1e6:.1f} MB")
+    print(", ".join(f"{action} {took:.0f} ms" for action, took in record["answers_ms"].items()))
 
 
-def measure(folder: Path, rows: int, seeds: int, cells: list[int], repeats: int) -> dict[str, object]:
+def built(folder: Path, rows: int, seeds: int, cells: list[int]) -> dict[str, Any]:
+    """Made-up results and their page, with the seconds of the command as a whole."""
     count = made_up_results.write(folder / "results", cells, rows, seeds=seeds)
-    start = time.perf_counter()
     command = [sys.executable, "-m", "cellfeat", "bench", "leaderboard", str(folder / "results"), "-o", str(folder)]
+    start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
-    page = folder / "index.html"
-    return {
-        "records": count,
-        "build_s": round(seconds, 1),
-        "page_mb": round(page.stat().st_size / 1e6, 2),
-        "answers_ms": answers(page, repeats),
-    }
+    return {"records": count, "seconds": seconds, "page_bytes": (folder / "index.html").stat().st_size}
 
 
 def answers(file: Path, repeats: int) -> dict[str, float]:
@@ -75,7 +74,7 @@ def answers(file: Path, repeats: int) -> dict[str, float]:
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        raise SystemExit("error: no Chromium; install Debian's package chromium")
+        raise CellfeatError("no Chromium; install Debian's package chromium, or another one as google-chrome")
     slowest = dict.fromkeys(ACTIONS, 0.0)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -90,4 +89,4 @@ def answers(file: Path, repeats: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)
