@@ -22,7 +22,7 @@ from cellfeat_cae.cae import Cae
 from cellfeat_lora_sam.finetune import FinetuneSettings, Finetuning
 from cellfeat_lora_sam.finetune_data import load_frames
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
-from helpers import with_nucleus
+from helpers import narrow_autoencoders, with_nucleus
 
 from cellfeat import Cells, Context, distributed, find_weights, save_state, synthetic
 from cellfeat.testing import cpu_context, toy_cells
@@ -30,7 +30,7 @@ from cellfeat.training import Checkpoint
 
 TINY = {"epochs": 2, "batch_size": 7, "encoder_depth": 1, "decoder_depth": 1, "head_width": 16, "latent": 5}
 TINY |= {"learning_rate": 1e-3}
-CONVOLUTIONS = {"epochs": 1, "latent": 5, "learning_rate": 1e-4}  # of a fixed width: 0.5 s for each cell and epoch
+CONVOLUTIONS = {"epochs": 1, "latent": 5, "learning_rate": 1e-4}
 TUNING = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
 SIZE = 64  # px, of the frames to fine-tune on
 
@@ -139,7 +139,8 @@ def main(folder: Path) -> None:
     save = Checkpoint.save
     for name, case in CASES.items():
         Checkpoint.save = on_a_slow_disk(save) if name.endswith("resumed") else save  # type: ignore[method-assign]
-        case(folder / name)
+        with narrow_autoencoders():
+            case(folder / name)
 
 
 def on_a_slow_disk(save: Callable[..., None]) -> Callable[..., None]:

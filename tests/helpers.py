@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cellfeat import Cells, hookimpl
 from cellfeat.registry import Registry, installed
@@ -66,6 +69,22 @@ class NearestMean:
 
     def predict(self, features):
         return ((features[:, None] - self.means_) ** 2).sum(-1).argmin(1)
+
+
+@contextmanager
+def narrow_autoencoders() -> Iterator[None]:
+    """A few channels in every layer of the convolutional autoencoders between the first and the last, so that a
+    training takes a second; kernels, strides and norms are the published."""
+    from cellfeat_cae import ae_cfe_network, bc_sam_network
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bc_sam_network, "ENCODER_WIDTH", 8)
+        patched.setattr(bc_sam_network, "DECODER", tuple((4, *rest) for _, *rest in bc_sam_network.DECODER))
+        layers = tuple((12, kernel, stride, 3) for _, kernel, stride, _ in ae_cfe_network.ENCODER)
+        patched.setattr(ae_cfe_network, "ENCODER", layers)
+        for name in ("MAP_DECODER", "IMAGE_DECODER"):
+            patched.setattr(ae_cfe_network, name, tuple((4, *rest) for _, *rest in getattr(ae_cfe_network, name)))
+        yield
 
 
 IOU_HEAD = "mask_decoder.iou_prediction_head.layers.2"

@@ -65,10 +65,12 @@ def cae(out: Path, context: Any) -> None:
 def bc_sam_ae(out: Path, context: Any) -> None:
     """Three cells, three steps an epoch; batch norm keeps running means beside what is trained."""
     from cellfeat_cae.bc_sam import BcSamAe
+    from helpers import narrow_autoencoders
 
     from cellfeat.testing import toy_cells
 
-    _align(BcSamAe(epochs=2, batch_size=1, latent=5), toy_cells(per_class=1)[::4], out, context)
+    with narrow_autoencoders():
+        _align(BcSamAe(epochs=2, batch_size=1, latent=5), toy_cells(per_class=1)[::4], out, context)
 
 
 def _align(method: Any, cells: Any, out: Path, context: Any) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
+import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ import pytest
 from PIL import Image
 from test_layers import plugin_offences
 
-from cellfeat import CellfeatError, synthetic
+from cellfeat import CellfeatError, cli, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
@@ -488,8 +491,23 @@ def test_a_target_that_is_the_source_is_refused(tmp_path, monkeypatch, capsys):
     assert "--target a is the source" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_representation_asks_cellfeat_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def runs_in_this_process(monkeypatch):
+    """`cellfeat run` without a process that imports everything; the ids of a fold, below, come of a real one."""
+
+    def main(command: list[str], stdout: int) -> subprocess.CompletedProcess:
+        assert command[:3] == [sys.executable, "-m", "cellfeat"]
+        assert stdout == subprocess.DEVNULL
+        monkeypatch.setattr(sys, "argv", ["cellfeat", *command[3:]])
+        with redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as end:
+            cli.main()
+        return subprocess.CompletedProcess(command, end.value.code or 0)
+
+    standing_in = SimpleNamespace(run=main, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(module("representation"), "subprocess", standing_in)
+
+
+def test_representation_asks_cellfeat_run(runs_in_this_process, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
     manifest = drawn_manifest(tmp_path, 50, 32, ("a", "b", "c"))
     arguments = ("--source", "a", "--target", "b", "--target", "c", "--backbone", "colour", "--folds", 2)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from distributed_worker import CASES
+from helpers import narrow_autoencoders
 
 from cellfeat import CellfeatError, cli, distributed, load_state, recipe
 from cellfeat.console import SilentReporter
@@ -217,7 +218,8 @@ def pairs_of_runs(trained, one_thread, tmp_path_factory):
     def get(name: str) -> tuple:
         if name not in found:
             alone = tmp_path_factory.mktemp("alone")
-            CASES[name](alone)
+            with narrow_autoencoders():
+                CASES[name](alone)
             shutil.rmtree(alone / "scratch")
             (features, meta), (others, other) = load_state(alone), load_state(trained / name)
             found[name] = (features, meta["history"]), (others, other["history"]), other["notes"]

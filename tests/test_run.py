@@ -245,8 +245,9 @@ def test_a_method_without_state_survives_the_run(manifest, tmp_path):
     assert (folder / "pipelines" / "lab-a" / "align-0" / "state.json").is_file()
 
 
-def test_a_refit_learns_from_the_images_it_is_given(manifest, tmp_path):
+def test_a_refit_learns_from_the_images_it_is_given(tmp_path):
     """Two sets of equally many images must not share one training: what the second is told depends on the second."""
+    manifest = write_demo(tmp_path / "few", per_class=3, size=64)
     align = {"name": "cae", "epochs": 1, "batch_size": 15, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8}
     sections = {"dataset": {"manifest": str(manifest)}, "align": align, "classifier": {"name": "lr"}}
     protocol = {"folds": 3, "source": ["lab-a"], "target": ["lab-b"]}

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cellfeat_cae import ae_cfe_network, bc_sam_network
 from cellfeat_cae.ae_cfe import AeCfe
 from cellfeat_cae.ae_cfe_network import scale_maps
 from cellfeat_cae.bc_sam import BcSamAe
 from cellfeat_cae.discrepancies import domain_mean_distance, mean_covariance_distance
 from cellfeat_cae.ssim import ssim
 from cellfeat_cae.train import Trainer
+from helpers import narrow_autoencoders
 from torch.nn.functional import mse_loss
 
 from cellfeat import CellfeatError
@@ -47,14 +47,7 @@ def quick():
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
-    """A few channels in every layer between the first and the last; kernels, strides and norms are the published."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bc_sam_network, "ENCODER_WIDTH", 8)
-        patched.setattr(bc_sam_network, "DECODER", tuple((4, *rest) for _, *rest in bc_sam_network.DECODER))
-        layers = tuple((12, kernel, stride, 3) for _, kernel, stride, _ in ae_cfe_network.ENCODER)
-        patched.setattr(ae_cfe_network, "ENCODER", layers)
-        for name in ("MAP_DECODER", "IMAGE_DECODER"):
-            patched.setattr(ae_cfe_network, name, tuple((4, *rest) for _, *rest in getattr(ae_cfe_network, name)))
+    with narrow_autoencoders():
         yield
 
 
