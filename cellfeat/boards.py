@@ -54,6 +54,15 @@ class Method:
         return sum(fits.values())
 
     @property
+    def seconds_of_fit(self) -> dict[str, float]:
+        """By source: of one fit and all its answers, mean over the seeds."""
+        fits = {(record["source"], record["seed"]): record["seconds"] for record in self.records}
+        found: dict[str, list[float]] = {}
+        for (source, _), seconds in fits.items():
+            found.setdefault(source, []).append(seconds)
+        return {source: sum(each) / len(each) for source, each in found.items()}
+
+    @property
     def marks(self) -> dict[str, str]:
         """By transfer: † where pretrained weights have seen the target, ‡ where nobody knows."""
         return {
@@ -143,12 +152,14 @@ class Board:
         """What every method answered on the cells of a transfer that they share."""
         found: list[answers.Asked | None] = []
         for method in self.methods:
-            own = [record for record in method.records if transfer_of(record) == transfer]
-            fit = (self.protocol, method.classifier, own[0]["source"], own[0]["target"]) if own else None
-            seeds = [record["seed"] for record in own]
+            records = [record for record in method.records if transfer_of(record) == transfer]
+            fit = (self.protocol, method.classifier, records[0]["source"], records[0]["target"]) if records else None
+            seeds = [record["seed"] for record in records]
             found.append(self._answers[self._path(method)].of(*fit, seeds) if fit else None)
         target = next(record["target"] for record in self.records() if transfer_of(record) == transfer)
-        shared = _shared_cells([one.id for one in found if one is not None], bool(self.shots))
+        home = self.methods[0].folder  # others are measured in its cells, and change none of its figures
+        own = [one for one, method in zip(found, self.methods, strict=True) if one and method.folder == home]
+        shared = _shared_cells([one.id for one in own or filter(None, found)], bool(self.shots))
         truth = self._truth(shared)
         names = sorted({name for one in found if one is not None for name in one.classes} | set(truth["label"]))
         models = [self._models(i, transfer, one, shared, names) for i, one in enumerate(found)]
@@ -188,7 +199,7 @@ class Board:
 
 
 def _shared_cells(sets: Sequence[np.ndarray], few_shot: bool) -> np.ndarray:
-    """The cells that methods are compared in: those that most methods answered.
+    """The cells that methods are compared in: those that most of these methods answered.
 
     In few-shot, where every seed gives away other cells, those that all answered who answered a good half of them.
     """

@@ -7,7 +7,8 @@ groups of rows that the paired test cannot tell apart. The page only chooses, so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cellfeat import page
 from cellfeat.boards import Board, Method, boards
 from cellfeat.errors import CellfeatError
 from cellfeat.metrics import MINIMUM_CELLS, SCORES
-from cellfeat.results_folder import CELLS, PREDICTIONS, RECORDS, read_failures
+from cellfeat.results_folder import CELLS, FAILURES, PREDICTIONS, RECORDS, read_failures
 from cellfeat.suite_results import Record, transfer_of
 
 TEMPLATE, STYLES = "leaderboard.html", ("leaderboard.css",)
@@ -31,6 +32,7 @@ SCRIPTS = (
     "leaderboard.js",
 )
 INDEX = "index.html"
+MADE_BY = ("page", "leaderboard", "boards", "standings", "comparison", "metrics", "answers", "suite_results")
 MOST_PAIRS = 400  # sources times targets of a board, above which single transfers have no table of their own
 DIGITS = 4
 
@@ -58,34 +60,49 @@ def write_site(found: Sequence[Path], out: Path, title: str = "Leaderboard") -> 
 def built_from(folders: Sequence[Path]) -> str:
     """A digest of all that a page is made of: results, and the files that make it."""
     digest = hashlib.sha256(page.sources_digest([TEMPLATE, *STYLES, *SCRIPTS]).encode())
-    for name in ("standings.py", "boards.py", "leaderboard.py"):
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    for name in MADE_BY:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     for folder in folders:
-        for path in [folder / RECORDS, folder / CELLS, *sorted((folder / PREDICTIONS).glob("*.parquet"))]:
-            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        predictions = sorted((folder / PREDICTIONS).glob("*.parquet"))
+        for path in [folder / RECORDS, folder / CELLS, folder / FAILURES, *predictions]:
+            if path.is_file():
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
 def content(folders: Sequence[Path]) -> dict[str, Any]:
     """What the page's scripts are handed, as JSON; scores are whole numbers of 1/10,000."""
-    several = len(folders) > 1
-    recipes = _Shared()
-    found = boards(folders)
-    made = [{"name": name, **_board(board, recipes, several)} for name, board in zip(_names(found), found, strict=True)]
+    recipes, found, submissions = _Shared(), boards(folders), _submissions(folders)
+    made = [
+        {"name": name, **_board(board, recipes, submissions)} for name, board in zip(_names(found), found, strict=True)
+    ]
     # A fit that failed is named; what its error said may name paths of the machine it ran on.
     failures = sorted({line["address"] for folder in folders for line in read_failures(folder)})
     return {"summary": _summary(made), "boards": made, "recipes": recipes.values, "failures": failures}
 
 
+def _submissions(folders: Sequence[Path]) -> dict[Path, str]:
+    """What the rows of each folder are called by: those of the first by themselves, so that their addresses stay."""
+    names = {folders[0]: ""}
+    for folder in folders[1:]:
+        name = folder.resolve().name
+        same = sum(one.resolve().name == name for one in names)
+        names[folder] = f"{name}-{same + 1}" if same else name
+    return names
+
+
 def _names(found: Sequence[Board]) -> list[str]:
-    """The boards' protocols; where two of one name differ in data or settings, with what tells them apart."""
-    names = [board.protocol for board in found]
-    keys = [(board.protocol, board.adapt) for board in found]
-    if len(set(keys)) < len(keys):
-        names = [f"{board.protocol} ({next(board.records())['dataset']['digest'][:8]})" for board in found]
-    for i, board in enumerate(found):
-        earlier = sum(names[j] == names[i] and found[j].adapt == board.adapt for j in range(i))
-        names[i] += f" · {earlier + 1}" if earlier else ""
+    """The boards' protocols; a second one of the same name says by what data, or by a number, it is another."""
+    names: list[str] = []
+    taken: set[tuple[str, str]] = set()
+    for board in found:
+        digest = next(board.records())["dataset"]["digest"][:8]
+        choices = [board.protocol, f"{board.protocol} ({digest})"]
+        choices += [f"{board.protocol} ({digest}) · {number}" for number in range(2, len(found) + 2)]
+        # Those of other protocols' boards with the same data are named alike, so that one choice leads to both.
+        name = next(one for one in choices if (one, board.adapt) not in taken)
+        taken.add((name, board.adapt))
+        names.append(name)
     return names
 
 
@@ -115,7 +132,7 @@ def _summary(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _board(board: Board, recipes: _Shared, several: bool) -> dict[str, Any]:
+def _board(board: Board, recipes: _Shared, submissions: Mapping[Path, str]) -> dict[str, Any]:
     records = list(board.records())
     dataset = records[0]["dataset"]
     classes = list(dict.fromkeys(name for record in records for name in record["classes"]))
@@ -130,7 +147,7 @@ def _board(board: Board, recipes: _Shared, several: bool) -> dict[str, Any]:
         "newest": max(record["created"] for record in records),
         "classes": classes,
         "transfers": [_transfer(board, name) for name in board.transfers],
-        "methods": [_method(board, i, recipes, classes, several) for i in range(len(board.methods))],
+        "methods": [_method(board, i, recipes, classes, submissions) for i in range(len(board.methods))],
         "views": views,
     }
 
@@ -182,14 +199,16 @@ def _transfer(board: Board, name: str) -> dict[str, Any]:
     }
 
 
-def _method(board: Board, number: int, recipes: _Shared, classes: list[str], several: bool) -> dict[str, Any]:
+def _method(
+    board: Board, number: int, recipes: _Shared, classes: list[str], submissions: Mapping[Path, str]
+) -> dict[str, Any]:
     method = board.methods[number]
     newest = max(method.records, key=lambda record: record["created"])
     saw, manifest = newest["weights_saw"], newest["dataset"]["manifest"]
     return {
         "row": method.row,
         "classifier": method.classifier,
-        "submission": method.folder.name if several else "",
+        "submission": submissions[method.folder],
         "uses_target": newest["uses_target"],
         "uses_labels": newest["uses_labels"],
         "weights_saw": saw if saw is None else list(saw),
@@ -197,6 +216,7 @@ def _method(board: Board, number: int, recipes: _Shared, classes: list[str], sev
         "remarks": board.remarks.get(number, {}),
         "seeds": method.seeds,
         "seconds": round(method.seconds, 1),
+        "seconds_of_fit": {source: round(value, 2) for source, value in method.seconds_of_fit.items()},
         "memory": max((record["peak_memory_mb"] or 0 for record in method.records), default=0) or None,
         "scores": {
             metric: [_whole(float(board.standings.mean(name, metric)[number])) for name in board.transfers]
@@ -208,8 +228,8 @@ def _method(board: Board, number: int, recipes: _Shared, classes: list[str], sev
         "plugins": newest["plugins"],
         "versions": recipes.place(", ".join(f"{name} {value}" for name, value in newest["versions"].items())),
         "hardware": recipes.place(", ".join(f"{key} {value}" for key, value in newest["hardware"].items())),
-        "verify": f"cellfeat bench verify {_shown_path(method.folder)} {newest['id']} --data {manifest}",
-        "run": f"cellfeat run --recipe recipe.yaml --data {manifest}",
+        "verify": _command("bench", "verify", _shown_path(method.folder), newest["id"], "--data", manifest),
+        "run": _command("run", "--recipe", "recipe.yaml", "--data", manifest),
         "details": [_details(method, name, classes) for name in board.transfers],
     }
 
@@ -274,6 +294,11 @@ def _folder_of(path: Path) -> Path:
 def _shown_path(folder: Path) -> str:
     """As it was given, but of an absolute path the name alone: where a machine keeps it is nobody's business."""
     return folder.name if folder.is_absolute() else folder.as_posix()
+
+
+def _command(*words: str) -> str:
+    """A line that a shell reads as these words, whatever the names in it are."""
+    return shlex.join(["cellfeat", *words])
 
 
 def _version() -> str:

@@ -62,7 +62,7 @@ class Ranking:
         marks = {mark for method in self.board.methods for mark in method.marks.values()}
         texts = [
             "Balanced accuracy in percent over classes with at least 10 target cells; 95 % bootstrap over cells. "
-            "Rows of one number are those that the first of them is not surely ahead of (paired exchange test, Holm)."
+            "Rows of one number cannot be told apart from the first of them (paired exchange test, 5 % for the table)."
         ]
         if SEEN in marks:
             texts.append(f"{SEEN} pretrained weights in this row have seen images of the target.")
