@@ -85,6 +85,9 @@ def run(
     compile: Compile = False,
     batch: Batch = None,
     half_maps: Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Keep small pictures of cells in the run folder")
+    ] = True,
     skip_bad: SkipBad = False,
     offline: Offline = False,
     out: Out = None,
@@ -119,13 +122,13 @@ def run(
         protocol=protocol,
         sets=sets or [],
     )
-    folder, records = run_recipe(composed, out or default_out(composed), work)
+    folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
     if not is_main():
         return
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
-    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
+    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv\nIts report: cellfeat report {folder}")
 
 
 @app.command()
