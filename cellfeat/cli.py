@@ -128,7 +128,9 @@ def run(
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
-    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv\nIts report: cellfeat report {folder}")
+    say(
+        f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv\nIts report: cellfeat report {folder}"
+    )
 
 
 @app.command()
@@ -209,6 +211,28 @@ def predict(
     table, count = use.predict(run, images, out, domain, source, refit, work)
     console.print(table)
     say(f"{out}: {count:,} images")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write [default: RUN/report.html]")] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="Also each figure as a file in RUN/figures: svg, pdf, png")
+    ] = None,
+    embedding: Annotated[str, typer.Option(help="Maps of features: tsne, or umap (needs umap-learn)")] = "tsne",
+) -> None:
+    """One page about a finished run, which opens from a disk: results, figures, mistakes, what was run with what.
+
+    Built from what the run folder holds; no model is loaded, no image outside of it is opened.
+    """
+    from cellfeat.console import progress, say
+    from cellfeat.run_report import write_report
+
+    page, written = write_report(run, out, figures, embedding, progress)
+    say(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
+    if written:
+        say(f"{written[0].parent}: {len(written)} figures")
 
 
 CORE = frozenset(

@@ -182,11 +182,16 @@ class Observer:
                 for name, (rows, one) in self._features.items()
             },
             "pictures": self.pictures,
-            "shown": self.cells.id[self.shown].tolist(),
+            "shown": [self._named(row) for row in self.shown.tolist()],
             **self._about,
             "recall": [self._recall(one) for one in found],
             "missing": self.missing,
         }
+
+    def _named(self, row: int) -> tuple[str, str, str]:
+        """Id, domain and class of a cell, "" without one."""
+        label = self.cells.label[row]
+        return str(self.cells.id[row]), str(self.cells.domain[row]), self.dataset.classes[label] if label >= 0 else ""
 
     def _recall(self, one: transfers.Transfer) -> dict[str, Any]:
         groups = self.cells.group[np.searchsorted(self.cells.id, one.id)]

@@ -99,9 +99,7 @@ def _observer(evaluator: Evaluator, dataset: datasets.Dataset, prototype: Pipeli
     )
 
 
-def _evaluate(
-    evaluator: Evaluator, folder: Path, about: dict[str, Any], observer: Observer
-) -> list[dict[str, Any]]:
+def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any], observer: Observer) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     results: list[Result] = []
     cells, classes, seeds = evaluator.cells, evaluator.classes, evaluator.recipe.protocol.seeds

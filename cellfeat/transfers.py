@@ -167,9 +167,7 @@ def recall_intervals(
     return found
 
 
-def _interval(
-    hits: np.ndarray, cells: np.ndarray, rng: np.random.Generator, replicates: int
-) -> tuple[float, float]:
+def _interval(hits: np.ndarray, cells: np.ndarray, rng: np.random.Generator, replicates: int) -> tuple[float, float]:
     """Interval of sum(hits) / sum(cells) over units; alike units are interchangeable, so one draw counts them all."""
     kinds, counts = np.unique(np.stack([hits, cells], axis=1), axis=0, return_counts=True)
     shares = np.concatenate([part for part in _drawn(kinds, counts, rng, replicates)])
@@ -178,9 +176,7 @@ def _interval(
     return float(low), float(high)
 
 
-def _drawn(
-    kinds: np.ndarray, counts: np.ndarray, rng: np.random.Generator, replicates: int
-) -> Iterator[np.ndarray]:
+def _drawn(kinds: np.ndarray, counts: np.ndarray, rng: np.random.Generator, replicates: int) -> Iterator[np.ndarray]:
     for start in range(0, replicates, AT_ONCE):
         size = min(AT_ONCE, replicates - start)
         weights = rng.multinomial(counts.sum(), counts / counts.sum(), size=size)
