@@ -128,9 +128,8 @@ def run(
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
-    say(
-        f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv\nIts report: cellfeat report {folder}"
-    )
+    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
+    say(f"Its report: cellfeat report {folder}")
 
 
 @app.command()

@@ -31,15 +31,18 @@ UNLABELLED = "without a label"
 def grey_levels(summary: Mapping[str, Any]) -> Figure | None:
     """Distributions of the pixels' grey levels, a line for each domain: of whole images, and of the cells alone."""
     observed = summary["grey_levels"]
+    if observed is None:
+        return None
     parts = [("Whole images", observed["frame"]), ("Cells, inside their masks", observed["cell"])]
-    panels = [_grey_panel(title, domains) for title, domains in parts if domains]
+    order = list(observed["frame"])[:MOST_DOMAINS]
+    panels = [_grey_panel(title, domains, order) for title, domains in parts if domains]
     if not panels:
         return None
+    drawn = ", ".join(f"{name} {one['images']}" for name, one in observed["frame"].items())
     masks = ""
     if observed["cell"]:
-        whose = "that the method used" if observed["masks"] == "method" else "of the data set"
-        masks = f" Cells are cut out by the masks {whose}."
-    drawn = "; ".join(f"{name} {one['images']}" for name, one in observed["frame"].items())
+        counts = ", ".join(f"{name} {one['images']}" for name, one in observed["cell"].items())
+        masks = f" Cells are cut out by the masks of {observed['masks']} ({counts})."
     caption = (
         "How bright the pixels of each laboratory's images are, 0 black to 255 white (luma of the original files, "
         f"before any resizing). Images looked at, drawn at random: {drawn}; each weighs the same.{masks} Where the "
@@ -56,14 +59,15 @@ def grey_levels(summary: Mapping[str, Any]) -> Figure | None:
     return Figure("grey-levels", "Grey levels", caption, panels, Numbers(headings, rows, texts=2))
 
 
-def _grey_panel(title: str, domains: Mapping[str, Any]) -> Panel:
-    shown = dict(list(domains.items())[:MOST_DOMAINS])
+def _grey_panel(title: str, domains: Mapping[str, Any], order: list[str]) -> Panel:
+    shown = {name: domains[name] for name in order if name in domains}
 
     def draw(figure: FigureBase, points: float) -> None:
         axes = figure.add_subplot()
         plain_axes(axes, points, grid="y")
         lines = []
-        for number, one in enumerate(shown.values()):
+        for name, one in shown.items():
+            number = order.index(name)
             share = np.array(one["millionths"], float).reshape(-1, STEP).sum(axis=1) / 1e4
             middle = np.arange(0, 256, STEP) + (STEP - 1) / 2
             dash = "-" if number < 4 else (0, (4, 1.5))
@@ -73,7 +77,7 @@ def _grey_panel(title: str, domains: Mapping[str, Any]) -> Panel:
         axes.set_xticks([0, 64, 128, 192, 255])
         axis_title(axes, "x", "grey level", points)
         axis_title(axes, "y", f"pixels per {STEP} levels (%)", points)
-        legend(figure, lines, [f"{name} (n = {one['images']})" for name, one in shown.items()], points, 2)
+        legend(figure, lines, [f"{name} (n = {one['images']})" for name, one in shown.items()], points)
 
     words = ", ".join(
         f"{name} mean {np.average(np.arange(256), weights=one['millionths']):.0f}" for name, one in shown.items()
@@ -103,8 +107,7 @@ def class_counts(summary: Mapping[str, Any]) -> Figure:
     caption = f"Cells by class and laboratory, n = {whole:,} in all."
     if len(counts) > MOST_DOMAINS:
         caption += f" Drawn are the first {MOST_DOMAINS} laboratories by name; the table has all."
-    absent = [f"{label} in {name}" for name, values in counts.items() for label, n in zip(classes, values) if not n]
-    absent = [text for text in absent if not text.startswith(UNLABELLED)]
+    absent = [f"{label} in {name}" for name, one in domains.items() for label, n in one["classes"].items() if not n]
     if absent:
         more = f" and {len(absent) - 6} more" if len(absent) > 6 else ""
         caption += f" Without any cell: {', '.join(absent[:6])}{more}."
@@ -137,8 +140,9 @@ def _count_panel(classes: list[str], counts: dict[str, list[int]]) -> Panel:
         axes.invert_yaxis()
         axes.margins(x=0.14, y=0.01)
         axes.xaxis.set_major_locator(_few_ticks())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axis_title(axes, "x", "cells", points)
-        legend(figure, bars, list(counts), points, 3)
+        legend(figure, bars, list(counts), points)
 
     words = "; ".join(f"{name}: {sum(values):,} cells" for name, values in counts.items())
     height = 16 + 3.6 * len(classes) * max(len(counts), 1.4) + 4 * -(-len(counts) // 3)

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.figures import BAD, GOOD, ONE_COLUMN, Figure, Numbers, Panel, axis_title, kind_of, legend
-from cellfeat.figures import named_ticks, plain_axes, printable
-from cellfeat.invariance import Invariance
-from cellfeat.observations import Sample
+from cellfeat.figures import (
+    BAD,
+    ONE_COLUMN,
+    Figure,
+    Numbers,
+    Panel,
+    axis_title,
+    kind_of,
+    legend,
+    legend_columns,
+    named_ticks,
+    plain_axes,
+    printable,
+)
+from cellfeat.invariance import NEIGHBOURS, Invariance
+from cellfeat.observation_files import Sample
 from cellfeat.report import interval, percent
 from cellfeat.sampling import balanced
 
@@ -93,9 +105,10 @@ def embeddings(source: str, sides: Sequence[Side], classes: Sequence[str], metho
         for side in sides
     ]
     points, of = len(sides[-1].embedded.sample.id), sides[-1].embedded.of
-    drawn = f"{points:,} cells" if points == of else f"{points:,} cells, drawn from a sample of {of:,},"
+    drawn = f"{points:,}" if points == of else f"{points:,} of a sample of {of:,}"
     caption = (
-        f"Each point is a cell: {drawn} as many of each class and laboratory as there are. {METHODS[method]} of up to "
+        f"Each point is a cell, n = {drawn}; every class of every laboratory gives as many as any other, or all it "
+        f"has. {METHODS[method]} of up to "
         "50 principal components of the features; near points are alike, while distances between groups, sizes of "
         f"groups and the axes mean nothing. {shown} {_told(sides)}"
     )
@@ -106,8 +119,13 @@ def _told(sides: Sequence[Side]) -> str:
     known = [(side.name, side.invariance) for side in sides if side.invariance is not None]
     if not known:
         return ""
-    said = ", ".join(f"{name} {percent(one.accuracy)} %" for name, one in known)
-    return f"A linear classifier finds the laboratory with a balanced accuracy of {said} (chance {percent(known[0][1].chance)} %)."
+    linear = ", ".join(f"{percent(one.linear.accuracy)} % {name}" for name, one in known)
+    near = ", ".join(f"{percent(one.neighbours.accuracy)} % {name}" for name, one in known)
+    chance = percent(known[0][1].chance)
+    return (
+        f"The laboratory is found with a balanced accuracy of {linear} by a linear classifier, and of {near} by the "
+        f"{NEIGHBOURS} nearest neighbours (chance {chance} %)."
+    )
 
 
 def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], what: str) -> Panel:
@@ -135,46 +153,69 @@ def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], w
             axes.plot(*places[inside].T, **style)
             handles.append(axes.plot([], [], **{**style, "markersize": 4.5, "alpha": 1})[0])
         counted = [f"{printable(name, 20)} ({(values == name).sum():,})" for name in present]
-        legend(figure, handles, counted, points, 2 if max(map(len, counted), default=0) > 16 else 3)
+        legend(figure, handles, counted, points)
 
     words = ", ".join(f"{name} {(values == name).sum()}" for name in present)
-    return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 74 + 3.6 * -(-len(present) // 3))
+    lines = -(-len(present) // legend_columns([f"{printable(name, 20)} (1,000)" for name in present]))
+    return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 72 + 3.8 * lines)
 
 
 def invariance(found: Mapping[str, Invariance]) -> Figure | None:
-    """The domain classifier's balanced accuracy on each kind of features."""
+    """The domain classifiers' balanced accuracies on each kind of features."""
     if not found:
         return None
     names = list(found)
-    chances = sorted({one.chance for one in found.values()})
 
     def draw(figure: FigureBase, points: float) -> None:
         axes = figure.add_subplot()
         plain_axes(axes, points, grid="x")
         for place, one in enumerate(found.values()):
-            axes.plot([100 * one.low, 100 * one.high], [place, place], color=GOOD, linewidth=1.6)
-            dot = axes.plot([100 * one.accuracy], [place], "o", color=GOOD, markersize=4)[0]
-            mark = axes.plot([100 * one.chance], [place], "|", color=BAD, markersize=9, markeredgewidth=1.4)[0]
+            for share, kind, shift in ((one.linear, kind_of(0), -0.15), (one.neighbours, kind_of(10), 0.15)):
+                span, at = [100 * share.low, 100 * share.high], place + shift
+                axes.plot(span, [at, at], color=kind["color"], linewidth=1.4)
+                axes.plot([100 * share.accuracy], [at], markersize=4, **kind)
+            axes.plot([100 * one.chance], [place], "|", color=BAD, markersize=12, markeredgewidth=1.4)
         named_ticks(axes, "y", names, points)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 102)
-        axis_title(axes, "x", "balanced accuracy of the laboratory (%)", points)
-        legend(figure, [dot, mark], ["mean and 95 % interval", "chance"], points, 2)
+        axis_title(axes, "x", "balanced accuracy (%)", points)
+        bare: dict[str, Any] = {"linestyle": "none", "markersize": 5}
+        marks = [kind_of(0), kind_of(10), {"color": BAD, "marker": "|", "markeredgewidth": 1.4}]
+        handles = [axes.plot([], [], **bare, **mark)[0] for mark in marks]
+        legend(figure, handles, ["linear", f"{NEIGHBOURS} neighbours", "chance"], points)
 
-    words = "; ".join(f"{name} {percent(one.accuracy)} %" for name, one in found.items())
-    panel = Panel("", draw, f"Balanced accuracy of the domain classifier: {words}", ONE_COLUMN, 18 + 5 * len(names))
-    caption = (
-        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression on their "
-        "standardised principal components, each cell answered by a model of 5 that was not trained on it, with a "
-        "95 % bootstrap interval over cells. At chance "
-        f"({', '.join(f'{percent(chance)} %' for chance in chances)}) a linear classifier finds nothing of the "
-        "laboratory; another kind of classifier still may. Classes are represented alike in the sample where a "
-        "laboratory has them, so that their shares give away little."
+    words = "; ".join(
+        f"{name}: linear {percent(one.linear.accuracy)} %, neighbours {percent(one.neighbours.accuracy)} %"
+        for name, one in found.items()
     )
+    panel = Panel("", draw, f"Balanced accuracy of domain classifiers: {words}", ONE_COLUMN, 20 + 7 * len(names))
     rows = [
-        [name, f"{one.cells:,}", str(len(one.domains)), percent(one.accuracy), interval(one.low, one.high)]
-        + [percent(one.chance)]
+        (
+            *(name, f"{one.cells:,}", str(len(one.domains)), percent(one.linear.accuracy)),
+            *(interval(one.linear.low, one.linear.high), percent(one.neighbours.accuracy)),
+            *(interval(one.neighbours.low, one.neighbours.high), percent(one.chance)),
+        )
         for name, one in found.items()
     ]
-    headings = ["features", "cells", "laboratories", "balanced accuracy (%)", "95 % interval", "chance (%)"]
-    return Figure("invariance", "Domain classifier", caption, [panel], Numbers(headings, rows), columns=1)
+    headings = ["features", "cells", "laboratories", "linear (%)", "95 % interval", "neighbours (%)", "95 % interval"]
+    numbers = Numbers([*headings, "chance (%)"], rows)
+    return Figure("invariance", "Domain classifiers", _said_of(found), [panel], numbers, columns=1)
+
+
+def _said_of(found: Mapping[str, Invariance]) -> str:
+    chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
+    text = (
+        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
+        f"{NEIGHBOURS} nearest neighbours on standardised principal components, each cell answered by a model of 5 "
+        "that was not trained on it, with 95 % bootstrap intervals over cells. At chance "
+        f"({chances}) features say nothing of the laboratory to such a classifier. The linear one sees differences of "
+        "means; laboratories that lie apart around a common mean are seen by the neighbours alone. Every class of "
+        "every laboratory gives as many cells as any other, or all it has; a class that one laboratory lacks gives "
+        "laboratories away."
+    )
+    if any(one.linear.high < one.chance for one in found.values()):
+        text += (
+            " Below chance means no more than chance: where an alignment made the laboratories' means equal on these "
+            "very cells, the part of them that is left out lies on the other side of the mean than the rest."
+        )
+    return text

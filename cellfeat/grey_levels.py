@@ -13,33 +13,37 @@ from cellfeat.datasets import Dataset
 LEVELS = 256
 
 
-def grey_levels(dataset: Dataset, rows: np.ndarray, mask_of: Callable[[int], np.ndarray] | None) -> dict[str, Any]:
-    """{"frame" and "cell": {domain: {"images": n, "millionths": 256 numbers}}, "masks": whose}.
+def grey_levels(
+    dataset: Dataset, rows: np.ndarray, masked: np.ndarray, mask_of: Callable[[int], np.ndarray]
+) -> dict[str, Any]:
+    """{"frame" and "cell": {domain: {"images": n, "millionths": 256 numbers}}}: of whole images, and of cells alone.
 
     Grey is Rec. 601's luma of the files' RGB, before any resizing. millionths: share of the pixels at every level,
-    each image weighing the same. mask_of: (S, S) bool of a row; None: the data set's own masks, where it has any.
+    each image weighing the same. rows: of whole images. masked: rows whose masks `mask_of` gives, (S, S) bool in any
+    frame; an empty mask, and one of the whole image, do not count.
     """
+    every = np.union1d(rows, masked).astype(int)
 
-    def counted(number: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        grey, row = _luma(pixels), int(rows[number])
-        mask = _mask(dataset, row, mask_of, grey.shape)
-        inside = None if mask is None or not mask.any() or mask.all() else _shares(grey[mask])
-        return _shares(grey), inside
+    def counted(number: int, pixels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        grey, row = _luma(pixels), int(every[number])
+        inside = None
+        if row in cells:
+            mask = images.resize_mask(mask_of(row), (grey.shape[0], grey.shape[1]))
+            inside = _shares(grey[mask]) if mask.any() and not mask.all() else None
+        return (_shares(grey) if row in frames else None), inside
 
-    found = thumbnails.from_files([dataset.path[row] for row in rows], counted)
-    whose = "method" if mask_of is not None else "data set"
+    frames, cells = set(rows.tolist()), set(masked.tolist())
+    found = thumbnails.from_files([dataset.path[row] for row in every], counted)
     parts: dict[str, dict[str, list[np.ndarray]]] = {"frame": {}, "cell": {}}
-    for row, both in zip(rows, found, strict=True):
+    for row, both in zip(every, found, strict=True):
         for part, shares in zip(parts, both or (None, None), strict=True):
             if shares is not None:
                 parts[part].setdefault(str(dataset.domain[row]), []).append(shares)
-    return {
-        part: {
-            name: {"images": len(each), "millionths": np.rint(1e6 * np.mean(each, axis=0)).astype(int).tolist()}
-            for name, each in by_domain.items()
-        }
-        for part, by_domain in parts.items()
-    } | {"masks": whose}
+    return {part: {name: _mean(each) for name, each in sorted(by.items())} for part, by in parts.items()}
+
+
+def _mean(each: list[np.ndarray]) -> dict[str, Any]:
+    return {"images": len(each), "millionths": np.rint(1e6 * np.mean(each, axis=0)).astype(int).tolist()}
 
 
 def _luma(pixels: np.ndarray) -> np.ndarray:
@@ -50,12 +54,3 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
 
 def _shares(values: np.ndarray) -> np.ndarray:
     return np.bincount(values.ravel(), minlength=LEVELS) / values.size
-
-
-def _mask(
-    dataset: Dataset, row: int, mask_of: Callable[[int], np.ndarray] | None, shape: tuple[int, ...]
-) -> np.ndarray | None:
-    if mask_of is not None:
-        return images.resize_mask(mask_of(row), (shape[0], shape[1]))
-    path = None if dataset.mask_path is None else dataset.mask_path[row]
-    return None if path is None else thumbnails.mask_of(path)

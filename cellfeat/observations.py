@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from cellfeat.depicted import depicted
 from cellfeat.distributed import is_main
 from cellfeat.extract import Encoder
 from cellfeat.grey_levels import grey_levels
+from cellfeat.observation_files import BEFORE, FEATURES, PICTURES, SUMMARY, Compressed, after, write_features
 from cellfeat.pipeline import Pipeline
 from cellfeat.sampling import balanced
 from cellfeat.slots import Context
@@ -30,26 +31,17 @@ from cellfeat.splits import Split
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.types import Cells
 
-FOLDER, SUMMARY, FEATURES, PICTURES = "observations", "summary.json", "features.parquet", "pictures.parquet"
 SCHEMA = 1
-BEFORE = "before"
 SAMPLED, ENCODED = 2_000, 240  # cells with features; where these would have to be encoded for the report alone
 VECTORS = 24_000  # of all sources together
 COMPONENTS = 50
 GREY_IMAGES = 100  # of a domain
 SHOWN, SHOWN_OF_EACH = 72, 3  # cells with their masks and reconstructions; of one domain and class
 DEPICTED_SOURCES = 6
+DATA_SET = "the data set"  # whose masks they are where they are no network's
 NOTABLE, NOTABLE_IN_ALL = 24, 720  # mistakes, and doubts, of a transfer; of all of them
 
 T = TypeVar("T")
-
-
-class Compressed(NamedTuple):
-    """Principal components (n, k) float32 of (n, `width`) features, and the share of the variance that they hold."""
-
-    values: np.ndarray
-    width: int
-    explained: float
 
 
 @dataclass
@@ -74,10 +66,10 @@ class Observer:
         strata = np.array([f"{d}\0{c}" for d, c in zip(self.cells.domain, self.cells.label, strict=True)])
         most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + self.sources))
         self.sample = balanced(strata, max(most, 1), self.seed)
-        self.shown = balanced(strata, SHOWN, self.seed, of_each=SHOWN_OF_EACH) if self.pictures else np.zeros(0, int)
+        self.shown = balanced(strata, SHOWN, self.seed, of_each=SHOWN_OF_EACH)
         self._features: dict[str, tuple[np.ndarray, Compressed]] = {}
         self._small: list[Thumbnail] = []
-        self._about: dict[str, dict[str, str]] = {"masks": {}, "depicted": {}}
+        self._about: dict[str, Any] = {"masks": None, "depicted": {}}
 
     def aligned(self, split: Split, pipeline: Pipeline) -> None:
         """Keep what the pipeline of one source makes of the sampled cells of the domains that it is for."""
@@ -88,26 +80,26 @@ class Observer:
             features = self._tried(f"features of {split.name}", lambda: pipeline.features(self.cells[rows], context))
             if features is not None and len(rows) > 1:
                 self._features[after(split.name)] = (rows, compressed(features, self.seed))
-            if len(shown) and len(self._about["depicted"]) < DEPICTED_SOURCES:
-                self._tried(
-                    f"reconstructions of {split.name}", lambda: self._depict(split.name, shown, pipeline, context)
-                )
+            if self.pictures and len(shown) and len(self._about["depicted"]) < DEPICTED_SOURCES:
+                name = split.name
+                self._tried(f"reconstructions of {name}", lambda: self._depict(name, shown, pipeline, context))
 
     def write(self, folder: Path, predictions: Path) -> None:
         """Leave everything in a new folder. predictions: the run's Parquet table."""
         self._before()
-        masks = self._tried("masks", self._masks) if self.pictures else None
+        masks = self._tried("masks", self._masks) or {}
         if not is_main():
             return
         folder.mkdir()
         found = transfers.read(predictions, self.dataset.classes) if predictions.is_file() else []
+        grey = self._tried("grey levels", lambda: self._grey_levels(masks))
         if self.pictures:
-            self._pictures(found, masks or {})
+            self._tried("pictures", lambda: self._pictures(found, masks))
             thumbnails.write(folder / PICTURES, self._small)
         if self._features:
-            _write_features(folder / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
+            write_features(folder / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
         with atomic_file(folder / SUMMARY) as path:
-            path.write_text(json.dumps(self._summary(found), indent=1, ensure_ascii=False), encoding="utf-8")
+            path.write_text(json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _before(self) -> None:
         """The sample's features as the backbone gave them."""
@@ -131,12 +123,12 @@ class Observer:
             masks = self._column("mask", self.shown)
             if not masks.all():  # where the whole image is the cell there is no mask
                 part = self.encoder.description["segmenter"] or self.encoder.description["backbone"]
-                self._about["masks"]["pictures"] = str(part["name"])
+                self._about["masks"] = str(part["name"])
                 return dict(zip(self.shown.tolist(), masks, strict=True))
         if self.dataset.mask_path is None:
             return {}
         own = {row: self.dataset.mask_path[row] for row in self.shown.tolist()}
-        self._about["masks"]["pictures"] = "the data set"
+        self._about["masks"] = DATA_SET
         return {row: thumbnails.mask_of(path) for row, path in own.items() if path is not None}
 
     def _depict(self, source: str, rows: np.ndarray, pipeline: Pipeline, context: Context) -> None:
@@ -167,15 +159,25 @@ class Observer:
             for row, crop in zip(self.shown.tolist(), crops, strict=True):
                 self._small.append(thumbnails.of(str(self.cells.id[row]), CROP, crop.transpose(1, 2, 0)))
 
-    def _summary(self, found: Sequence[transfers.Transfer]) -> dict[str, Any]:
-        grey = balanced(self.cells.domain, GREY_IMAGES * len(set(self.cells.domain.tolist())), self.seed)
-        mask_of = (lambda row: self.cells.read("mask", [row])[0]) if "mask" in self.cells.columns else None
+    def _grey_levels(self, masks: Mapping[int, np.ndarray]) -> dict[str, Any]:
+        """Of many images and the cells in them; of the shown cells alone where masks are at hand of these alone."""
+        rows = balanced(self.cells.domain, GREY_IMAGES * len(set(self.cells.domain.tolist())), self.seed)
+        paths = self.dataset.mask_path
+        own = [] if paths is None else [row for row in rows.tolist() if paths[row] is not None]
+        if "mask" in self.cells.columns and self._about["masks"] not in (None, DATA_SET):
+            return grey_levels(self.dataset, rows, rows, lambda row: self.cells.read("mask", [row])[0])
+        if paths is not None and set(self.cells.domain[own].tolist()) == set(self.cells.domain.tolist()):
+            found = grey_levels(self.dataset, rows, np.array(own), lambda row: thumbnails.mask_of(paths[row] or ""))
+            return {**found, "masks": DATA_SET}
+        return grey_levels(self.dataset, rows, np.array(sorted(masks), int), lambda row: masks[row])
+
+    def _summary(self, found: Sequence[transfers.Transfer], grey: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "seed": self.seed,
             "classes": list(self.dataset.classes),
             "domains": _counts(self.dataset),
-            "grey_levels": grey_levels(self.dataset, grey, mask_of),
+            "grey_levels": grey and {"masks": self._about["masks"], **grey},
             "features": {
                 name: {"cells": len(rows), "width": one.width, "components": one.values.shape[1]}
                 | {"explained": one.explained}
@@ -232,11 +234,6 @@ class _Scratch:
         self._folder.cleanup()
 
 
-def after(source: str) -> str:
-    """The name of the features that the pipeline of one source gave."""
-    return f"after {source}"
-
-
 def notable_count(transfers: int) -> int:
     """How many mistakes, and how many doubts, of each of so many transfers are kept as pictures."""
     return min(NOTABLE, NOTABLE_IN_ALL // (2 * transfers)) if transfers else 0
@@ -264,74 +261,4 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
             "unlabelled": int((label < 0).sum()),
             "dropped": dict(dataset.dropped_by_domain.get(domain, {})),
         }
-    return found
-
-
-def _write_features(
-    path: Path,
-    cells: Cells,
-    sample: np.ndarray,
-    classes: Sequence[str],
-    features: Mapping[str, tuple[np.ndarray, Compressed]],
-) -> None:
-    """A row per sampled cell: id, domain, label, group; then lists of components, null where a pipeline has none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "id": pa.array(cells.id[sample].tolist()),
-        "domain": pa.array(cells.domain[sample].tolist()),
-        "label": pa.array([classes[label] if label >= 0 else None for label in cells.label[sample]], pa.string()),
-        "group": pa.array(cells.group[sample].tolist()),
-    }
-    for name, (rows, one) in features.items():
-        values: list[list[float] | None] = [None] * len(sample)
-        for place, vector in zip(np.searchsorted(sample, rows).tolist(), one.values.tolist(), strict=True):
-            values[place] = vector
-        columns[name] = pa.array(values, pa.list_(pa.float32()))
-    with atomic_file(path) as partial:
-        pq.write_table(pa.table(columns), partial, compression="zstd")
-
-
-class Sample(NamedTuple):
-    """Sampled cells and their components: id, domain, label, group (n,); label "" where hidden; values (n, k)."""
-
-    id: np.ndarray
-    domain: np.ndarray
-    label: np.ndarray
-    group: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class Observations:
-    """What a run left: summary, features by `BEFORE` and `after(source)`, pictures by id, kind and source."""
-
-    summary: dict[str, Any]
-    features: dict[str, Sample]
-    pictures: dict[tuple[str, str, str], Thumbnail]
-
-
-def read(run: Path) -> Observations | None:
-    """What lies in a run folder; None where it has none."""
-    folder = run / FOLDER
-    if not (folder / SUMMARY).is_file():
-        return None
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    pictures = thumbnails.read(folder / PICTURES) if (folder / PICTURES).is_file() else []
-    features = _read_features(folder / FEATURES) if (folder / FEATURES).is_file() else {}
-    return Observations(summary, features, {(one.id, one.kind, one.source): one for one in pictures})
-
-
-def _read_features(path: Path) -> dict[str, Sample]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    about = [np.array([v or "" for v in table[name].to_pylist()]) for name in ("id", "domain", "label", "group")]
-    found = {}
-    for name in table.column_names[4:]:
-        lists = table[name].to_pylist()
-        rows = np.array([i for i, one in enumerate(lists) if one is not None], int)
-        values = np.array([lists[i] for i in rows], np.float32)
-        found[name] = Sample(*(column[rows] for column in about), values)
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cellfeat import datasets, observations, provenance, records
+from cellfeat import datasets, observation_files, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, check_enough
@@ -122,7 +122,7 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any], observe
                 pipeline.save(folder / "pipelines" / split.name)
                 observer.aligned(split, pipeline)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)
-    observer.write(folder / observations.FOLDER, folder / PREDICTIONS)
+    observer.write(folder / observation_files.FOLDER, folder / PREDICTIONS)
     return written
 
 

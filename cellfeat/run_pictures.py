@@ -12,7 +12,8 @@ import numpy as np
 
 from cellfeat.depicted import RECONSTRUCTED, WRITTEN
 from cellfeat.figures import TWO_COLUMNS, Figure, Panel, printable
-from cellfeat.observations import Observations, notable_count
+from cellfeat.observation_files import Observations
+from cellfeat.observations import notable_count
 from cellfeat.prediction_figures import Scored
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.transfers import Transfer
@@ -92,7 +93,7 @@ def _kinds(observed: Observations) -> list[tuple[str, str, str]]:
 
 
 def _said_of(observed: Observations, domain: str, count: int) -> str:
-    masks, depicted = observed.summary["masks"].get("pictures"), observed.summary["depicted"]
+    masks, depicted = observed.summary["masks"], observed.summary["depicted"]
     text = f"{count} cells of {domain}, drawn at random, at most 3 of each class."
     text += f" The orange line is the edge of the mask by {masks}." if masks else " There are no masks of them."
     kinds = {kind for _, kind, _ in observed.pictures}
@@ -124,11 +125,12 @@ def _gallery(one: Scored, transfer: Transfer, most: int, pictures: dict[tuple[st
     count = int((transfer.predicted != transfer.label).sum())
     models = f"the mean over {transfer.models} models" if transfer.models > 1 else "that of the one model that answered"
     of = f"{count:,} of {len(transfer.id):,} cells are wrong by their largest mean probability"
+    shown = "all of them are shown" if count == len(mistakes) else f"the {len(mistakes)} surest are shown"
     return Gallery(
         one.title,
         mistakes,
         doubts,
-        f"{of}; the {len(mistakes)} surest are shown. The probability is that of the wrong class, {models}.",
+        f"{of}; {shown}. The probability is that of the wrong class, {models}." if count else "No cell is wrong.",
         f"The {len(doubts)} of {len(transfer.id):,} cells whose largest probability is lowest, right or wrong; it is "
         f"{models}.",
         any(picture.src for picture in [*mistakes, *doubts]),

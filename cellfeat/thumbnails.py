@@ -41,8 +41,15 @@ def of(name: str, kind: str, pixels: np.ndarray, source: str = "", mask: np.ndar
     """(H, W, 3) uint8 RGB reduced; with a mask (h, w) bool of the same cell, in any frame, its outline on it."""
     small = reduced(pixels)
     if mask is not None:
-        small = mask_outline(small, images.resize_mask(mask, (small.shape[0], small.shape[1])))
+        small = _outlined(small, images.resize_mask(mask, (small.shape[0], small.shape[1])))
     return Thumbnail(name, kind, source, small.shape[1], small.shape[0], _jpeg(small, sharp=mask is not None))
+
+
+def _outlined(small: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask's edge two pixels wide: one is lost on a picture that is shown smaller."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask_outline(mask_outline(small, mask), inner)
 
 
 def reduced(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -64,7 +71,7 @@ def _jpeg(pixels: np.ndarray, sharp: bool) -> bytes:
 
 
 def from_files(paths: Sequence[Path | str], work: Callable[[int, np.ndarray], T]) -> list[T | None]:
-    """`work(number, (H, W, 3) uint8 RGB)` for each file, in threads; None where a file, or its mask, cannot be read any more."""
+    """`work(number, (H, W, 3) uint8 RGB)` for each file, in threads; None where one cannot be read any more."""
 
     def one(number: int) -> T | None:
         try:

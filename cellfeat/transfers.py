@@ -1,4 +1,4 @@
-"""A run's predictions, transfer by transfer: what all its models together said of every cell, and how sure they were."""
+"""A run's predictions, transfer by transfer: what its models said of every cell, and how sure they were."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def recall_intervals(
 def _interval(hits: np.ndarray, cells: np.ndarray, rng: np.random.Generator, replicates: int) -> tuple[float, float]:
     """Interval of sum(hits) / sum(cells) over units; alike units are interchangeable, so one draw counts them all."""
     kinds, counts = np.unique(np.stack([hits, cells], axis=1), axis=0, return_counts=True)
-    shares = np.concatenate([part for part in _drawn(kinds, counts, rng, replicates)])
+    shares = np.concatenate(list(_drawn(kinds, counts, rng, replicates)))
     tail = (1 - INTERVAL) / 2
     low, high = np.quantile(shares, [tail, 1 - tail])
     return float(low), float(high)
