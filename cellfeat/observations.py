@@ -245,7 +245,8 @@ def compressed(features: np.ndarray, seed: int) -> Compressed:
 
     count = min(COMPONENTS, len(features) - 1, features.shape[1])
     pca = PCA(count, random_state=seed)
-    values = pca.fit_transform(features.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # features that are all alike have no variance to share out
+        values = pca.fit_transform(features.astype(np.float64))
     explained = float(np.sum(pca.explained_variance_ratio_))
     return Compressed(values.astype(np.float32), features.shape[1], explained if np.isfinite(explained) else 1.0)
 
