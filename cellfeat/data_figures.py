@@ -9,6 +9,7 @@ import numpy as np
 
 from cellfeat.figures import (
     COLOURS,
+    DASHES,
     ONE_COLUMN,
     Figure,
     Numbers,
@@ -70,8 +71,8 @@ def _grey_panel(title: str, domains: Mapping[str, Any], order: list[str]) -> Pan
             number = order.index(name)
             share = np.array(one["millionths"], float).reshape(-1, STEP).sum(axis=1) / 1e4
             middle = np.arange(0, 256, STEP) + (STEP - 1) / 2
-            dash = "-" if number < 4 else (0, (4, 1.5))
-            lines += axes.plot(middle, share, color=COLOURS[number], linewidth=1.2, linestyle=dash)
+            style = {"color": kind_of(number)["color"], "linestyle": DASHES[number % len(DASHES)]}
+            lines += axes.plot(middle, share, linewidth=1.2, **style)
         axes.set_xlim(0, 255)
         axes.set_ylim(bottom=0)
         axes.set_xticks([0, 64, 128, 192, 255])

@@ -170,7 +170,7 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
         axes = figure.add_subplot()
         plain_axes(axes, points, grid="x")
         for place, one in enumerate(found.values()):
-            for share, kind, shift in ((one.linear, kind_of(0), -0.15), (one.neighbours, kind_of(10), 0.15)):
+            for share, kind, shift in ((one.linear, kind_of(0), -0.15), (one.neighbours, kind_of(3), 0.15)):
                 span, at = [100 * share.low, 100 * share.high], place + shift
                 axes.plot(span, [at, at], color=kind["color"], linewidth=1.4)
                 axes.plot([100 * share.accuracy], [at], markersize=4, **kind)
@@ -180,7 +180,7 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
         axes.set_xlim(0, 102)
         axis_title(axes, "x", "balanced accuracy (%)", points)
         bare: dict[str, Any] = {"linestyle": "none", "markersize": 5}
-        marks = [kind_of(0), kind_of(10), {"color": BAD, "marker": "|", "markeredgewidth": 1.4}]
+        marks = [kind_of(0), kind_of(3), {"color": BAD, "marker": "|", "markeredgewidth": 1.4}]
         handles = [axes.plot([], [], **bare, **mark)[0] for mark in marks]
         legend(figure, handles, ["linear", f"{NEIGHBOURS} neighbours", "chance"], points)
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 ONE_COLUMN, TWO_COLUMNS = 89.0, 183.0  # mm, as journals set them
 PAPER, INK, QUIET, LINE, FAINT = "#ffffff", "#1c1f22", "#5a6068", "#d5d9dd", "#e9ecef"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4a8c", "#b07d00", "#3f97c9", "#6b5b95", "#555555")
+# So ordered that the first five differ for every eye; two that some eyes confuse have different markers.
+ORDER = (0, 1, 2, 3, 5, 7, 6, 4)
 MARKERS = ("o", "s", "^", "D")  # with the colours, 32 kinds of point
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 GOOD, BAD = COLOURS[0], COLOURS[1]
 FILE_POINTS, PAGE_POINTS = 7.0, 8.0
 
@@ -73,9 +76,9 @@ def printable(text: str, longest: int = _LONGEST) -> str:
 
 
 def kind_of(number: int) -> dict[str, Any]:
-    """Colour and marker of the kind of this number; colours alone tell eight kinds apart, markers the next ones."""
-    marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
-    return {"color": COLOURS[number % len(COLOURS)], "marker": marker}
+    """Colour and marker of the kind of this number."""
+    turn, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[ORDER[place]], "marker": MARKERS[(place + turn) % len(MARKERS)]}
 
 
 def plain_axes(axes: Axes, points: float, grid: str = "") -> None:
@@ -111,7 +114,7 @@ def legend(figure: FigureBase, handles: Sequence[Any], names: Sequence[str], poi
         ncols=legend_columns(names, points),
         fontsize=points,
         frameon=False,
-        handlelength=1.2,
+        handlelength=1.6,
         handletextpad=0.4,
         columnspacing=1.0,
         borderpad=0.1,

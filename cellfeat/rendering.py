@@ -163,7 +163,8 @@ def _themed(style: str) -> str:
         name = _VARIABLES.get(found[0])
         return f"var({name})" if name else found[0]
 
-    style = re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", style)  # the page's own family
+    style = re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", style)  # as some matplotlibs write it
+    style = re.sub(r"font-family: [^;]*;? ?", "", style)  # the page's own family
     return re.sub(r"#[0-9a-f]{6}\b", variable, style)
 
 
@@ -212,7 +213,8 @@ def _svg_file(figure: Any, width: float, height: float) -> bytes:
     for element in root.iter():
         style = element.get("style")
         if style:
-            element.set("style", re.sub(r"(font: [\d.]+px) [^;]*", rf"\1 {_FAMILIES}", style))
+            style = re.sub(r"(font: [\d.]+px) [^;]*", rf"\1 {_FAMILIES}", style)
+            element.set("style", re.sub(r"font-family: [^;]*", f"font-family: {_FAMILIES}", style))
     root.insert(0, ElementTree.Element("desc"))
     root[0].text = _MADE_BY
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
