@@ -1,4 +1,4 @@
-"""The report of a run: whole from the folder alone, safe whatever data say, usable with large runs and small screens."""
+"""The report of a run: whole from the folder alone, safe whatever data say, usable when runs are large."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ CLASSES = [
     "_b",
     "e",
 ]
+LOADED = """async () => {
+    for (const one of document.images) { one.loading = "eager"; await one.decode(); }
+    return document.images.length;
+}"""
 DOMAINS = {"lab-a": "<b onclick=alert(1)>A", "lab-b": '"><svg onload=alert(1)>', "lab-c": "C & \u202e co"}
 
 
@@ -48,7 +52,8 @@ def finished(laboratories, cache, tmp_path_factory):
     )
     text = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
     manifest.write_text("".join([*text, text[1].replace("<u>", "<u>missing").replace(".png", "-<i>.png")]))
-    run = small_run(manifest, folder / "run", skip_bad=True)
+    transfer = {"source": [DOMAINS["lab-a"]], "target": [DOMAINS["lab-b"]]}
+    run = small_run(manifest, folder / "run", skip_bad=True, protocol=transfer)
     write_report(run)
     return run
 
@@ -72,11 +77,9 @@ def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
         for name in CLASSES:
             assert page.get_by_role("rowheader", name=name, exact=True).count() > 0
         pictures = page.locator("figure svg")
-        assert pictures.count() == page.locator("svg[role=img][aria-label]").count() > 30
+        assert pictures.count() == page.locator("svg[role=img][aria-label]").count() > 12
         assert page.locator("figure").count() == page.locator("figcaption").count()
-        assert all(
-            image["width"] > 0 for image in page.evaluate("[...document.images].map(i => ({width: i.naturalWidth}))")
-        )
+        assert page.evaluate(LOADED) > 30
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(finished, browser):
@@ -84,10 +87,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(finished, browser):
         assert found.sideways() == 0
         found.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         assert found.sideways() == 0
-        wide = (
-            "[...document.querySelectorAll('.panel > svg')].filter(s => s.getBoundingClientRect().width > 366).length"
-        )
-        assert found.page.evaluate(wide) == 0
+        widths = "[...document.querySelectorAll('.panel > svg')].map(one => one.getBoundingClientRect().width)"
+        assert max(found.page.evaluate(widths)) <= 366
         sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
         assert min(size for size in found.page.evaluate(sizes) if size) > 7
 
@@ -109,16 +110,15 @@ def test_an_address_unfolds_and_printing_shows_all_pictures(finished, browser):
     with opened(browser, finished / "report.html") as found:
         page = found.page
         galleries = page.locator("details.gallery")
-        assert galleries.count() == 9
+        assert galleries.count() == 2
         assert page.locator("details.gallery[open]").count() == 1
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        assert page.locator("details.gallery[open]").count() == 9
+        assert page.locator("details.gallery[open]").count() == 2
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.locator("details.gallery[open]").count() == 1
-        page.evaluate(
-            "document.querySelectorAll('details.gallery')[3].querySelector('ul').id = 'there'; location.hash = 'there'"
-        )
-        page.wait_for_function("document.querySelectorAll('details.gallery')[3].open")
+        page.evaluate("document.querySelectorAll('details.gallery')[1].querySelector('ul').id = 'there'")
+        page.evaluate("location.hash = 'there'")
+        page.wait_for_function("document.querySelectorAll('details.gallery')[1].open")
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
 
@@ -132,7 +132,7 @@ def test_every_number_of_the_results_stands_in_the_page(finished):
             assert f"[{100 * score['low']:.1f}, {100 * score['high']:.1f}]" in text
         assert record["dataset"]["digest"] in text
     assert "n = 150 in all" in text
-    assert "1 files or rows were left out" in text
+    assert "1 file or row was left out" in text
     assert "was shown all cells of" in text
 
 
@@ -253,7 +253,7 @@ def large_run(finished, folder, cells=50_000):
 
     folder.mkdir()
     shutil.copy(finished / "recipe.yaml", folder)
-    some = [one for one in records.read(finished / "records.jsonl") if not one["held_out_folds"]][:2]
+    some = records.read(finished / "records.jsonl")
     records.append(folder / "records.jsonl", some)
     classes, rng, tables = some[0]["classes"], np.random.default_rng(0), []
     for record in some:
@@ -296,7 +296,7 @@ def test_figures_of_many_transfers_are_bounded_and_say_so(finished):
     folder = RunFolder.read(finished)
     many = [
         {**record, "source": f"s{i}", "target": f"t{i}", "held_out_folds": False}
-        for i, record in enumerate(folder.records * 6)
+        for i, record in enumerate(folder.records * 27)
     ]
     drawn = draw(RunFolder(folder.path, many, [], None, folder.skipped))
     confusion = next(one for one in drawn.figures if one.name == "confusion")
