@@ -63,6 +63,12 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Maps of features by two of their components: the reports of these tests need no t-SNE."""
+    monkeypatch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
     with opened(browser, finished / "report.html", theme=theme) as found:
@@ -143,7 +149,7 @@ def test_pictures_say_what_they_show(finished, browser):
     assert all(re.fullmatch(r"true .+, predicted .+, probability [01]\.\d\d, cell .+", text) for text in texts)
 
 
-def test_figures_are_also_files(copied):
+def test_figures_are_also_files(copied, quick):
     page, written = write_report(copied, figures_as="svg")
     assert page == copied / "report.html"
     names = {path.name for path in written}
@@ -172,7 +178,7 @@ def test_an_older_run_has_the_report_that_its_folder_allows(copied, browser):
     assert "figure-reliability" not in text
 
 
-def test_what_a_run_could_not_keep_is_said(copied):
+def test_what_a_run_could_not_keep_is_said(copied, quick):
     path = copied / FOLDER / SUMMARY
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, "pictures": False, "missing": {"features of x": "out of <ink>"}}))
@@ -205,7 +211,7 @@ def test_the_same_folder_gives_the_same_page(copied):
     assert (copied / "report.html").read_bytes() == first
 
 
-def test_what_is_not_ours_is_not_replaced(copied, tmp_path):
+def test_what_is_not_ours_is_not_replaced(copied, tmp_path, quick):
     (copied / "report.html").write_text("<p>mine</p>")
     with pytest.raises(CellfeatError, match=r"report\.html exists and was not made by cellfeat report; move it away"):
         write_report(copied)
@@ -236,7 +242,7 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_command_says_where_the_page_is(copied, capsys, monkeypatch):
+def test_the_command_says_where_the_page_is(copied, quick):
     from typer.testing import CliRunner
 
     from cellfeat.cli import app
