@@ -85,6 +85,9 @@ def run(
     compile: Compile = False,
     batch: Batch = None,
     half_maps: Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Keep small pictures of cells in the run folder")
+    ] = True,
     skip_bad: SkipBad = False,
     offline: Offline = False,
     out: Out = None,
@@ -119,13 +122,14 @@ def run(
         protocol=protocol,
         sets=sets or [],
     )
-    folder, records = run_recipe(composed, out or default_out(composed), work)
+    folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
     if not is_main():
         return
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
     say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
+    say(f"Its report: cellfeat report {folder}")
 
 
 @app.command()
@@ -206,6 +210,28 @@ def predict(
     table, count = use.predict(run, images, out, domain, source, refit, work)
     console.print(table)
     say(f"{out}: {count:,} images")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write [default: RUN/report.html]")] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="Also each figure as a file in RUN/figures: svg, pdf, png")
+    ] = None,
+    embedding: Annotated[str, typer.Option(help="Maps of features: tsne, or umap (needs umap-learn)")] = "tsne",
+) -> None:
+    """One page about a finished run, which opens from a disk: results, figures, mistakes, what was run with what.
+
+    Built from what the run folder holds; no model is loaded, no image outside of it is opened.
+    """
+    from cellfeat.console import progress, say
+    from cellfeat.run_report import write_report
+
+    page, written = write_report(run, out, figures, embedding, progress)
+    say(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
+    if written:
+        say(f"{written[0].parent}: {len(written)} figures")
 
 
 CORE = frozenset(

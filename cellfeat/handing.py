@@ -92,6 +92,15 @@ class Method:
             return self._painted(cells, context)
         return self._asked(cells, context, "transform", lambda view: self.aligner.transform(view, context))
 
+    def reconstruct(self, cells: Cells, context: Context) -> np.ndarray:
+        """(N, 3, s, s) uint8 RGB in the order of the cells, of a method that draws what it kept of them."""
+        drawn = self._raw(cells, context, lambda view: self.aligner.reconstruct(view, context))
+        if drawn.dtype != np.uint8 or drawn.ndim != 4 or drawn.shape[:2] != (len(cells), 3):
+            raise CellfeatError(
+                f"{self.title}: reconstruct must give a uint8 array of ({len(cells)}, 3, s, s), but gave {_form(drawn)}"
+            )
+        return drawn
+
     def predict_proba(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, K) float, of a method with its own head."""
         return np.asarray(self._raw(cells, context, lambda view: self.aligner.predict_proba(view, context)), float)

@@ -155,9 +155,9 @@ class Pipeline:
 
     def features(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, D) float32 aligned features; no label is shown."""
-        return self._transformed(cells, context, len(self.methods)).pooled
+        return self.transformed(cells, context, len(self.methods)).pooled
 
-    def _transformed(self, cells: Cells, context: Context, upto: int) -> Cells:
+    def transformed(self, cells: Cells, context: Context, upto: int) -> Cells:
         """The cells after the first `upto` methods, labels hidden."""
         cells = cells.hide_labels()
         for number in range(upto):
@@ -180,7 +180,7 @@ class Pipeline:
 
     def _before_last(self, cells: Cells, context: Context) -> Cells:
         """What the last method transforms: also for its head, its weights and its corrections."""
-        return self._transformed(cells, context, len(self.methods) - 1)
+        return self.transformed(cells, context, len(self.methods) - 1)
 
     def fit_classifier(self, registry: Registry, cells: Cells, features: np.ndarray, context: Context) -> None:
         """Fit the classifier on labelled source rows and their features; nothing to do for a chain with a head."""

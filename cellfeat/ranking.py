@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from cellfeat.boards import DEFAULT_METRIC, Board, Method, boards
+from cellfeat.report import percent
 from cellfeat.results_folder import read_failures
 from cellfeat.standings import Standing
 from cellfeat.suite_results import SEEN, UNKNOWN
@@ -47,13 +48,13 @@ class Ranking:
             found.append([rank, method.name, _with_interval(one), *wider, *self._values(one.method, method)])
         for name, kind in (("majority class", "majority"), ("ceiling", "ceiling")):
             bounds, blank = board.bound(kind), [""] * (2 if overall else 1)
-            found.append(["", name, *blank, *(_percent(bounds.get(key)) for key in board.transfers), "", ""])
+            found.append(["", name, *blank, *(percent(bounds.get(key)) for key in board.transfers), "", ""])
         return found
 
     def _values(self, number: int, method: Method) -> list[str]:
         means = (float(self.board.standings.mean(name, DEFAULT_METRIC)[number]) for name in self.board.transfers)
         values = [
-            _percent(mean) + (method.marks.get(name, "") if mean == mean else "")
+            percent(mean) + (method.marks.get(name, "") if mean == mean else "")
             for name, mean in zip(self.board.transfers, means, strict=True)
         ]
         return [*values, str(len(method.seeds)), f"{method.seconds:.0f}"]
@@ -95,14 +96,10 @@ class Ranking:
         return f"### {self.board.title}\n\n{text}\n\n{' '.join(self.notes())}\n"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.1f}"
-
-
 def _with_interval(one: Standing) -> str:
     if one.mean != one.mean:
         return "–"
-    return f"{_percent(one.mean)} [{_percent(one.low)}, {_percent(one.high)}]"
+    return f"{percent(one.mean)} [{percent(one.low)}, {percent(one.high)}]"
 
 
 def _mark(marks: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cellfeat.metrics import MINIMUM_CELLS
+from cellfeat.metrics import MINIMUM_CELLS, SCORES
 
 ADAPT_WORDS = {
     "none": "no method was shown a target cell; what weights and adapters have seen is said below",
@@ -28,29 +28,32 @@ def result_table(records: Sequence[dict[str, Any]]) -> Table:
         for record in rows:
             where = f"{source} → {record['target']}" if not record["held_out_folds"] else f"{source} (held-out folds)"
             where += f" · seed {record['seed']}" if len(seeds) > 1 else ""
-            table.add_row(where, f"{record['cells']:,}", *(_with_interval(record, name) for name in _SCORES))
+            table.add_row(where, f"{record['cells']:,}", *(_with_interval(record, name) for name in SCORES))
         table.add_section()
-    for record in _one_per_target(records):
-        values = [_percent(record["majority"][name]) for name in _SCORES]
+    for record in one_per_target(records):
+        values = [percent(record["majority"][name]) for name in SCORES]
         where = f"majority class → {record['target']}"
         table.add_row(where, f"{record['cells']:,}", *(f"{value}{' ' * 14}" for value in values), style="dim")
     return table
 
 
-_SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
-
-
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal; – where there is none."""
     return "–" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The bounds of shares in percent."""
+    return f"[{percent(low)}, {percent(high)}]"
 
 
 def _with_interval(record: dict[str, Any], name: str) -> str:
     score = record["scores"][name]
-    interval = f"[{_percent(score['low'])}, {_percent(score['high'])}]"
-    return f"{_percent(score['mean']):>5} {interval:<14}"
+    return f"{percent(score['mean']):>5} {interval(score['low'], score['high']):<14}"
 
 
-def _one_per_target(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def one_per_target(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A record of each target, by name: what is the same whatever the source."""
     chosen: dict[str, dict[str, Any]] = {}
     for record in records:
         # The whole target, where some source has it; the source's own folds may lack rare classes.
@@ -79,7 +82,7 @@ def caption(records: Sequence[dict[str, Any]]) -> str:
         f"Percent, with 95 % bootstrap intervals over cells; adapt: {first['adapt']} – {ADAPT_WORDS[first['adapt']]}."
     ]
     by_classes: dict[tuple[str, ...], list[str]] = {}
-    for record in _one_per_target(records):
+    for record in one_per_target(records):
         by_classes.setdefault(tuple(record["scored_classes"]), []).append(record["target"])
     averaged = "; ".join(f"{', '.join(targets)}: {', '.join(names) or 'none'}" for names, targets in by_classes.items())
     lines.append(

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cellfeat import datasets, provenance, records
+from cellfeat import datasets, observation_files, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, check_enough
 from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
+from cellfeat.observations import Observer
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.results import Result
@@ -25,14 +26,17 @@ from cellfeat.splits import Split
 from cellfeat.storage import is_url
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
+RECIPE, RECORDS, SKIPPED = "recipe.yaml", "records.jsonl", "skipped.csv"
+PREDICTIONS = "predictions.parquet"
 ADAPTER = "adapter"  # in a run folder: what `finetune:` made
 DEFAULT_CLASSIFIER = "svm-linear"
 
 
-def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str, Any]]]:
+def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tuple[Path, list[dict[str, Any]]]:
     """Encode, fit, evaluate, refit and save; gives the run folder and its records.
 
-    The folder appears under its final name when everything in it is whole.
+    The folder appears under its final name when everything in it is whole. pictures: keep small pictures of cells for
+    the report.
     """
     if out.exists():
         raise CellfeatError(f"{out} exists and a run folder is never overwritten; name another with --out")
@@ -50,8 +54,8 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
     identity = f"{dataset.digest}|{encoder.description}"
     evaluator = Evaluator(fitted, work.registry, cells, dataset.classes, context, encoder, identity)
     with _run_folder(out) as folder:
-        (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
-        datasets.write_skipped(folder / "skipped.csv", dataset.skipped)
+        (folder / RECIPE).write_text(recipe.as_yaml(), encoding="utf-8")
+        datasets.write_skipped(folder / SKIPPED, dataset.skipped)
         if recipe.finetune is not None:
             shutil.copytree(fitted.backbone.params["adapter"], folder / ADAPTER)
             evaluator.saved_recipe = _with_adapter(fitted, out.resolve() / ADAPTER)
@@ -59,7 +63,8 @@ def run(recipe: Recipe, out: Path, work: Workplace) -> tuple[Path, list[dict[str
         doubtful = doubtful_masks(cells)
         if doubtful is not None:
             about["doubtful_masks"] = doubtful
-        written = _evaluate(evaluator, folder, about)
+        observer = _observer(evaluator, dataset, prototype, pictures)
+        written = _evaluate(evaluator, folder, about, observer)
     if is_main():  # another process may be here while this one still writes the last checkpoint
         evaluator.clear_scratch()
     return out, written
@@ -78,7 +83,23 @@ def prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
     return recipe
 
 
-def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+def _observer(evaluator: Evaluator, dataset: datasets.Dataset, prototype: Pipeline, pictures: bool) -> Observer:
+    seed = evaluator.recipe.protocol.seeds[0]
+    assert evaluator.encoder is not None
+    return Observer(
+        dataset,
+        evaluator.cells,
+        evaluator.encoder,
+        evaluator.context,
+        seed,
+        sources=len(list(evaluator.splits(seed))),
+        uses_backbone=prototype.uses_backbone,
+        paints=any(aligner.writes == "image" for aligner in prototype.aligners),
+        pictures=pictures,
+    )
+
+
+def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any], observer: Observer) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     results: list[Result] = []
     cells, classes, seeds = evaluator.cells, evaluator.classes, evaluator.recipe.protocol.seeds
@@ -87,7 +108,7 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
             _tell(split, evaluator)
             results.append(evaluator.run(split, seed))
             new = records.of(results[-1], cells, classes, about)
-            records.append(folder / "records.jsonl", new)
+            records.append(folder / RECORDS, new)
             written += new
             if seed == seeds[0]:
                 pipeline = evaluator.refit(split, seed)
@@ -99,7 +120,9 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
                     "seed": seed,
                 }
                 pipeline.save(folder / "pipelines" / split.name)
-    records.write_predictions(folder / "predictions.parquet", results, cells, classes)
+                observer.aligned(split, pipeline)
+    records.write_predictions(folder / PREDICTIONS, results, cells, classes)
+    observer.write(folder / observation_files.FOLDER, folder / PREDICTIONS)
     return written
 
 
@@ -204,7 +227,7 @@ def _run_folder(out: Path) -> Iterator[Path]:
     try:
         yield partial
     except BaseException:
-        if not (partial / "records.jsonl").is_file():  # nothing in it that took any time
+        if not (partial / RECORDS).is_file():  # nothing in it that took any time
             shutil.rmtree(partial, ignore_errors=True)
         raise
     if is_main():

@@ -131,6 +131,8 @@ class Aligner(Protocol):
     - `history_`, once fitted: what JSON can hold of its training, such as losses by epoch; kept in the records;
     - `symmetric = True`: of a method that uses no labels and treats source and target rows alike, so that one fit on
       all domains serves every source (DoRL trains one autoencoder for all);
+    - `reconstruct(cells, context) -> (N, 3, s, s)` uint8 RGB, once fitted: what the method can draw of each cell from
+      what it kept of it, each row by itself; a run keeps a few for its report;
     - `predict_proba(cells, context) -> (N, K)` float, its own head over the K labels 0..K-1 seen in fit;
     - `sample_weight(cells) -> (N,)` weights for the classifier's fit on the source rows;
     - `adjust(proba (N, K), cells) -> (N, K)` corrected probabilities, for label shift; what it needs to know it learns

@@ -93,7 +93,7 @@ class AeCfe(AutoencoderAligner):
 
         return self.network_.encoder(scale_maps(maps)).flatten(1)
 
-    def reconstruct(self, batch: Batch) -> Tensor:
+    def drawn(self, batch: Batch) -> Tensor:
         from cellfeat_cae.ae_cfe_network import scale_maps
 
         return self.network_(scale_maps(batch.maps)).image

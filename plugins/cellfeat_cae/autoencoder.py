@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -86,7 +86,7 @@ class AutoencoderAligner(ABC):
         """(B, C, 14, 14) float32 maps -> (B, D) features."""
 
     @abstractmethod
-    def reconstruct(self, batch: Batch) -> Tensor:
+    def drawn(self, batch: Batch) -> Tensor:
         """(B, 3, 128, 128) float, about [0, 1]: what the network makes of the maps."""
 
     # The contract of an align method ---------------------------------------------------------------------------------
@@ -120,23 +120,51 @@ class AutoencoderAligner(ABC):
     def transform(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, D) float32. Also places domains that fit was not shown."""
         import torch
-        from torch.nn.functional import pad
-
-        from cellfeat_cae.maps import to_grid
 
         inputs.same_channels(self.name, self.channels_, inputs.map_channels(self.name, cells, context))
         self.network_.to(context.device).eval()
         features: list[np.ndarray] = []
         with torch.no_grad(), context.progress(len(cells), f"{self.name} · features") as bar:
-            for rows, batch in cells.batches(("map",), TRANSFORM_BATCH):
-                maps = to_grid(batch["map"].to(context.device, torch.float32))
-                # One batch shape throughout: a cell's features do not depend on how many came with it.
-                maps = pad(maps, (0, 0, 0, 0, 0, 0, 0, TRANSFORM_BATCH - len(rows)))
+            for rows, maps in self._maps(cells, context):
                 with training.autocast(context.device, context.dtype):
                     encoded = self.encode(maps)
                 features.append(encoded[: len(rows)].float().cpu().numpy())
                 bar.advance(len(rows))
         return np.concatenate(features) if features else np.empty((0, self._width()), np.float32)
+
+    def _maps(self, cells: Cells, context: Context) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """(rows, (32, C, 14, 14) float32 maps on the device): one batch shape throughout, filled up with zeros, so that
+        a cell's answer does not depend on how many came with it."""
+        import torch
+        from torch.nn.functional import pad
+
+        from cellfeat_cae.maps import to_grid
+
+        for rows, batch in cells.batches(("map",), TRANSFORM_BATCH):
+            maps = to_grid(batch["map"].to(context.device, torch.float32))
+            yield rows, pad(maps, (0, 0, 0, 0, 0, 0, 0, TRANSFORM_BATCH - len(rows)))
+
+    def reconstruct(self, cells: Cells, context: Context) -> np.ndarray:
+        """(N, 3, 128, 128) uint8 RGB: the crops of the cells as the network draws them from their maps.
+
+        Where a training hides tokens, as many are hidden here, the same ones of every cell.
+        """
+        import torch
+
+        from cellfeat_cae.batches import Batch
+
+        inputs.same_channels(self.name, self.channels_, inputs.map_channels(self.name, cells, context))
+        self.network_.to(context.device).eval()
+        noise = torch.from_numpy(np.random.default_rng(0).random((1, inputs.GRID**2), np.float32)).to(context.device)
+        images = np.empty((len(cells), *inputs.CROP), np.uint8)
+        with torch.no_grad():
+            for rows, maps in self._maps(cells, context):
+                nobody = torch.zeros(len(maps), dtype=torch.int64, device=context.device)
+                batch = Batch(maps, maps[:0], nobody, noise.expand(len(maps), -1), 1, 0)
+                with training.autocast(context.device, context.dtype):
+                    drawn = self.drawn(batch)
+                images[rows] = as_images(drawn[: len(rows)])
+        return images
 
     @abstractmethod
     def _width(self) -> int:
@@ -198,6 +226,13 @@ class AutoencoderAligner(ABC):
         if fitted.domains_ and self.weights_saw is not None:  # of another run, which records of this one must name
             self.weights_saw += tuple(f"{name} (images without labels)" for name in fitted.domains_)
         self.domains_ = ()
+
+
+def as_images(drawn: Tensor) -> np.ndarray:
+    """(B, 3, 128, 128) float, about [0, 1], to uint8."""
+    import torch
+
+    return (drawn.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _draw_examples(path: Path, examples: dict[str, np.ndarray], name: str) -> None:

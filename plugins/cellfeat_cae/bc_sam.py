@@ -80,7 +80,7 @@ class BcSamAe(AutoencoderAligner):
     def encode(self, maps: Tensor) -> Tensor:
         return self.network_.encoder(maps).mean(dim=(2, 3))
 
-    def reconstruct(self, batch: Batch) -> Tensor:
+    def drawn(self, batch: Batch) -> Tensor:
         return self.network_(batch.maps).image
 
     def _width(self) -> int:

@@ -156,7 +156,7 @@ class Cae(AutoencoderAligner):
         views = [torch.from_numpy(np.roll(order, -start)).to(maps.device) for start in starts]
         return torch.stack([encoder(tokens, view.expand(len(maps), -1), self.kept)[:, 0] for view in views]).mean(dim=0)
 
-    def reconstruct(self, batch: Batch) -> Tensor:
+    def drawn(self, batch: Batch) -> Tensor:
         from cellfeat_cae.network import as_tokens
 
         return self.network_(as_tokens(batch.maps), batch.noise.argsort(dim=1), self.kept).image

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from cellfeat import Cells, Context, distributed
 from cellfeat.distributed import Part, divided
 from cellfeat.training import Checkpoint, fast_float32
-from cellfeat_cae.autoencoder import AutoencoderAligner
+from cellfeat_cae.autoencoder import AutoencoderAligner, as_images
 from cellfeat_cae.batches import Batch
 from cellfeat_cae.diagnosis import check_finite, example_rows, tell
 from cellfeat_cae.inputs import GRID
@@ -171,9 +171,9 @@ class Trainer:
         values = {name: torch.from_numpy(self.cells.read(name, rows)) for name in COLUMNS}
         self.network.eval()
         with torch.no_grad():
-            drawn = self.method.reconstruct(self._batch(rows, values, self._noise(0, len(rows))))
-        image = (drawn.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        return {"crop": values["crop"].numpy(), "mask": self.cells.read("mask", rows), "reconstruction": image}
+            drawn = self.method.drawn(self._batch(rows, values, self._noise(0, len(rows))))
+        mask = self.cells.read("mask", rows)
+        return {"crop": values["crop"].numpy(), "mask": mask, "reconstruction": as_images(drawn)}
 
     def _identity(self) -> str:
         """What a checkpoint must agree on to be continued: the cells, the configuration and the kind of map."""

@@ -249,6 +249,18 @@ def test_a_cell_alone_gets_the_very_same_features(build, cells, fitted, tmp_path
 
 
 @both
+def test_a_reconstruction_is_the_networks_image_of_each_cell_by_itself(build, cells, fitted, tmp_path):
+    method, context = fitted[build], cpu_context(tmp_path)
+    drawn = method.reconstruct(cells, context)
+    assert (drawn.shape, drawn.dtype) == ((9, 3, 128, 128), np.uint8)
+    np.testing.assert_array_equal(method.reconstruct(cells[[4]], context), drawn[[4]])
+    maps = torch.from_numpy(cells.map)
+    with torch.no_grad():
+        image = method.network_.eval()(scale_maps(maps) if build is AeCfe else maps).image
+    assert np.abs(drawn - 255 * image.clamp(0, 1).numpy()).max() <= 1
+
+
+@both
 def test_transform_changes_nothing_even_of_a_network_in_training_mode(build, cells, fitted, tmp_path):
     method, context = fitted[build], cpu_context(tmp_path)
     before = {name: value.clone() for name, value in method.network_.state_dict().items()}

@@ -1,0 +1,221 @@
+"""Figures of features before and after alignment: maps of the cells, and what a domain classifier finds in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cellfeat.errors import CellfeatError, unknown
+from cellfeat.figures import (
+    BAD,
+    ONE_COLUMN,
+    Figure,
+    Numbers,
+    Panel,
+    axis_title,
+    kind_of,
+    legend,
+    legend_columns,
+    named_ticks,
+    plain_axes,
+    printable,
+)
+from cellfeat.invariance import NEIGHBOURS, Invariance
+from cellfeat.observation_files import Sample
+from cellfeat.report import interval, percent
+from cellfeat.sampling import balanced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
+MOST_POINTS = 1_000  # of one drawing
+HIDDEN = "without a label"
+
+
+class Embedded(NamedTuple):
+    """Sampled cells and their places (n, 2) in a drawing; how many were sampled in all."""
+
+    sample: Sample
+    places: np.ndarray
+    of: int
+
+
+def embed(sample: Sample, method: str, seed: int, most: int = MOST_POINTS) -> Embedded:
+    """Places of at most `most` of the sampled cells in two dimensions, the same for the same input."""
+    strata = np.array([f"{d}\0{c}" for d, c in zip(sample.domain, sample.label, strict=True)])
+    rows = balanced(strata, most, seed)
+    part = Sample(*(column[rows] for column in sample))
+    return Embedded(part, _places(part.values, method, seed), len(sample.id))
+
+
+def check_method(method: str) -> None:
+    """Raises: CellfeatError for a method that there is not, or whose package is not installed."""
+    if method not in METHODS:
+        raise CellfeatError(unknown("embedding", method, METHODS))
+    if method == "umap":
+        _umap()
+
+
+def _umap() -> Any:
+    try:
+        import umap
+    except ImportError:
+        raise CellfeatError(
+            "--embedding umap needs the package umap-learn: pip install umap-learn (tsne needs nothing)"
+        ) from None
+    return umap
+
+
+def _places(values: np.ndarray, method: str, seed: int) -> np.ndarray:
+    if len(values) < 5 or not np.ptp(values, axis=0).any():
+        padded = np.pad(values, ((0, 0), (0, 2)))
+        return padded[:, :2].astype(float)
+    if method == "umap":
+        near = min(15, len(values) - 1)
+        return np.asarray(_umap().UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(values), float)
+    from sklearn.manifold import TSNE
+
+    width = min(30.0, (len(values) - 1) / 3)
+    start = "pca" if values.shape[1] > 1 else "random"
+    return np.asarray(TSNE(perplexity=width, init=start, random_state=seed).fit_transform(values), float)
+
+
+class Side(NamedTuple):
+    """Features before or after: their map, what the domain classifier scored on all of the sample."""
+
+    name: str
+    embedded: Embedded
+    invariance: Invariance | None
+
+
+def embeddings(source: str, sides: Sequence[Side], classes: Sequence[str], method: str, shown: str) -> Figure:
+    """By class and by domain, a row each; a column each before and after. shown: what the alignment was shown."""
+    domains = sorted({name for side in sides for name in side.embedded.sample.domain.tolist()})
+    names = [*classes, HIDDEN]
+    kinds: list[tuple[str, list[str], Callable[[Sample], np.ndarray]]] = [
+        ("class", names, lambda sample: np.array([name or HIDDEN for name in sample.label.tolist()])),
+        ("laboratory", domains, lambda sample: sample.domain),
+    ]
+    panels = [
+        _scatter(f"{side.name}, by {what}", side, kind(side.embedded.sample), known, what)
+        for what, known, kind in kinds
+        for side in sides
+    ]
+    points, of = len(sides[-1].embedded.sample.id), sides[-1].embedded.of
+    drawn = f"{points:,}" if points == of else f"{points:,} of a sample of {of:,}"
+    caption = (
+        f"Each point is a cell, n = {drawn}; every class of every laboratory gives as many as any other, or all it "
+        f"has. {METHODS[method]} of up to "
+        "50 principal components of the features; near points are alike, while distances between groups, sizes of "
+        f"groups and the axes mean nothing. {shown} {_told(sides)}"
+    )
+    return Figure(f"embedding-{source}", f"Features of the pipeline of {source}", caption.strip(), panels, columns=2)
+
+
+def _told(sides: Sequence[Side]) -> str:
+    known = [(side.name, side.invariance) for side in sides if side.invariance is not None]
+    if not known:
+        return ""
+    linear = ", ".join(f"{percent(one.linear.accuracy)} % {name}" for name, one in known)
+    near = ", ".join(f"{percent(one.neighbours.accuracy)} % {name}" for name, one in known)
+    chance = percent(known[0][1].chance)
+    return (
+        f"The laboratory is found with a balanced accuracy of {linear} by a linear classifier, and of {near} by the "
+        f"{NEIGHBOURS} nearest neighbours (chance {chance} %)."
+    )
+
+
+def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], what: str) -> Panel:
+    places = side.embedded.places
+    present = [name for name in names if (values == name).any()]
+    numbers = {name: number for number, name in enumerate(names)}
+
+    def draw(figure: FigureBase, points: float) -> None:
+        axes = figure.add_subplot()
+        axes.set_facecolor("none")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_aspect("equal", adjustable="datalim")
+        size, handles = 2.2 if len(places) > 400 else 3.0, []
+        for name in present:
+            inside = values == name
+            style = {
+                "linestyle": "none",
+                "markersize": size,
+                "markeredgewidth": 0,
+                "alpha": 0.75,
+                **kind_of(numbers[name]),
+            }
+            axes.plot(*places[inside].T, **style)
+            handles.append(axes.plot([], [], **{**style, "markersize": 4.5, "alpha": 1})[0])
+        counted = [f"{printable(name, 20)} ({(values == name).sum():,})" for name in present]
+        legend(figure, handles, counted, points)
+
+    words = ", ".join(f"{name} {(values == name).sum()}" for name in present)
+    lines = -(-len(present) // legend_columns([f"{printable(name, 20)} (1,000)" for name in present]))
+    return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 72 + 3.8 * lines)
+
+
+def invariance(found: Mapping[str, Invariance]) -> Figure | None:
+    """The domain classifiers' balanced accuracies on each kind of features."""
+    if not found:
+        return None
+    names = list(found)
+
+    def draw(figure: FigureBase, points: float) -> None:
+        axes = figure.add_subplot()
+        plain_axes(axes, points, grid="x")
+        for place, one in enumerate(found.values()):
+            for share, kind, shift in ((one.linear, kind_of(0), -0.15), (one.neighbours, kind_of(3), 0.15)):
+                span, at = [100 * share.low, 100 * share.high], place + shift
+                axes.plot(span, [at, at], color=kind["color"], linewidth=1.4)
+                axes.plot([100 * share.accuracy], [at], markersize=4, **kind)
+            axes.plot([100 * one.chance], [place], "|", color=BAD, markersize=12, markeredgewidth=1.4)
+        named_ticks(axes, "y", names, points)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(0, 102)
+        axis_title(axes, "x", "balanced accuracy (%)", points)
+        bare: dict[str, Any] = {"linestyle": "none", "markersize": 5}
+        marks = [kind_of(0), kind_of(3), {"color": BAD, "marker": "|", "markeredgewidth": 1.4}]
+        handles = [axes.plot([], [], **bare, **mark)[0] for mark in marks]
+        legend(figure, handles, ["linear", f"{NEIGHBOURS} neighbours", "chance"], points)
+
+    words = "; ".join(
+        f"{name}: linear {percent(one.linear.accuracy)} %, neighbours {percent(one.neighbours.accuracy)} %"
+        for name, one in found.items()
+    )
+    panel = Panel("", draw, f"Balanced accuracy of domain classifiers: {words}", ONE_COLUMN, 20 + 7 * len(names))
+    rows = [
+        (
+            *(name, f"{one.cells:,}", str(len(one.domains)), percent(one.linear.accuracy)),
+            *(interval(one.linear.low, one.linear.high), percent(one.neighbours.accuracy)),
+            *(interval(one.neighbours.low, one.neighbours.high), percent(one.chance)),
+        )
+        for name, one in found.items()
+    ]
+    headings = ["features", "cells", "laboratories", "linear (%)", "95 % interval", "neighbours (%)", "95 % interval"]
+    numbers = Numbers([*headings, "chance (%)"], rows)
+    return Figure("invariance", "Domain classifiers", _said_of(found), [panel], numbers, columns=1)
+
+
+def _said_of(found: Mapping[str, Invariance]) -> str:
+    chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
+    text = (
+        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
+        f"{NEIGHBOURS} nearest neighbours on standardised principal components, each cell answered by a model of 5 "
+        "that was not trained on it, with 95 % bootstrap intervals over cells. At chance "
+        f"({chances}) features say nothing of the laboratory to such a classifier. The linear one sees differences of "
+        "means; laboratories that lie apart around a common mean are seen by the neighbours alone. Every class of "
+        "every laboratory gives as many cells as any other, or all it has; a class that one laboratory lacks gives "
+        "laboratories away."
+    )
+    if any(one.linear.high < one.chance for one in found.values()):
+        text += (
+            " Below chance means no more than chance: where an alignment made the laboratories' means equal on these "
+            "very cells, the part of them that is left out lies on the other side of the mean than the rest."
+        )
+    return text

@@ -1,0 +1,265 @@
+"""What a run keeps for its report: counts, grey levels, features of a sample of cells, small pictures.
+
+Small whatever the number of cells, and the same for the same run. All of it is looked at once everything that counts is
+done: a method that fails here costs its part of the report and no result.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cellfeat import thumbnails, transfers
+from cellfeat.artifacts import atomic_file
+from cellfeat.console import SilentReporter
+from cellfeat.datasets import Dataset
+from cellfeat.depicted import depicted
+from cellfeat.distributed import is_main
+from cellfeat.extract import Encoder
+from cellfeat.grey_levels import grey_levels
+from cellfeat.observation_files import BEFORE, FEATURES, PICTURES, SUMMARY, Compressed, after, write_features
+from cellfeat.pipeline import Pipeline
+from cellfeat.sampling import balanced
+from cellfeat.slots import Context
+from cellfeat.splits import Split
+from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
+from cellfeat.types import Cells
+
+SCHEMA = 1
+SAMPLED, ENCODED = 2_000, 240  # cells with features; where these would have to be encoded for the report alone
+VECTORS = 24_000  # of all sources together
+COMPONENTS = 50
+GREY_IMAGES = 100  # of a domain
+SHOWN, SHOWN_OF_EACH = 72, 3  # cells with their masks and reconstructions; of one domain and class
+DEPICTED_SOURCES = 6
+DATA_SET = "the data set"  # whose masks they are where they are no network's
+NOTABLE, NOTABLE_IN_ALL = 24, 720  # mistakes, and doubts, of a transfer; of all of them
+
+T = TypeVar("T")
+
+
+@dataclass
+class Observer:
+    """Looks at a run while it goes on: at each source's refitted pipeline, and at the whole when it is done.
+
+    With several processes every one asks the methods, as they may work together, and the main one writes.
+    """
+
+    dataset: Dataset
+    cells: Cells
+    encoder: Encoder
+    context: Context
+    seed: int
+    sources: int  # how many pipelines there will be
+    uses_backbone: bool
+    paints: bool  # a method writes images before the backbone
+    pictures: bool = True
+    missing: dict[str, str] = field(default_factory=dict)  # what could not be looked at, and why
+
+    def __post_init__(self) -> None:
+        strata = np.array([f"{d}\0{c}" for d, c in zip(self.cells.domain, self.cells.label, strict=True)])
+        most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + self.sources))
+        self.sample = balanced(strata, max(most, 1), self.seed)
+        self.shown = balanced(strata, SHOWN, self.seed, of_each=SHOWN_OF_EACH)
+        self._features: dict[str, tuple[np.ndarray, Compressed]] = {}
+        self._small: list[Thumbnail] = []
+        self._about: dict[str, Any] = {"masks": None, "depicted": {}}
+
+    def aligned(self, split: Split, pipeline: Pipeline) -> None:
+        """Keep what the pipeline of one source makes of the sampled cells of the domains that it is for."""
+        domains = {*split.source, *split.targets, *split.adaptable}
+        rows = self.sample[np.isin(self.cells.domain[self.sample], list(domains))]
+        shown = self.shown[np.isin(self.cells.domain[self.shown], list(domains))]
+        with self._scratch() as context:
+            features = self._tried(f"features of {split.name}", lambda: pipeline.features(self.cells[rows], context))
+            if features is not None and len(rows) > 1:
+                self._features[after(split.name)] = (rows, compressed(features, self.seed))
+            if self.pictures and len(shown) and len(self._about["depicted"]) < DEPICTED_SOURCES:
+                name = split.name
+                self._tried(f"reconstructions of {name}", lambda: self._depict(name, shown, pipeline, context))
+
+    def write(self, folder: Path, predictions: Path) -> None:
+        """Leave everything in a new folder. predictions: the run's Parquet table."""
+        self._before()
+        masks = self._tried("masks", self._masks) or {}
+        if not is_main():
+            return
+        folder.mkdir()
+        found = transfers.read(predictions, self.dataset.classes) if predictions.is_file() else []
+        grey = self._tried("grey levels", lambda: self._grey_levels(masks))
+        if self.pictures:
+            self._tried("pictures", lambda: self._pictures(found, masks))
+            thumbnails.write(folder / PICTURES, self._small)
+        if self._features:
+            write_features(folder / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
+        with atomic_file(folder / SUMMARY) as path:
+            path.write_text(json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def _before(self) -> None:
+        """The sample's features as the backbone gave them."""
+        if not self.uses_backbone:
+            self.missing["features before alignment"] = "the method reads images; there are no features before it"
+            return
+        vectors = self._tried("features before alignment", lambda: self._column("pooled", self.sample))
+        if vectors is not None and len(vectors) > 1:
+            self._features = {BEFORE: (self.sample, compressed(vectors, self.seed)), **self._features}
+
+    def _column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of some cells: at hand, from the store, or encoded now."""
+        if name in self.cells.columns:
+            return self.cells.read(name, rows)
+        quiet = replace(self.encoder, context=replace(self.encoder.context, reporter=SilentReporter()))
+        return quiet.encode(self.dataset.select(rows), (name,)).read(name)
+
+    def _masks(self) -> dict[int, np.ndarray]:
+        """{row: (S, S) bool} of the shown cells: the masks that features come from, or else the data set's own."""
+        if "mask" in self.cells.columns or self.uses_backbone:
+            masks = self._column("mask", self.shown)
+            if not masks.all():  # where the whole image is the cell there is no mask
+                part = self.encoder.description["segmenter"] or self.encoder.description["backbone"]
+                self._about["masks"] = str(part["name"])
+                return dict(zip(self.shown.tolist(), masks, strict=True))
+        if self.dataset.mask_path is None:
+            return {}
+        own = {row: self.dataset.mask_path[row] for row in self.shown.tolist()}
+        self._about["masks"] = DATA_SET
+        return {row: thumbnails.mask_of(path) for row, path in own.items() if path is not None}
+
+    def _depict(self, source: str, rows: np.ndarray, pipeline: Pipeline, context: Context) -> None:
+        depiction = depicted(pipeline, self.cells[rows], context)
+        if depiction is None:
+            return
+        self._about["depicted"][source] = f"{depiction.kind} by {depiction.method}"
+        for row, image in zip(rows.tolist(), depiction.images, strict=True):
+            pixels = image.transpose(1, 2, 0)
+            self._small.append(thumbnails.of(str(self.cells.id[row]), depiction.kind, pixels, source))
+
+    def _pictures(self, found: Sequence[transfers.Transfer], masks: Mapping[int, np.ndarray]) -> None:
+        """Originals of all cells that the report shows; of the sample also masks and crops."""
+        row_of = {name: row for row, name in enumerate(self.cells.id.tolist())}
+        most = notable_count(len(found))
+        ids = {name for one in found for rows in (one.mistakes(most), one.doubts(most)) for name in one.id[rows]}
+        rows = sorted({*self.shown.tolist(), *(row_of[name] for name in ids)})
+
+        def small(number: int, pixels: np.ndarray) -> list[Thumbnail]:
+            row, name = rows[number], str(self.cells.id[rows[number]])
+            outline = [thumbnails.of(name, OUTLINE, pixels, mask=masks[row])] if row in masks else []
+            return [thumbnails.of(name, ORIGINAL, pixels), *outline]
+
+        for pictures in thumbnails.from_files([self.dataset.path[row] for row in rows], small):
+            self._small += pictures or []
+        if "crop" in self.cells.columns:
+            crops = self.cells.read("crop", self.shown)
+            for row, crop in zip(self.shown.tolist(), crops, strict=True):
+                self._small.append(thumbnails.of(str(self.cells.id[row]), CROP, crop.transpose(1, 2, 0)))
+
+    def _grey_levels(self, masks: Mapping[int, np.ndarray]) -> dict[str, Any]:
+        """Of many images and the cells in them; of the shown cells alone where masks are at hand of these alone."""
+        rows = balanced(self.cells.domain, GREY_IMAGES * len(set(self.cells.domain.tolist())), self.seed)
+        paths = self.dataset.mask_path
+        own = [] if paths is None else [row for row in rows.tolist() if paths[row] is not None]
+        if "mask" in self.cells.columns and self._about["masks"] not in (None, DATA_SET):
+            return grey_levels(self.dataset, rows, rows, lambda row: self.cells.read("mask", [row])[0])
+        if paths is not None and set(self.cells.domain[own].tolist()) == set(self.cells.domain.tolist()):
+            found = grey_levels(self.dataset, rows, np.array(own), lambda row: thumbnails.mask_of(paths[row] or ""))
+            return {**found, "masks": DATA_SET}
+        return grey_levels(self.dataset, rows, np.array(sorted(masks), int), lambda row: masks[row])
+
+    def _summary(self, found: Sequence[transfers.Transfer], grey: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "seed": self.seed,
+            "classes": list(self.dataset.classes),
+            "domains": _counts(self.dataset),
+            "grey_levels": grey and {"masks": self._about["masks"], **grey},
+            "features": {
+                name: {"cells": len(rows), "width": one.width, "components": one.values.shape[1]}
+                | {"explained": one.explained}
+                for name, (rows, one) in self._features.items()
+            },
+            "pictures": self.pictures,
+            "shown": [self._named(row) for row in self.shown.tolist()],
+            **self._about,
+            "recall": [self._recall(one) for one in found],
+            "missing": self.missing,
+        }
+
+    def _named(self, row: int) -> tuple[str, str, str]:
+        """Id, domain and class of a cell, "" without one."""
+        label = self.cells.label[row]
+        return str(self.cells.id[row]), str(self.cells.domain[row]), self.dataset.classes[label] if label >= 0 else ""
+
+    def _recall(self, one: transfers.Transfer) -> dict[str, Any]:
+        groups = self.cells.group[np.searchsorted(self.cells.id, one.id)]
+        intervals = transfers.recall_intervals(one.label, one.right, groups, self.seed)
+        named = {self.dataset.classes[label]: interval for label, interval in intervals.items()}
+        return {"source": one.source, "target": one.target, "intervals": named}
+
+    def _tried(self, what: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except Exception as error:  # whatever a method does here, the run's results stand
+            self.missing[what] = " ".join(str(error).split()) or type(error).__name__
+            self.context.note(f"the report will lack {what}: {self.missing[what]}")
+            return None
+
+    def _scratch(self) -> Any:
+        return _Scratch(self.context, self.seed)
+
+
+class _Scratch:
+    """A context for looking only: its own generator, its own folder, which goes away, and nobody told."""
+
+    def __init__(self, context: Context, seed: int) -> None:
+        self.context, self.seed = context, seed
+
+    def __enter__(self) -> Context:
+        import torch
+
+        self._folder = tempfile.TemporaryDirectory(dir=self.context.scratch, prefix="observed-")
+        return replace(
+            self.context,
+            scratch=Path(self._folder.name),
+            generator=torch.Generator().manual_seed(self.seed),
+            reporter=SilentReporter(),
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def notable_count(transfers: int) -> int:
+    """How many mistakes, and how many doubts, of each of so many transfers are kept as pictures."""
+    return min(NOTABLE, NOTABLE_IN_ALL // (2 * transfers)) if transfers else 0
+
+
+def compressed(features: np.ndarray, seed: int) -> Compressed:
+    """At most 50 principal components of (n, D) features."""
+    from sklearn.decomposition import PCA
+
+    count = min(COMPONENTS, len(features) - 1, features.shape[1])
+    pca = PCA(count, random_state=seed)
+    with np.errstate(invalid="ignore"):  # features that are all alike have no variance to share out
+        values = pca.fit_transform(features.astype(np.float64))
+    explained = float(np.sum(pca.explained_variance_ratio_))
+    return Compressed(values.astype(np.float32), features.shape[1], explained if np.isfinite(explained) else 1.0)
+
+
+def _counts(dataset: Dataset) -> dict[str, Any]:
+    """By domain: cells of every class, without a label, and rows whose label has no class."""
+    found: dict[str, Any] = {}
+    for domain in sorted({*dataset.domains, *dataset.dropped_by_domain}):
+        label = dataset.label[dataset.domain == domain]
+        counts = np.bincount(label[label >= 0], minlength=len(dataset.classes))
+        found[domain] = {
+            "classes": {name: int(n) for name, n in zip(dataset.classes, counts, strict=True)},
+            "unlabelled": int((label < 0).sum()),
+            "dropped": dict(dataset.dropped_by_domain.get(domain, {})),
+        }
+    return found

@@ -1,0 +1,325 @@
+"""Figures: one drawing for page and file, text that stays text, colours that every eye and both themes can use."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cellfeat import CellfeatError, figures, page, rendering
+from cellfeat.data_figures import class_counts, grey_levels
+from cellfeat.feature_figures import Side, check_method, embed, embeddings, invariance
+from cellfeat.figures import COLOURS, Figure, Panel
+from cellfeat.invariance import domain_classifiers
+from cellfeat.observation_files import Sample
+from cellfeat.prediction_figures import Scored, confusions, recall, scores
+from cellfeat.reliability_figures import calibration
+from cellfeat.transfers import Transfer
+
+HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&$\\frac{1}{0}$_^#b34700 id="a"'
+
+
+def drawn_texts(text: str) -> list[str]:
+    return [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
+
+
+def panel(name: str = HOSTILE) -> Panel:
+    def draw(figure, points):
+        axes = figure.add_subplot()
+        figures.plain_axes(axes, points, grid="x")
+        line = axes.plot([0, 1], [0, 1], color=COLOURS[1])
+        figures.named_ticks(axes, "y", [name, "_second"], points)
+        figures.legend(figure, [*line, *line], [name, "_second"], points)
+
+    return Panel(name, draw, f"a line called {name}")
+
+
+def record(matrix, classes=("a", "b"), **changes):
+    matrix = np.array(matrix, float)
+    score = {"mean": 0.75, "low": 0.5, "high": 1.0}
+    return {
+        "source": "s",
+        "target": "t",
+        "seed": 1,
+        "cells": int(matrix.sum()),
+        "classes": list(classes),
+        "class_counts": {name: int(n) for name, n in zip(classes, matrix.sum(1), strict=True) if n},
+        "confusion": matrix.tolist(),
+        "scores": {"balanced_accuracy": score},
+        "majority": {"balanced_accuracy": 0.5},
+        "calibration": {"expected_error": 0.123},
+        **changes,
+    }
+
+
+def transfer(proba, label):
+    proba, label = np.array(proba, float), np.array(label)
+    hit = proba.argmax(1) == label
+    ids = np.array([f"{i:03d}" for i in range(len(label))])
+    return Transfer("s", "t", ids, label, proba, hit.astype(float), proba.max(1), hit, 1)
+
+
+ANSWERS = transfer([[0.9, 0.1]] * 10 + [[0.2, 0.8]] * 10, [0] * 10 + [1] * 10)
+SCORED = Scored("s → t", [record([[8, 2], [1, 9]])], ANSWERS)
+
+
+def test_a_text_of_the_data_stays_a_text():
+    text = rendering.for_page(panel(), "p")
+    shown = drawn_texts(text)
+    assert shown.count(figures.printable(HOSTILE)) == 2
+    assert shown.count("_second") == 2
+    assert "<script" not in text
+    assert not {element.tag for element in ElementTree.fromstring(text).iter()} & {"script", "img"}
+    assert ElementTree.fromstring(text).get("aria-label").startswith("</text><script>")
+    whole = figures.printable('<b id="x">#d55e00 $a$</b>', 100)
+    assert whole in drawn_texts(rendering.for_page(panel('<b id="x">#d55e00 $a$</b>'), "p"))
+
+
+def test_on_a_page_every_colour_is_one_of_the_themes():
+    for one in (panel(), *confusions([SCORED]).panels, *calibration([SCORED]).panels):
+        root = ElementTree.fromstring(rendering.for_page(one, "p"))
+        styles = " ".join(element.get("style", "") for element in root.iter())
+        assert "var(--" in styles
+        assert set(re.findall(r"#[0-9a-f]{3,8}\b", styles)) <= {"#000000"}, styles
+        assert not re.search(r"font:|font-family", styles), "the page's own fonts are used"
+
+
+def test_a_page_gets_the_same_svg_twice_and_ids_of_its_own():
+    first, second = rendering.for_page(panel(), "a"), rendering.for_page(panel(), "a")
+    assert first == second
+    other = rendering.for_page(panel(), "b")
+    roots = [list(ElementTree.fromstring(text).iter()) for text in (first, other)]
+    ids = [{element.get("id") for element in root} - {None} for root in roots]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for text, own in ((first, ids[0]), (other, ids[1])):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) == own
+
+
+def test_the_palette_is_the_light_theme_of_the_pages():
+    style = (page.TEMPLATES / page.SHARED_STYLE).read_text()
+    light = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", style.partition("}")[0]))
+    assert [light[f"--c{i}"] for i in range(8)] == list(COLOURS)
+    named = {"paper": figures.PAPER, "ink": figures.INK, "quiet": figures.QUIET, "line": figures.LINE}
+    assert {name: light[f"--{name}"] for name in named} == named
+    assert light["--faint"] == figures.FAINT
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def mixed(colour: str, paper: str, alpha: float) -> str:
+    pairs = zip((colour, paper), (alpha, 1 - alpha), strict=True)
+    sums = np.sum([[share * int(one[i : i + 2], 16) for i in (1, 3, 5)] for one, share in pairs], axis=0)
+    return "#" + "".join(f"{round(value):02x}" for value in sums)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_marks_and_text_are_seen_in_both_themes(theme):
+    from cellfeat.prediction_figures import STRONGEST
+
+    blocks = (page.TEMPLATES / page.SHARED_STYLE).read_text().split("}")
+    colours = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", blocks[theme]))
+    paper, ink = colours["--paper"], colours["--ink"]
+    for number in range(8):
+        assert contrast(colours[f"--c{number}"], paper) > 3, f"--c{number}"
+    for number in (0, 1):  # the cells of a confusion matrix, as full as they get
+        assert contrast(ink, mixed(colours[f"--c{number}"], paper, STRONGEST)) > 4.5
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1: what is left of linear RGB.
+BLINDNESS = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+FIRST = [COLOURS[place] for place in figures.ORDER[:5]]
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_the_first_five_colours_differ_for_the_colour_blind(kind):
+    import cv2
+
+    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in FIRST])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(BLINDNESS[kind]).T, 0, 1)
+    back = np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = cv2.cvtColor(back[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    for one, other in combinations(range(5), 2):
+        assert np.linalg.norm(lab[one] - lab[other]) > 12, (FIRST[one], FIRST[other])
+
+
+def test_kinds_beyond_the_colours_differ_by_their_marks():
+    kinds = [tuple(figures.kind_of(number).values()) for number in range(32)]
+    assert len(set(kinds)) == 32
+
+
+@pytest.mark.parametrize("kind", rendering.FORMATS)
+def test_a_file_is_made_and_replaced_but_nobody_elses(tmp_path, kind):
+    figure = Figure("line", "A line", "", [panel(), panel("b")])
+    (path,) = rendering.save(figure, tmp_path / "new", kind)
+    before = path.read_bytes()
+    assert path.name == f"line.{kind}"
+    assert rendering.save(figure, tmp_path / "new", kind) == [path]
+    assert path.read_bytes() == before
+    path.write_bytes(b"my own")
+    with pytest.raises(CellfeatError, match=rf"line\.{kind} exists and was not made by cellfeat report; move it away"):
+        rendering.save(figure, tmp_path / "new", kind)
+    assert path.read_bytes() == b"my own"
+
+
+def test_a_file_has_the_size_of_columns_in_mm_and_text_as_text(tmp_path):
+    (path,) = rendering.save(Figure("two", "", "", [panel("a$x$"), panel("b")]), tmp_path, "svg")
+    root = ElementTree.fromstring(path.read_bytes())
+    assert (root.get("width"), root.get("height")) == ("178mm", "60mm")
+    texts = [element.text for element in root.iter() if element.text]
+    assert "a$x$" in texts
+    style = next(element.get("style") for element in root.iter() if element.tag.endswith("}text"))
+    assert "Helvetica, Arial" in style
+    (png,) = rendering.save(Figure("one", "", "", [panel("a")]), tmp_path, "png")
+    assert Image.open(png).size == pytest.approx((89 / 25.4 * 300, 60 / 25.4 * 300), abs=1)
+
+
+def test_names_of_files_cannot_leave_the_folder(tmp_path):
+    figure = Figure("f", "", "", [panel("../../x"), panel("..\\x"), panel("…")], apart=True)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in rendering.save(figure, tmp_path, "svg"))
+    assert names == ["f-figure.svg", "f-x-2.svg", "f-x.svg"]
+
+
+def test_a_name_is_cut_in_its_middle_and_has_no_control_characters():
+    assert figures.printable("a\u202eb\n\tc") == "a b c"
+    long = figures.printable("abc" * 20)
+    assert len(long) == 28
+    assert long[:5] == "abcab"
+    assert long[-5:] == "bcabc"
+
+
+def test_a_confusion_matrix_shows_shares_and_counts():
+    figure = confusions([SCORED])
+    shown = drawn_texts(rendering.for_page(figure.panels[0], "p"))
+    for text in ("80", "8", "20", "2", "10", "1", "90", "9", "a (n = 10)", "b (n = 10)"):
+        assert text in shown
+    assert [list(row) for row in figure.numbers.rows] == [["s → t", "a", "8", "2"], ["s → t", "b", "1", "9"]]
+    assert "20 % of a called b" in figure.panels[0].alt
+    seeds = confusions([Scored("s → t", [record([[10, 0], [0, 10]]), record([[8, 2], [1, 9]])], None)])
+    assert list(seeds.numbers.rows[0]) == ["s → t", "a", "9", "1"]
+
+
+def test_recall_takes_the_intervals_that_the_run_kept():
+    kept = {("s", "t"): {"a": [0.5, 0.95], "b": [0.7, 1.0]}}
+    rows = [list(row) for row in recall([SCORED], kept).numbers.rows]
+    assert rows == [["s → t", "a", "10", "80.0", "[50.0, 95.0]"], ["s → t", "b", "10", "90.0", "[70.0, 100.0]"]]
+    older = recall([SCORED], {})
+    assert "groups are not known" in older.caption
+    assert recall([SCORED._replace(transfer=None)], {}) is None
+
+
+def test_a_reliability_curve_says_error_binning_and_n():
+    figure = calibration([SCORED])
+    assert "ECE 12.3 %, n = 20 answers on 20 cells" in drawn_texts(rendering.for_page(figure.panels[0], "p"))
+    assert "15 bins" in figure.caption
+    assert [row[2] for row in figure.numbers.rows] == ["10", "10"]
+    assert "not sure enough" in figure.panels[0].alt
+    assert calibration([SCORED._replace(transfer=None)]) is None
+
+
+def test_scores_that_nobody_can_compute_are_left_out():
+    empty = record([[1, 0], [0, 1]], scores={"balanced_accuracy": {"mean": None, "low": None, "high": None}})
+    text = rendering.for_page(scores([SCORED, Scored("s → u", [empty], None)]).panels[0], "p")
+    assert {"s → t", "s → u"} <= set(drawn_texts(text))
+
+
+def summary(domains, classes=("a", "b")):
+    counts = {
+        name: {"classes": dict(zip(classes, values, strict=True)), "unlabelled": 0, "dropped": {}}
+        for name, values in domains.items()
+    }
+    level = {"images": 3, "millionths": [0] * 100 + [1_000_000] + [0] * 155}
+    frame = dict.fromkeys(domains, level)
+    return {"classes": list(classes), "domains": counts, "grey_levels": {"frame": frame, "cell": {}, "masks": None}}
+
+
+def test_counts_and_grey_levels_say_their_n_and_what_is_not_drawn():
+    data = summary({f"lab {i}": (i, 3) for i in range(11)})
+    counts = class_counts(data)
+    assert "n = 88 in all" in counts.caption
+    assert "Without any cell: a in lab 0." in counts.caption
+    assert "Drawn are the first 8 laboratories" in counts.caption
+    assert counts.numbers.rows[0][-1] == "10"
+    grey = grey_levels(data)
+    assert "Drawn are the first 8" in grey.caption
+    assert "Cells are cut out" not in grey.caption
+    assert list(grey.numbers.rows[0]) == ["lab 0", "Whole images", "3", "100.0", "0.0", "100", "100", "100"]
+    assert len(grey.panels) == 1
+    assert grey_levels({**data, "grey_levels": None}) is None
+
+
+def sample(n=60, spread=1.0):
+    rng = np.random.default_rng(0)
+    domain, label = np.repeat(["a", "b"], n // 2), np.tile(["x", ""], n // 2)
+    values = rng.normal(size=(n, 4)) + spread * (domain == "b")[:, None]
+    ids = np.arange(n).astype(str)
+    return Sample(ids, domain, label, ids, values.astype(np.float32))
+
+
+def test_a_map_of_features_says_how_many_cells_and_what_was_seen():
+    one = sample(spread=5)
+    found = domain_classifiers(one.values, one.domain)
+    side = Side("before alignment", embed(one, "tsne", seed=0, most=40), found)
+    again = embed(one, "tsne", seed=0, most=40)
+    np.testing.assert_array_equal(side.embedded.places, again.places)
+    figure = embeddings("s", [side, side._replace(name="after alignment")], ["x"], "tsne", "It was shown cells.")
+    assert len(figure.panels) == 4
+    for said in ("n = 40 of a sample of 60", "It was shown cells.", "100.0 % before alignment", "chance 50.0 %"):
+        assert said in figure.caption
+    texts = drawn_texts(rendering.for_page(figure.panels[0], "p"))
+    assert {"x (20)", "without a label (20)"} <= set(texts)
+    numbers = invariance({"before alignment": found}).numbers
+    assert list(numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
+    assert invariance({}) is None
+
+
+def test_few_or_equal_cells_have_places_too():
+    assert embed(sample(4), "tsne", 0).places.shape == (4, 2)
+    same = sample(20)._replace(values=np.ones((20, 1), np.float32))
+    assert np.isfinite(embed(same, "tsne", 0).places).all()
+
+
+def test_an_unknown_embedding_and_one_without_its_package_are_refused(monkeypatch):
+    with pytest.raises(CellfeatError, match=r"no embedding named 'pca'.*Available: tsne, umap"):
+        check_method("pca")
+    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    with pytest.raises(CellfeatError, match="needs the package umap-learn: pip install umap-learn"):
+        check_method("umap")
+
+
+def test_points_share_one_style():
+    one = embed(sample(60), "tsne", 0)
+    text = rendering.for_page(embeddings("s", [Side("before", one, None)], ["x"], "tsne", "").panels[0], "p")
+    assert text.count("<use ") >= 60
+    assert all("style" not in use for use in re.findall(r"<use [^>]*>", text)[:60])
+    assert len(text) < 12_000
+
+
+def test_every_drawing_module_is_imported_without_matplotlib():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, cellfeat.run_report; sys.exit(any(n in sys.modules for n in ('matplotlib', 'sklearn', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
