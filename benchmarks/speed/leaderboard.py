@@ -22,7 +22,7 @@ from cellfeat import CellfeatError
 
 ACTIONS = {
     "sort": "document.querySelector('[data-sort=seconds]').click()",
-    "unfold": "document.querySelectorAll('tr.row')[{n}].querySelector('td.name button').click()",
+    "unfold": "document.querySelectorAll('tr.row')[{n}].querySelector('th.name button').click()",
     "search": "{{ const box = document.getElementById('search'); box.value = 'row-0{n}'; "
     "box.dispatchEvent(new Event('input')); }}",
     "clear": "{{ const box = document.getElementById('search'); box.value = ''; "

@@ -43,12 +43,37 @@ function download(name, type, text) {
 
 /** A block of text with a button that copies it. */
 function copyable(text) {
-  const said = (button, word) => { button.textContent = word; setTimeout(() => { button.textContent = "Copy"; }, 1500); };
-  const select = (block) => { const range = document.createRange(); range.selectNodeContents(block); const chosen = getSelection(); chosen.removeAllRanges(); chosen.addRange(range); };
+  const said = (button, word) => {
+    button.textContent = word;
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 1500);
+  };
+  const select = (block) => {
+    const range = document.createRange();
+    range.selectNodeContents(block);
+    const chosen = getSelection();
+    chosen.removeAllRanges();
+    chosen.addRange(range);
+  };
   const block = element("pre", { tabindex: "0" }, text);
-  const button = element("button", { type: "button", class: "plain small no-print", onclick: async () => {
-    // Pages from a disk may be refused the clipboard; then the text is selected for the reader.
-    try { await navigator.clipboard.writeText(text); said(button, "Copied"); } catch { select(block); said(button, "Selected"); }
-  } }, "Copy");
+  const button = element(
+    "button",
+    {
+      type: "button",
+      class: "plain small no-print",
+      onclick: async () => {
+        // Pages from a disk may be refused the clipboard; then the text is selected for the reader.
+        try {
+          await navigator.clipboard.writeText(text);
+          said(button, "Copied");
+        } catch {
+          select(block);
+          said(button, "Selected");
+        }
+      },
+    },
+    "Copy",
+  );
   return element("div", {}, block, button);
 }

@@ -3,7 +3,8 @@
 (() => {
   const unfold = () => {
     const id = decodeURIComponent(location.hash.slice(1));
-    for (let one = id && document.getElementById(id); one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+    for (let one = id && document.getElementById(id); one; one = one.parentElement)
+      if (one.tagName === "DETAILS") one.open = true;
   };
   addEventListener("hashchange", unfold);
   unfold();
@@ -12,5 +13,7 @@
     folded = [...document.querySelectorAll("details.gallery:not([open])")];
     for (const one of folded) one.open = true;
   });
-  addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
+  addEventListener("afterprint", () => {
+    for (const one of folded) one.open = false;
+  });
 })();
