@@ -87,7 +87,7 @@ def tamper(folder: Path, record: dict, change, consistent: bool = False) -> dict
     if not consistent:
         return record
     table = answers.read(path, **{key: record[key] for key in answers.FIT})
-    scores = verification._scores(record, table, answers.KnownCells(folder / results_folder.CELLS).truth())
+    scores = verification._scores(record, table, answers.KnownCells(folder / results_folder.CELLS).truth().label)
     changed = {name: {**record["scores"][name], "mean": value} for name, value in scores.items()}
     return with_id(
         {
