@@ -240,6 +240,16 @@ def test_predictions_that_are_not_there_are_one_line(results):
         check_content(one_of(results), results)
 
 
+def test_files_are_read_once_for_all_records(finished_suite, monkeypatch):
+    reads, read_table = [], pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, *a, **k: (reads.append(Path(path).name), read_table(path))[1])
+    content = verification.Content(finished_suite)
+    for record in read_records(finished_suite):
+        assert content.faults(record) == check_content(record, finished_suite) == []
+    each = 2 * len(read_records(finished_suite))
+    assert len(reads) == 3 + each, "cells and two rows once, beside what check_content reads for itself each time"
+
+
 # Which records
 
 
