@@ -20,7 +20,7 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types",
     1: "types artifacts comparison console decode digests distributed hookspecs labels ray_cluster recipe "
-    "record_fields report synthetic_cells",
+    "record_fields report requirements synthetic_cells",
     2: "classification downloads drawing images manifest page registry scan splits standings store suite synthetic "
     "training",
     3: "curves datasets deferred exchange known_files layouts testing weights",
