@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cellfeat import CellfeatError
+from cellfeat.cli import app
 from cellfeat.recipe import parse
 from cellfeat.record_fields import RECORD, check_record
 from cellfeat.results_folder import published, read_failures, read_records
@@ -106,6 +108,23 @@ def test_a_field_that_is_something_else_is_refused_with_what_it_must_be(record, 
     write(tmp_path, record | changes)
     assert text in told(tmp_path)
     assert len(told(tmp_path)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["compare", "z", "none"], ["verify"], ["submit", "--check"], ["leaderboard"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_tells_the_field_that_is_missing(finished_suite, tmp_path, arguments):
+    folder = Path(shutil.copytree(finished_suite, tmp_path / "r"))
+    found = read_records(folder)
+    del found[3]["uses_labels"]
+    write(folder, *found)
+    command, *others = arguments
+    error = CliRunner().invoke(app, ["bench", command, str(folder), *others]).exception
+    assert isinstance(error, CellfeatError)
+    assert "records.jsonl, line 4, record" in str(error)
+    assert "uses_labels is missing; it must be true or false" in str(error)
 
 
 @pytest.mark.parametrize(
