@@ -80,7 +80,11 @@ def _records(folder: Path, rows: Sequence[str]) -> list[Record]:
     """
     for name in (RECORDS, FAILURES, CELLS, REQUIREMENTS):
         refuse_link(folder / name)
-    known = list(Results(folder).folder_records)
+    try:
+        known = list(Results(folder).folder_records)
+    except (ArithmeticError, LookupError, ValueError, TypeError, OSError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CellfeatError(f"{folder}: {RECORDS} or {CELLS} cannot be read ({why}); run the suite again") from error
     names = {record["row"] for record in known}
     for row in rows:
         if row not in names:
@@ -95,7 +99,7 @@ def _contents(folder: Path, found: Sequence[Record]) -> Iterator[Finding]:
     for record in sorted(found, key=lambda one: (one["predictions"]["file"], *(str(one[key]) for key in FIT))):
         try:
             told = content.faults(record)
-        except (CellfeatError, OSError, LookupError, ValueError) as error:  # of tables that are damaged, or of others
+        except Exception as error:  # a stranger's table may be anything, and must not hide what the others are
             told = [str(error) if isinstance(error, CellfeatError) else f"{type(error).__name__}: {error}"]
         for fault in told:
             faults.setdefault(fault, []).append(record["id"])

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -238,6 +240,18 @@ def test_damaged_predictions_are_told(folder):
     told = found(folder, "records")
     assert told.passed is False
     assert "ArrowInvalid" in told.text
+    pq.write_table(pa.table({"id": ["a"]}), folder / "predictions" / "z.parquet")
+    assert "KeyError" in found(folder, "records").text
+
+
+@pytest.mark.parametrize("content", [b"no table", None])
+def test_damaged_cells_are_one_line(folder, content):
+    path = folder / "cells.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), path) if content is None else path.write_bytes(content)
+    with pytest.raises(
+        CellfeatError, match=r"records.jsonl or cells.parquet cannot be read \(\w+: .*\); run the suite"
+    ):
+        check(folder, None)
 
 
 def test_what_weights_have_seen_is_a_remark(folder):
