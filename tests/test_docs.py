@@ -14,7 +14,7 @@ import typer
 import yaml
 
 import cellfeat
-from cellfeat import cli, leaderboard, recipe
+from cellfeat import cli, leaderboard, recipe, run_report
 from cellfeat.pipeline import Pipeline, resolve
 from cellfeat.registry import installed
 from cellfeat.suite import planned, read_suite
@@ -191,9 +191,15 @@ def test_the_number_of_a_pull_request_is_digits(pull_request, pull):
     assert "a pull request has a number, in digits" in said
 
 
+def leaderboard_digest() -> str:
+    submissions = ROOT / "benchmarks" / "submissions"
+    folders = [ROOT / "benchmarks" / "results" / "laboratories", *sorted(submissions.glob("*/"))]
+    return leaderboard.built_from(folders)
+
+
 @pytest.mark.parametrize(
     ("page", "digest"),
-    [("leaderboard", lambda: leaderboard.built_from([ROOT / "benchmarks" / "results" / "laboratories"]))],
+    [("leaderboard", leaderboard_digest), ("report", lambda: run_report.built_from(ROOT / "docs" / "report" / "run"))],
 )
 def test_the_pages_are_current(page, digest):
     text = (ROOT / "docs" / page / "index.html").read_text(encoding="utf-8")
