@@ -30,7 +30,7 @@ from cellfeat import (
 )
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_figures import Side, embed
-from cellfeat.figures import Figure
+from cellfeat.figures import Figure, free, slug
 from cellfeat.invariance import Invariance, domain_classifiers
 from cellfeat.observation_files import BEFORE
 from cellfeat.report import caption, method_of
@@ -70,8 +70,8 @@ def write_report(
 ) -> tuple[Path, list[Path]]:
     """Write the page of a run, and its figures as files where a format is named; gives their paths.
 
-    out: RUN/report.html by default. figures_as: "svg", "pdf" or "png", into RUN/figures. What cellfeat itself wrote is
-    replaced, nothing else.
+    out: RUN/report.html by default. figures_as: "svg", "pdf" or "png", into RUN/figures. What an earlier report wrote
+    is replaced, nothing else.
 
     Raises: CellfeatError for a folder that is no run's, an unknown format or embedding, a file in the way.
     """
@@ -84,10 +84,10 @@ def write_report(
     written: list[Path] = []
     if figures_as:
         files = [*drawn.figures, *picture_figures(drawn.cells, drawn.galleries)]
-        show = progress or _silent
+        show, taken = progress or _silent, set[str]()
         with show(len(files), "writing figures") as bar:
             for figure in files:
-                written += rendering.save(figure, run / FIGURES, figures_as)
+                written += rendering.save(figure, run / FIGURES, figures_as, taken)
                 _advance(bar)
     return target, written
 
@@ -206,18 +206,22 @@ def rendered(folder: RunFolder, drawn: Drawn, embedding: str = "tsne") -> str:
 
 
 class Shown(NamedTuple):
-    """A figure on the page: every panel as (title, SVG, whether it is wider than a phone)."""
+    """A figure on the page: its id, and every panel as (title, SVG, whether it is wider than a phone)."""
 
     figure: Figure
+    id: str
     panels: list[tuple[str, Any, bool]]
 
 
 def _on_page(drawn: Sequence[Figure], prefix: str) -> list[Shown]:
     from markupsafe import Markup
 
+    taken: set[str] = set()
+
     return [
         Shown(
             figure,
+            free(f"figure-{slug(figure.name)}", taken),
             [
                 (
                     panel.title,
@@ -232,10 +236,11 @@ def _on_page(drawn: Sequence[Figure], prefix: str) -> list[Shown]:
 
 
 def built_from(run: Path, embedding: str = "tsne") -> str:
-    """Digest of what a report is built from: the run folder's inputs, and the programs that draw."""
+    """Digest of what a report is built from: the run folder's inputs, and the programs that draw. By its first word
+    `rendering.refuse_foreign` knows a report's page from other pages."""
     digest = hashlib.sha256(f"{page.sources_digest([TEMPLATE, STYLE, SCRIPT])}|{embedding}".encode())
     for path in inputs(run):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for module in (*DRAWING, *TELLING, sys.modules[__name__]):
         digest.update(hashlib.sha256(Path(str(module.__file__)).read_bytes()).digest())
-    return digest.hexdigest()[:32]
+    return f"report-{digest.hexdigest()[:32]}"

@@ -194,6 +194,23 @@ def test_a_file_has_the_size_of_columns_in_mm_and_text_as_text(tmp_path):
     assert Image.open(png).size == pytest.approx((89 / 25.4 * 300, 60 / 25.4 * 300), abs=1)
 
 
+@pytest.mark.parametrize("kind", rendering.FORMATS)
+def test_a_file_that_only_speaks_of_us_is_not_replaced(tmp_path, kind):
+    path = tmp_path / f"line.{kind}"
+    path.write_text("<svg><text>Made by cellfeat report</text></svg> /Creator (Made by cellfeat report)")
+    with pytest.raises(CellfeatError, match="was not made by cellfeat report"):
+        rendering.save(Figure("line", "", "", [panel("a")]), tmp_path, kind)
+    assert path.read_text().startswith("<svg><text>")
+
+
+def test_names_of_figures_cannot_leave_the_folder(tmp_path):
+    inside, taken = tmp_path / "figures", set()
+    for name in ("embedding-/../../../../evil", "embedding-evil", "Embedding evil"):
+        rendering.save(Figure(name, "", "", [panel("a")]), inside, "svg", taken)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.svg"))
+    assert files == ["figures/embedding-evil-2.svg", "figures/embedding-evil-3.svg", "figures/embedding-evil.svg"]
+
+
 def test_names_of_files_cannot_leave_the_folder(tmp_path):
     figure = Figure("f", "", "", [panel("../../x"), panel("..\\x"), panel("…")], apart=True)
     names = sorted(path.relative_to(tmp_path).as_posix() for path in rendering.save(figure, tmp_path, "svg"))

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,11 +212,18 @@ def test_the_same_folder_gives_the_same_page(copied):
     assert (copied / "report.html").read_bytes() == first
 
 
-def test_what_is_not_ours_is_not_replaced(copied, tmp_path, quick):
-    (copied / "report.html").write_text("<p>mine</p>")
+OF_A_LEADERBOARD = (Path(__file__).parent.parent / "docs" / "leaderboard" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["<p>mine. Made by cellfeat report</p>", OF_A_LEADERBOARD])
+def test_what_is_not_ours_is_not_replaced(copied, text):
+    (copied / "report.html").write_text(text, encoding="utf-8")
     with pytest.raises(CellfeatError, match=r"report\.html exists and was not made by cellfeat report; move it away"):
         write_report(copied)
-    assert (copied / "report.html").read_text() == "<p>mine</p>"
+    assert (copied / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_page_may_be_written_elsewhere(copied, tmp_path, quick):
     page, _ = write_report(copied, tmp_path / "elsewhere" / "page.html")
     assert page.stat().st_size > 10_000
 
