@@ -67,7 +67,7 @@ def slug(text: str) -> str:
 
 
 def free(name: str, taken: set[str]) -> str:
-    """The name, numbered where it is taken (names that differ in signs alone have one slug); it is taken from now on."""
+    """The name, numbered where it is taken (names that differ in signs alone have one slug); now it is taken too."""
     found, number = name, 2
     while found in taken:
         found, number = f"{name}-{number}", number + 1

@@ -20,9 +20,9 @@ from cellfeat.figures import (
     plain_axes,
 )
 from cellfeat.metrics import CALIBRATION_BINS
-from cellfeat.prediction_figures import MOST, Scored, left_out
+from cellfeat.prediction_figures import MOST, left_out
 from cellfeat.report import percent
-from cellfeat.transfers import Bin, reliability
+from cellfeat.transfers import Bin, Scored, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

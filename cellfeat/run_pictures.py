@@ -14,9 +14,8 @@ from cellfeat.depicted import RECONSTRUCTED, WRITTEN
 from cellfeat.figures import TWO_COLUMNS, Figure, Panel, printable
 from cellfeat.observation_files import Observations
 from cellfeat.observations import notable_count
-from cellfeat.prediction_figures import Scored
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
-from cellfeat.transfers import Transfer
+from cellfeat.transfers import Scored, Transfer
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -123,7 +122,7 @@ def _gallery(one: Scored, transfer: Transfer, most: int, pictures: dict[tuple[st
         [_notable(transfer, row, classes, pictures) for row in rows.tolist()] for rows in (wrong, unsure)
     )
     count = int((transfer.predicted != transfer.label).sum())
-    models = f"the mean over {transfer.models} models" if transfer.models > 1 else "that of the one model that answered"
+    models = f"the mean over {transfer.said_models}" if transfer.models > 1 else "that of the one model that answered"
     of = f"{count:,} of {len(transfer.id):,} cells are wrong by their largest mean probability"
     shown = "all of them are shown" if count == len(mistakes) else f"the {len(mistakes)} surest are shown"
     return Gallery(

@@ -17,9 +17,9 @@ from cellfeat.feature_figures import Side, check_method, embed, embeddings, inva
 from cellfeat.figures import COLOURS, Figure, Panel
 from cellfeat.invariance import domain_classifiers
 from cellfeat.observation_files import Sample
-from cellfeat.prediction_figures import Scored, confusions, recall, scores
+from cellfeat.prediction_figures import confusions, recall, scores
 from cellfeat.reliability_figures import calibration
-from cellfeat.transfers import Transfer
+from cellfeat.transfers import Scored, Transfer
 
 HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&$\\frac{1}{0}$_^#b34700 id="a"'
 
@@ -296,17 +296,39 @@ def sample(n=60, spread=1.0):
 def test_a_map_of_features_says_how_many_cells_and_what_was_seen():
     one = sample(spread=5)
     found = domain_classifiers(one.values, one.domain)
-    side = Side("before alignment", embed(one, "tsne", seed=0, most=40), found)
+    side = Side("features", embed(one, "tsne", seed=0, most=40), found, {"width": 256, "explained": 0.875})
     again = embed(one, "tsne", seed=0, most=40)
     np.testing.assert_array_equal(side.embedded.places, again.places)
-    figure = embeddings("s", [side, side._replace(name="after alignment")], ["x"], "tsne", "It was shown cells.")
-    assert len(figure.panels) == 4
-    for said in ("n = 40 of a sample of 60", "It was shown cells.", "100.0 % before alignment", "chance 50.0 %"):
+    figure = embeddings(side, ["x"], "tsne", "It was shown cells.")
+    assert [panel.title for panel in figure.panels] == ["by class", "by laboratory"]
+    for said in (
+        "n = 40 of a sample of 60",
+        "4 principal components of the 256 features, which hold 87.5 % of their variance",
+        "It was shown cells.",
+        "In all 60 sampled cells the laboratory, one of 2,",
+        "100.0 % by a linear classifier and of 100.0 %",
+        "(chance 50.0 %)",
+    ):
         assert said in figure.caption
+    assert "before alignment" not in figure.caption
+    later = embeddings(side._replace(name="after, pipeline of s"), ["x"], "tsne", "", before=side)
+    assert later.title == "Features after, pipeline of s"
+    assert "before alignment, in the same cells, 100.0 % and 100.0 %" in later.caption
     texts = drawn_texts(rendering.for_page(figure.panels[0], "p"))
     assert {"x (20)", "without a label (20)"} <= set(texts)
-    numbers = invariance({"before alignment": found}).numbers
-    assert list(numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
+
+
+def test_domain_classifiers_say_their_cells_groups_and_intervals():
+    one = sample(spread=5)
+    found = domain_classifiers(one.values, one.domain)
+    figure = invariance({"before alignment": found, "after, pipeline of a": found._replace(cells=40)})
+    for said in (
+        "n = 60 cells of 2 laboratories or 40 cells of 2 laboratories",
+        "neither on it nor on another cell of its group",
+        "intervals over groups where these repeat, and over cells where they do not",
+    ):
+        assert said in figure.caption
+    assert list(figure.numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
     assert invariance({}) is None
 
 
@@ -326,7 +348,7 @@ def test_an_unknown_embedding_and_one_without_its_package_are_refused(monkeypatc
 
 def test_points_share_one_style():
     one = embed(sample(60), "tsne", 0)
-    text = rendering.for_page(embeddings("s", [Side("before", one, None)], ["x"], "tsne", "").panels[0], "p")
+    text = rendering.for_page(embeddings(Side("features", one, None), ["x"], "tsne").panels[0], "p")
     assert text.count("<use ") >= 60
     assert all("style" not in use for use in re.findall(r"<use [^>]*>", text)[:60])
     assert len(text) < 12_000
