@@ -61,31 +61,28 @@ def scores(scored: Sequence[Scored]) -> Figure:
 
     words = "; ".join(f"{one.title} {percent(row and row[0])} %" for one, row in zip(shown, rows, strict=True))
     panel = Panel("", draw, f"Balanced accuracy by transfer: {words}", ONE_COLUMN, 18 + 5 * len(rows))
-    counts = {one.records[0]["target"]: one.cells for one in scored}  # a source's own cells are a target's of others
+    counts: dict[str, dict[str, None]] = {}  # a source's own cells are fewer where classes are left out of it
+    for one in scored:
+        counts.setdefault(one.records[0]["target"], {})[f"{one.cells:,}"] = None
+    n = ", ".join(f"{name} {' or '.join(known)}" for name, known in counts.items())
     seeds = max(len(one.records) for one in scored)
     several = f" Of {seeds} seeds: the mean, with the lowest and highest bound of their intervals." if seeds > 1 else ""
     caption = (
-        f"Balanced accuracy (mean recall of the classes with at least {MINIMUM_CELLS} cells) of every transfer, its 95 % "
-        "bootstrap interval, and what always answering the target's commonest class would score. n: "
-        f"{', '.join(f'{name} {n:,}' for name, n in counts.items())} cells.{several} The table of results has the "
-        f"numbers.{left_out(scored)}"
+        f"Balanced accuracy (mean recall of the classes with at least {MINIMUM_CELLS} cells) of every transfer, its "
+        "95 % bootstrap interval, and what always answering the target's commonest class would score. n: "
+        f"{n} cells.{several} The table of results has the numbers.{left_out(scored)}"
     )
     return Figure("scores", "Balanced accuracy", caption, [panel], columns=1)
 
 
 def _score_of(one: Scored) -> tuple[float, float, float, float] | None:
     """Mean over seeds, lowest and highest bound of their intervals, the majority class; None where nobody can say."""
-    found = [record["scores"]["balanced_accuracy"] for record in one.records]
-    found = [score for score in found if score["mean"] is not None]
-    if not found:
+    known = [record for record in one.records if record["scores"]["balanced_accuracy"]["mean"] is not None]
+    if not known:
         return None
-    mean, majority = (
-        float(np.mean(values))
-        for values in (
-            [score["mean"] for score in found],
-            [record["majority"]["balanced_accuracy"] for record in one.records],
-        )
-    )
+    found = [record["scores"]["balanced_accuracy"] for record in known]
+    mean = float(np.mean([score["mean"] for score in found]))
+    majority = float(np.mean([record["majority"]["balanced_accuracy"] for record in known]))
     return mean, min(score["low"] for score in found), max(score["high"] for score in found), majority
 
 
@@ -101,9 +98,9 @@ def confusions(scored: Sequence[Scored]) -> Figure:
     means = ", as the mean over seeds where these left different ones" if len(scored[0].records) > 1 else ""
     caption = (
         "Rows are true classes, columns predicted ones; each row adds up to 100 %. Below the percentage: cells, as the "
-        "mean over the models (folds and seeds) that answered them, so that counts under 100 may be broken. Blue is right, "
-        f"orange wrong, the stronger the larger the share. n is the number of cells of each "
-        f"true class{means}.{left_out(scored)}"
+        "mean over the models (folds and seeds) that answered them, so that counts under 100 may be broken. Blue is "
+        "right, orange wrong, the stronger the larger the share. n is the number of cells of each true "
+        f"class{means}.{left_out(scored)}"
     )
     classes = scored[0].records[0]["classes"]
     numbers = Numbers(["transfer", "true class", *classes], rows, texts=2)

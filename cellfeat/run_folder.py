@@ -50,10 +50,16 @@ class RunFolder:
         recipes = {record.get("recipe_digest") for record in found}
         if len(recipes) > 1:
             raise CellfeatError(
-                f"{path / RECORDS} has records of {len(recipes)} recipes, as results of a suite have; a report is of one "
-                "run. Those of a suite are shown by `cellfeat leaderboard`"
+                f"{path / RECORDS} has records of {len(recipes)} recipes, as results of a suite have; a report is of "
+                "one run. Those of a suite are shown by `cellfeat leaderboard`"
             )
-        return cls(path, found, _predictions(path / PREDICTIONS, found[0]["classes"]), observation_files.read(path), _skipped(path / SKIPPED))
+        return cls(
+            path,
+            found,
+            _predictions(path / PREDICTIONS, found[0]["classes"]),
+            observation_files.read(path),
+            _skipped(path / SKIPPED),
+        )
 
     @property
     def scored(self) -> list[Scored]:

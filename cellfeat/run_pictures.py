@@ -13,7 +13,7 @@ import numpy as np
 from cellfeat.depicted import RECONSTRUCTED, WRITTEN
 from cellfeat.figures import TWO_COLUMNS, Figure, Panel, printable
 from cellfeat.observation_files import Observations
-from cellfeat.observations import notable_count
+from cellfeat.observations import DATA_SET, notable_count
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.transfers import Scored, Transfer
 
@@ -96,6 +96,10 @@ def _said_of(observed: Observations, domain: str, count: int) -> str:
     text = f"{count} cells of {domain}, drawn at random, at most 3 of each class."
     text += f" The orange line is the edge of the mask by {masks}." if masks else " There are no masks of them."
     kinds = {kind for _, kind, _ in observed.pictures}
+    if masks:
+        text += " Where no line is seen, the mask is empty."
+    if masks and WRITTEN in kinds and masks != DATA_SET:
+        text += " These are masks of the originals; features come from masks of the images as written."
     if CROP in kinds:
         text += " Crop: the cell alone, grey outside it, as the autoencoder is to draw it."
     for said in dict.fromkeys(depicted.values()):
