@@ -32,6 +32,14 @@ LOADED = """async () => {
 DOMAINS = {"lab-a": "<b onclick=alert(1)>A", "lab-b": '"><svg onload=alert(1)>', "lab-c": "C & \u202e co"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Maps of features by two of their components: no test here needs t-SNE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(suite_cache):
     with pytest.MonkeyPatch.context() as patch:
@@ -64,12 +72,6 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Maps of features by two of their components: the reports of these tests need no t-SNE."""
-    monkeypatch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
     with opened(browser, finished / "report.html", theme=theme) as found:
@@ -86,6 +88,9 @@ def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
         pictures = page.locator("figure svg")
         assert pictures.count() == page.locator("svg[role=img][aria-label]").count() > 12
         assert page.locator("figure").count() == page.locator("figcaption").count()
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+        assert len(ids) == len(set(ids))
+        assert all(re.fullmatch("[0-9a-z-]+", one) for one in ids if one.startswith("figure-"))
         assert page.evaluate(LOADED) > 30
 
 
@@ -94,6 +99,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(finished, browser):
         assert found.sideways() == 0
         found.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         assert found.sideways() == 0
+        ids = "[...document.querySelectorAll('ul.grid .name')].every(one => one.scrollWidth <= one.clientWidth + 1)"
+        assert found.page.evaluate(ids), "ids of cells are wrapped, not cut off"
         widths = "[...document.querySelectorAll('.panel > svg')].map(one => one.getBoundingClientRect().width)"
         assert max(found.page.evaluate(widths)) <= 366
         sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
@@ -150,7 +157,8 @@ def test_pictures_say_what_they_show(finished, browser):
     assert all(re.fullmatch(r"true .+, predicted .+, probability [01]\.\d\d, cell .+", text) for text in texts)
 
 
-def test_figures_are_also_files(copied, quick):
+def test_figures_are_also_files(copied, monkeypatch):
+    monkeypatch.setattr("cellfeat.run_pictures.notable_count", lambda transfers: 4)  # drawing many takes long
     page, written = write_report(copied, figures_as="svg")
     assert page == copied / "report.html"
     names = {path.name for path in written}
@@ -178,7 +186,7 @@ def observed(folder, after, align="per-domain-z"):
     return run_report._of_features(RunFolder(folder, found, [], read, None), "tsne", run_report._silent)
 
 
-def test_before_and_after_alignment_are_of_the_same_cells(tmp_path, quick):
+def test_before_and_after_alignment_are_of_the_same_cells(tmp_path):
     numbers, *maps = observed(tmp_path, {"a": ["a", "b"], "b": ["a", "b"], "c": ["a", "b", "c"]})
     names = [
         "before alignment (a, b)",
@@ -199,7 +207,7 @@ def test_before_and_after_alignment_are_of_the_same_cells(tmp_path, quick):
     assert "all cells of b, hidden without labels" in maps[1].caption
 
 
-def test_where_nothing_is_aligned_there_is_one_kind_of_features(tmp_path, quick):
+def test_where_nothing_is_aligned_there_is_one_kind_of_features(tmp_path):
     numbers, only = observed(tmp_path, {"a": ["a", "b"], "b": ["a", "b", "c"]}, align="none")
     assert [row[0] for row in numbers.numbers.rows] == ["features"]
     assert (only.title, "align" in only.caption) == ("Features", False)
@@ -223,7 +231,7 @@ def test_an_older_run_has_the_report_that_its_folder_allows(copied, browser):
     assert "figure-reliability" not in text
 
 
-def test_what_a_run_could_not_keep_is_said(copied, quick):
+def test_what_a_run_could_not_keep_is_said(copied):
     path = copied / FOLDER / SUMMARY
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, "pictures": False, "missing": {"features of x": "out of <ink>"}}))
@@ -267,7 +275,7 @@ def test_what_is_not_ours_is_not_replaced(copied, text):
     assert (copied / "report.html").read_text(encoding="utf-8") == text
 
 
-def test_a_page_may_be_written_elsewhere(copied, tmp_path, quick):
+def test_a_page_may_be_written_elsewhere(copied, tmp_path):
     page, _ = write_report(copied, tmp_path / "elsewhere" / "page.html")
     assert page.stat().st_size > 10_000
 
@@ -294,7 +302,7 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_command_says_where_the_page_is(copied, quick):
+def test_the_command_says_where_the_page_is(copied):
     from typer.testing import CliRunner
 
     from cellfeat.cli import app
