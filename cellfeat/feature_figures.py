@@ -114,7 +114,8 @@ def embeddings(side: Side, classes: Sequence[str], method: str, shown: str = "",
         shown,
         _told(side, before),
     ]
-    title = f"Features {side.name}" if side.name != "features" else "Features"
+    title = "Features" if side.name == "features" else f"Features {side.name}"
+    title = title.replace("Features after,", "Features after alignment,")
     return Figure(f"embedding-{side.name}", title, " ".join(part for part in parts if part), panels)
 
 
@@ -219,9 +220,10 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
 def _said_of(found: Mapping[str, Invariance]) -> str:
     chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
     counts = dict.fromkeys(f"{one.cells:,} cells of {len(one.domains)} laboratories" for one in found.values())
+    which = "; the table says which" if len(counts) > 1 else ""
     text = (
         "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
-        f"{NEIGHBOURS} nearest neighbours on principal components (n = {' or '.join(counts)}; the table says which). "
+        f"{NEIGHBOURS} nearest neighbours on principal components (n = {' or '.join(counts)}{which}). "
         "Each cell is answered by a model that was trained neither on it nor on another cell of its group (patient, "
         "slide), with 95 % bootstrap intervals over groups where these repeat, and over cells where they do not. At "
         f"chance ({chances}) features say nothing of the laboratory to such a classifier. The linear one sees "
