@@ -10,13 +10,14 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from cellfeat import thumbnails, transfers
-from cellfeat.artifacts import atomic_file
+from cellfeat.artifacts import atomic_folder
 from cellfeat.console import SilentReporter
 from cellfeat.datasets import Dataset
 from cellfeat.depicted import depicted
@@ -30,6 +31,7 @@ from cellfeat.slots import Context
 from cellfeat.splits import Split
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.types import Cells
+from cellfeat.undisturbed import undisturbed
 
 SCHEMA = 1
 SAMPLED, ENCODED = 2_000, 240  # cells with features; where these would have to be encoded for the report alone
@@ -46,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass
 class Observer:
-    """Looks at a run while it goes on: at each source's refitted pipeline, and at the whole when it is done.
+    """Looks at a finished run: at each source's saved pipeline, and at the whole.
 
     With several processes every one asks the methods, as they may work together, and the main one writes.
     """
@@ -56,7 +58,7 @@ class Observer:
     encoder: Encoder
     context: Context
     seed: int
-    sources: int  # how many pipelines there will be
+    splits: Sequence[Split]  # of the pipelines that there are
     uses_backbone: bool
     paints: bool  # a method writes images before the backbone
     pictures: bool = True
@@ -64,51 +66,64 @@ class Observer:
 
     def __post_init__(self) -> None:
         strata = np.array([f"{d}\0{c}" for d, c in zip(self.cells.domain, self.cells.label, strict=True)])
-        most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + self.sources))
+        most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + len(self.splits)))
         self.sample = balanced(strata, max(most, 1), self.seed)
         self.shown = balanced(strata, SHOWN, self.seed, of_each=SHOWN_OF_EACH)
         self._features: dict[str, tuple[np.ndarray, Compressed]] = {}
         self._small: list[Thumbnail] = []
         self._about: dict[str, Any] = {"masks": None, "depicted": {}}
 
-    def aligned(self, split: Split, pipeline: Pipeline) -> None:
+    def observe(self, fitted: Callable[[str, Context], Pipeline], predictions: Path, folder: Path) -> None:
+        """Leave everything in a new folder, or none of it. fitted: the saved pipeline of a source, by its name.
+
+        predictions: the run's Parquet table.
+        """
+        with undisturbed(self.seed):
+            for split in self.splits:
+                self._tried(f"features of {split.name}", partial(self._aligned, split, fitted))
+            self._tried("data, features and pictures", lambda: self._write(folder, predictions))
+
+    def _aligned(self, split: Split, fitted: Callable[[str, Context], Pipeline]) -> None:
         """Keep what the pipeline of one source makes of the sampled cells of the domains that it is for."""
         domains = {*split.source, *split.targets, *split.adaptable}
         rows = self.sample[np.isin(self.cells.domain[self.sample], list(domains))]
         shown = self.shown[np.isin(self.cells.domain[self.shown], list(domains))]
         with self._scratch() as context:
-            features = self._tried(f"features of {split.name}", lambda: pipeline.features(self.cells[rows], context))
-            if features is not None and len(rows) > 1:
-                self._features[after(split.name)] = (rows, compressed(features, self.seed))
+            pipeline = fitted(split.name, context)
             if self.pictures and len(shown) and len(self._about["depicted"]) < DEPICTED_SOURCES:
-                name = split.name
-                self._tried(f"reconstructions of {name}", lambda: self._depict(name, shown, pipeline, context))
+                what = f"reconstructions of {split.name}"
+                self._tried(what, lambda: self._depict(split.name, shown, pipeline, context))
+            if len(rows) > 1:
+                features = pipeline.features(self.cells[rows], context)
+                self._features[after(split.name)] = (rows, compressed(features, self.seed))
 
-    def write(self, folder: Path, predictions: Path) -> None:
-        """Leave everything in a new folder. predictions: the run's Parquet table."""
+    def _write(self, folder: Path, predictions: Path) -> None:
         self._before()
         masks = self._tried("masks", self._masks) or {}
         if not is_main():
             return
-        folder.mkdir()
         found = transfers.read(predictions, self.dataset.classes) if predictions.is_file() else []
         grey = self._tried("grey levels", lambda: self._grey_levels(masks))
-        if self.pictures:
-            self._tried("pictures", lambda: self._pictures(found, masks))
-            thumbnails.write(folder / PICTURES, self._small)
-        if self._features:
-            write_features(folder / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
-        with atomic_file(folder / SUMMARY) as path:
-            path.write_text(json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False), encoding="utf-8")
+        with atomic_folder(folder) as unfinished:
+            if self.pictures:
+                self._tried("pictures", lambda: self._pictures(found, masks))
+                thumbnails.write(unfinished / PICTURES, self._small)
+            if self._features:
+                write_features(unfinished / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
+            summary = json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False)
+            (unfinished / SUMMARY).write_text(summary, encoding="utf-8")
 
     def _before(self) -> None:
         """The sample's features as the backbone gave them."""
         if not self.uses_backbone:
             self.missing["features before alignment"] = "the method reads images; there are no features before it"
             return
-        vectors = self._tried("features before alignment", lambda: self._column("pooled", self.sample))
-        if vectors is not None and len(vectors) > 1:
-            self._features = {BEFORE: (self.sample, compressed(vectors, self.seed)), **self._features}
+        if len(self.sample) > 1:
+            whole = self._tried("features before alignment", self._compressed_column)
+            self._features = {**({BEFORE: (self.sample, whole)} if whole else {}), **self._features}
+
+    def _compressed_column(self) -> Compressed:
+        return compressed(self._column("pooled", self.sample), self.seed)
 
     def _column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A column of some cells: at hand, from the store, or encoded now."""

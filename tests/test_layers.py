@@ -23,7 +23,7 @@ LEVELS = {
     "invariance sampling synthetic_cells transfers",
     2: "classification downloads drawing images manifest page registry scan splits standings store suite synthetic "
     "training",
-    3: "curves datasets deferred exchange figures known_files layouts testing weights",
+    3: "curves datasets deferred exchange figures known_files layouts testing undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures rendering results unlabelled",
     5: "reliability_figures thumbnails writing",
     6: "extract grey_levels observation_files",

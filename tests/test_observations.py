@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import Identity, with_plugins
+from observing import few_cells
 from PIL import Image
 from reporting import rewritten, small_run
 
@@ -39,16 +40,7 @@ def finished(laboratories, suite_cache, tmp_path_factory):
 
 @pytest.fixture
 def few(laboratories, tmp_path):
-    """Two laboratories, two classes, a patient for every two cells."""
-    path = rewritten(
-        laboratories,
-        tmp_path / "few.csv",
-        group=lambda row: f"{row['id'][:-2]}-{int(row['id'][-2:]) // 2}",
-    )
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines[1:] if "lab-c" not in line and ("basophil" in line or "monocyte" in line)]
-    path.write_text("".join([lines[0], *kept]))
-    return path
+    return few_cells(laboratories, tmp_path / "few.csv")
 
 
 def test_counts_sample_and_pictures_are_those_of_the_data(finished):
