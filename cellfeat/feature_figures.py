@@ -22,7 +22,7 @@ from cellfeat.figures import (
     plain_axes,
     printable,
 )
-from cellfeat.invariance import NEIGHBOURS, Invariance
+from cellfeat.invariance import NEIGHBOURS, Invariance, Untold
 from cellfeat.observation_files import Sample
 from cellfeat.report import interval, percent
 from cellfeat.sampling import balanced
@@ -88,7 +88,7 @@ class Side(NamedTuple):
 
     name: str
     embedded: Embedded
-    invariance: Invariance | None
+    invariance: Invariance | Untold | None
 
 
 def embeddings(source: str, sides: Sequence[Side], classes: Sequence[str], method: str, shown: str) -> Figure:
@@ -116,16 +116,18 @@ def embeddings(source: str, sides: Sequence[Side], classes: Sequence[str], metho
 
 
 def _told(sides: Sequence[Side]) -> str:
-    known = [(side.name, side.invariance) for side in sides if side.invariance is not None]
+    known = [(side.name, side.invariance) for side in sides if isinstance(side.invariance, Invariance)]
+    reasons = {side.invariance.reason: side.name for side in sides if isinstance(side.invariance, Untold)}
+    untold = " ".join(f"How well the laboratory is found {name} is not told: {why}." for why, name in reasons.items())
     if not known:
-        return ""
+        return untold
     linear = ", ".join(f"{percent(one.linear.accuracy)} % {name}" for name, one in known)
     near = ", ".join(f"{percent(one.neighbours.accuracy)} % {name}" for name, one in known)
     chance = percent(known[0][1].chance)
     return (
         f"The laboratory is found with a balanced accuracy of {linear} by a linear classifier, and of {near} by the "
-        f"{NEIGHBOURS} nearest neighbours (chance {chance} %)."
-    )
+        f"{NEIGHBOURS} nearest neighbours (chance {chance} %). {untold}"
+    ).strip()
 
 
 def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], what: str) -> Panel:
@@ -160,8 +162,10 @@ def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], w
     return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 72 + 3.8 * lines)
 
 
-def invariance(found: Mapping[str, Invariance]) -> Figure | None:
-    """The domain classifiers' balanced accuracies on each kind of features."""
+def invariance(observed: Mapping[str, Invariance | Untold]) -> Figure | None:
+    """The domain classifiers' balanced accuracies on each kind of features; None where there is no number."""
+    found = {name: one for name, one in observed.items() if isinstance(one, Invariance)}
+    untold = {name: one.reason for name, one in observed.items() if isinstance(one, Untold)}
     if not found:
         return None
     names = list(found)
@@ -199,15 +203,16 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
     ]
     headings = ["features", "cells", "laboratories", "linear (%)", "95 % interval", "neighbours (%)", "95 % interval"]
     numbers = Numbers([*headings, "chance (%)"], rows)
-    return Figure("invariance", "Domain classifiers", _said_of(found), [panel], numbers, columns=1)
+    return Figure("invariance", "Domain classifiers", _said_of(found, untold), [panel], numbers, columns=1)
 
 
-def _said_of(found: Mapping[str, Invariance]) -> str:
+def _said_of(found: Mapping[str, Invariance], untold: Mapping[str, str]) -> str:
     chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
     text = (
-        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
-        f"{NEIGHBOURS} nearest neighbours on standardised principal components, each cell answered by a model of 5 "
-        "that was not trained on it, with 95 % bootstrap intervals over cells. At chance "
+        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression on "
+        f"standardised principal components and of the {NEIGHBOURS} nearest neighbours on these components as they "
+        f"are, each cell answered by a model of {_folds_of(found)} that was not trained on it, with 95 % bootstrap "
+        "intervals over cells. At chance "
         f"({chances}) features say nothing of the laboratory to such a classifier. The linear one sees differences of "
         "means; laboratories that lie apart around a common mean are seen by the neighbours alone. Every class of "
         "every laboratory gives as many cells as any other, or all it has; a class that one laboratory lacks gives "
@@ -218,4 +223,8 @@ def _said_of(found: Mapping[str, Invariance]) -> str:
             " Below chance means no more than chance: where an alignment made the laboratories' means equal on these "
             "very cells, the part of them that is left out lies on the other side of the mean than the rest."
         )
-    return text
+    return text + "".join(f" There is no number for {name}: {reason}." for name, reason in untold.items())
+
+
+def _folds_of(found: Mapping[str, Invariance]) -> str:
+    return " or ".join(str(count) for count in sorted({one.folds for one in found.values()}))

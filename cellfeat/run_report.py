@@ -31,7 +31,7 @@ from cellfeat import (
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_figures import Side, embed
 from cellfeat.figures import Figure
-from cellfeat.invariance import Invariance, domain_classifiers
+from cellfeat.invariance import Invariance, Untold, domain_classifiers
 from cellfeat.observation_files import BEFORE
 from cellfeat.report import caption, method_of
 from cellfeat.run import SKIPPED
@@ -140,7 +140,7 @@ def _of_features(folder: RunFolder, embedding: str, progress: Progress) -> list[
     observed = folder.observed
     if observed is None or not observed.features:
         return []
-    seed, found, made = observed.summary["seed"], dict[str, Invariance](), []
+    seed, found, made = observed.summary["seed"], dict[str, Invariance | Untold](), []
     sources = list(dict.fromkeys(record["source"] for record in folder.records))
     wanted = [source for source in sources if observation_files.after(source) in observed.features]
     names = [*([BEFORE] if BEFORE in observed.features else []), *map(observation_files.after, wanted)]
@@ -150,8 +150,7 @@ def _of_features(folder: RunFolder, embedding: str, progress: Progress) -> list[
             sample = observed.features[name]
             number = domain_classifiers(sample.values, sample.domain, sample.group, seed)
             title = "before alignment" if name == BEFORE else f"after, pipeline of {name.removeprefix('after ')}"
-            if number is not None:
-                found[title] = number
+            found[title] = number
             sides[name] = Side("after alignment" if name != BEFORE else title, embed(sample, embedding, seed), number)
             _advance(bar)
     classes = observed.summary["classes"]

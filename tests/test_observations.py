@@ -17,7 +17,6 @@ from reporting import rewritten, small_run
 
 from cellfeat import encode_cells, observation_files, records, thumbnails, transfers
 from cellfeat.grey_levels import grey_levels
-from cellfeat.invariance import domain_classifiers
 from cellfeat.metrics import calibration
 from cellfeat.observation_files import BEFORE, FOLDER, SUMMARY, after
 from cellfeat.observations import NOTABLE, NOTABLE_IN_ALL, compressed, notable_count
@@ -330,32 +329,6 @@ def test_grey_levels_are_shares_of_pixels_and_of_those_in_the_mask(few, tmp_path
     data = read_manifest(manifest)
     images[1].unlink()
     assert grey_levels(data, np.array([0, 1]), np.array([]), lambda row: mask)["frame"]["d"]["images"] == 1
-
-
-def test_domains_that_differ_in_their_mean_are_found_by_both_classifiers_and_islands_by_neighbours_alone():
-    rng = np.random.default_rng(0)
-    noise, domain = rng.normal(size=(400, 2)), np.repeat(["a", "b"], 200)
-    same = domain_classifiers(noise, domain)
-    assert same.chance == 0.5
-    assert same.cells == 400
-    assert same.linear.low < 0.5
-    assert same.neighbours.low < 0.55
-    apart = domain_classifiers(noise + 4 * (domain == "b")[:, None], domain)
-    assert apart.linear.accuracy > 0.95 < apart.neighbours.accuracy
-    islands = noise * np.where(domain == "a", 0.2, 1)[:, None]
-    islands[domain == "b"] += 6 * np.sign(rng.normal(size=(200, 1)))
-    found = domain_classifiers(islands, domain)
-    assert found.linear.accuracy < 0.85  # one island lies beyond any line
-    assert found.neighbours.accuracy > 0.95
-    assert domain_classifiers(noise, np.full(400, "a")) is None
-    assert domain_classifiers(noise, np.where(np.arange(400) < 9, "b", "a")) is None
-
-
-def test_neighbours_of_a_small_domain_are_not_outvoted_by_a_large_one():
-    rng = np.random.default_rng(0)
-    domain = np.repeat(["large", "small"], [900, 100])
-    found = domain_classifiers(rng.normal(size=(1000, 2)) + (domain == "small")[:, None], domain)
-    assert found.neighbours.accuracy > 0.65
 
 
 def test_a_summary_is_json_that_anybody_reads(finished):
