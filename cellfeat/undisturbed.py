@@ -1,13 +1,18 @@
-"""A block after which the process's random numbers and threads are what they were."""
+"""Asking other people's code so that nothing is left of it: random numbers, threads, files."""
 
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from cellfeat.console import SilentReporter
+from cellfeat.slots import Context
 from cellfeat.training import seeded
 
 
@@ -27,3 +32,13 @@ def undisturbed(seed: int) -> Iterator[None]:
         np.random.set_state(numbers)  # noqa: NPY002
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def looking(context: Context, seed: int) -> Iterator[Context]:
+    """A context for looking only: its own generator, its own folder, which goes away, and nobody told."""
+    import torch
+
+    with tempfile.TemporaryDirectory(dir=context.scratch, prefix="observed-") as folder:
+        generator = torch.Generator().manual_seed(seed)
+        yield replace(context, scratch=Path(folder), generator=generator, reporter=SilentReporter())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cellfeat.components import compressed
 from cellfeat.feature_figures import Embedded, Side, embeddings, invariance
 from cellfeat.invariance import Untold, domain_classifiers
 from cellfeat.observation_files import Sample
-from cellfeat.observations import compressed
 
 
 def test_domains_that_differ_in_their_mean_are_found_by_both_classifiers_and_islands_by_neighbours_alone():

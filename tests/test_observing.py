@@ -13,8 +13,10 @@ from observing import few_cells
 from reporting import small_run
 
 from cellfeat import observation_files, thumbnails
+from cellfeat.decode import ImageError
 from cellfeat.observation_files import FOLDER
 from cellfeat.undisturbed import undisturbed
+from cellfeat.without_folders import without_folders
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +99,71 @@ def test_a_full_disk_costs_the_pictures_and_no_result(few, tmp_path, monkeypatch
         *("pipelines", "predictions.parquet", "recipe.yaml", "records.jsonl", "skipped.csv")
     ]
     assert not (folder / FOLDER).exists()
+
+
+class Secretive(Identity):
+    def reconstruct(self, cells, context):
+        raise OSError(2, "No such file", str(context.scratch / "ink"))
+
+
+def test_what_is_left_names_no_folder_and_says_what_is_not_shown(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("cellfeat.observations.SHOWN", 3)
+    folder = small_run(few, tmp_path / "run", "secretive", with_plugins(secretive=Secretive))
+    summary = observation_files.read(folder).summary
+    assert set(summary["missing"].values()) == {"[Errno 2] No such file: 'ink'"}
+    assert len({domain for _, domain, _ in summary["shown"]}) == 2
+    ((domain, left_out),) = summary["examples_left_out"].items()
+    assert {(domain, *left_out)} | {one[1:] for one in map(tuple, summary["shown"])} == {
+        (lab, name) for lab in ("lab-a", "lab-b") for name in ("basophil", "monocyte")
+    }
+
+
+class Draws(Identity):
+    def reconstruct(self, cells, context):
+        return np.zeros((len(cells), 3, 8, 8), np.uint8)
+
+
+def test_sources_beyond_the_bound_are_told(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("cellfeat.observations.DEPICTED_SOURCES", 1)
+    folder = small_run(few, tmp_path / "run", "draws", with_plugins(draws=Draws))
+    summary = observation_files.read(folder).summary
+    assert list(summary["depicted"]) == ["lab-a"]
+    assert summary["depicted_left_out"] == ["lab-b"]
+
+
+class WithoutBackbone(Identity):
+    reads = ("image",)
+
+    def transform(self, cells, context):
+        return cells.image.mean((2, 3)).astype(np.float32)
+
+
+def test_masks_that_are_empty_or_gone_are_counted(laboratories, tmp_path, monkeypatch):
+    def read(path):
+        if "basophil" in str(path):
+            raise ImageError(f"{path}: no such file")
+        return np.zeros((8, 8), bool)
+
+    monkeypatch.setattr("cellfeat.observations.read_mask", read)
+    few = few_cells(laboratories, tmp_path / "few.csv")
+    folder = small_run(few, tmp_path / "run", "whole", with_plugins(whole=WithoutBackbone))
+    found = observation_files.read(folder)
+    assert found.summary["empty_masks"] == {"lab-a": 3, "lab-b": 3}
+    assert found.summary["missing"]["masks of some cells"] == "6 masks cannot be read any more"
+    assert found.summary["missing"]["grey levels of some cells"] == "20 masks cannot be read any more"
+    assert found.summary["grey_levels"]["frame"]["lab-a"]["images"] == 20
+    assert {kind for _, kind, _ in found.pictures} == {"original"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/home/me/x.png: no such file", "x.png: no such file"),
+        ("open('/home/my own/x y.png') failed", "open('x y.png') failed"),
+        ("/my own/cells/a.png: cut", "a.png: cut"),
+        ("s3://bucket/key/a.png and ~/b/c.png, D:\\data\\e.png", "a.png and c.png, e.png"),
+        ("uint8 array of (12, 3, s, s), n/a, 1/2", "uint8 array of (12, 3, s, s), n/a, 1/2"),
+    ],
+)
+def test_paths_lose_their_folders(text, said):
+    assert without_folders(text, ["/my own/cells/a.png"]) == said
