@@ -7,6 +7,7 @@ import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -75,19 +76,56 @@ def chosen(folder: Path, ids: Sequence[str], random: int | None, seed: int) -> l
 
 def check_content(record: Mapping[str, Any], folder: Path) -> list[str]:
     """Faults that need no fit: the id, the digest of the predictions, the scores that follow from them."""
-    faults = []
-    if id_of(record) != record["id"]:
-        faults.append("it was changed after it was written: its id does not follow from what it says")
-    table = answers.read(folder / record["predictions"]["file"], **_fit(record))
-    if answers.digest_of(table) != record["predictions"]["sha256"]:
-        return [*faults, "its predictions are not those that it was written with"]
-    truth = answers.KnownCells(folder / CELLS).truth()
-    faults += [
-        f"{name} is {record['scores'][name]['mean']}, but its predictions give {value:.6f}"
-        for name, value in _scores(record, table, truth).items()
-        if not _same(record["scores"][name]["mean"], value)
-    ]
-    return faults
+    return Content(folder).faults(record)
+
+
+class Content:
+    """What a results folder holds beside its records, read once for all records of a row, of a fit, and of a target.
+
+    Records that are asked for in the order of their files and fits are looked at quickest. Files must not change
+    meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._row = lru_cache(2)(lambda file: answers.read(folder / file))
+        self._fit = lru_cache(4)(self._read_fit)
+        self._digest = lru_cache(4)(lambda *fit: answers.digest_of(self._fit(*fit)))
+
+    @cached_property
+    def label(self) -> Mapping[str, str]:
+        """Of every cell, by its id."""
+        return answers.KnownCells(self.folder / CELLS).truth().label
+
+    def table(self, record: Mapping[str, Any]) -> Any:
+        """The answers of the record's fit, on all targets."""
+        return self._fit(*self._key(record))
+
+    def faults(self, record: Mapping[str, Any]) -> list[str]:
+        """As `check_content`."""
+        faults = []
+        if id_of(record) != record["id"]:
+            faults.append("it was changed after it was written: its id does not follow from what it says")
+        if self._digest(*self._key(record)) != record["predictions"]["sha256"]:
+            return [*faults, "its predictions are not those that it was written with"]
+        faults += [
+            f"{name} is {record['scores'][name]['mean']}, but its predictions give {value:.6f}"
+            for name, value in _scores(record, self.table(record), self.label).items()
+            if not _same(record["scores"][name]["mean"], value)
+        ]
+        return faults
+
+    @staticmethod
+    def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        return record["predictions"]["file"], *(record[key] for key in answers.FIT)
+
+    def _read_fit(self, file: str, *fit: Any) -> Any:
+        import pyarrow.compute as pc
+
+        table = self._row(file)
+        for key, value in zip(answers.FIT, fit, strict=True):
+            table = table.filter(pc.equal(table[key], value))
+        return table
 
 
 def _fit(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,19 +136,22 @@ def _same(written: float | None, found: float) -> bool:
     return np.isnan(found) if written is None else abs(written - found) < 1e-9
 
 
-def _scores(record: Mapping[str, Any], table: Any, truth: Any) -> dict[str, float]:
+def _scores(record: Mapping[str, Any], table: Any, label: Mapping[str, str]) -> dict[str, float]:
     """The record's mean scores, from the predictions of its target."""
+    import pyarrow.compute as pc
+
     classes = record["classes"]
     place = {name: i for i, name in enumerate(classes)}
-    rows = [row for row in table.to_pylist() if row["target"] == record["target"]]
-    folds = sorted({row["fold"] for row in rows})
+    own = table.filter(pc.equal(table["target"], record["target"]))
+    true = np.array([place[label[name]] for name in own["id"].to_pylist()], int)
+    answer = np.array([place[name] for name in own["predicted"].to_pylist()], int)
+    fold = own["fold"].to_numpy()
     # Inside the source every cell is answered by one fold's model, and all are scored as one.
-    parts = [rows] if record["held_out_folds"] else [[row for row in rows if row["fold"] == fold] for fold in folds]
+    parts = [fold >= 0] if record["held_out_folds"] else [fold == one for one in np.unique(fold)]
     each = []
     for part in parts:
-        labels = np.array([place[truth.label[row["id"]]] for row in part])
-        matrix = metrics.confusion(labels, np.array([place[row["predicted"]] for row in part]), len(classes))
-        each.append(metrics.scores_of(matrix, metrics.scored_classes(labels, len(classes))))
+        matrix = metrics.confusion(true[part], answer[part], len(classes))
+        each.append(metrics.scores_of(matrix, metrics.scored_classes(true[part], len(classes))))
     return {name: float(np.mean([one[name] for one in each])) for name in metrics.SCORES}
 
 
@@ -132,7 +173,7 @@ def verify(
     """
     encodings: dict[str, Encodings] = {}
     done: dict[str, Again] = {}
-    verdicts = []
+    content, verdicts = Content(folder), []
     for record in picked:
         key = json.dumps([record[name] for name in ("recipe", "seed", "source", "dataset", "backbone")], sort_keys=True)
         precision = PRECISION_OF[record["encoding"]["precision"]]
@@ -141,7 +182,7 @@ def verify(
         try:
             if key not in done:
                 done[key] = _again(record, encodings[precision], folder, data)
-            verdicts.append(_judged(record, folder, done[key], enough))
+            verdicts.append(_judged(record, content, done[key], enough))
         except Exception as error:  # one record that cannot be looked at must not hide the verdicts on the others
             faults = (f"it could not be checked: {' '.join(str(error).split()) or type(error).__name__}",)
             verdicts.append(Verdict(record["id"], record["address"], _transfer(record), faults, None))
@@ -152,10 +193,10 @@ def _transfer(record: Mapping[str, Any]) -> str:
     return f"{record['source']} → {record['target']}"
 
 
-def _judged(record: Mapping[str, Any], folder: Path, again: Again, enough: float) -> Verdict:
-    faults, equal, remark = [*check_content(record, folder), *again.faults], None, ""
+def _judged(record: Mapping[str, Any], content: Content, again: Again, enough: float) -> Verdict:
+    faults, equal, remark = [*content.faults(record), *again.faults], None, ""
     if again.table is not None:
-        equal = _equal(record, answers.read(folder / record["predictions"]["file"], **_fit(record)), again.table)
+        equal = _equal(record, content.table(record), again.table)
         if equal < enough:
             faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
         # What is already told by the record's own predictions need not be told again.

@@ -680,6 +680,7 @@ def test_the_page_of_many_records_is_built_and_answers(tmp_path, monkeypatch, ca
     assert "12 records" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scaling_runs_the_command_line_twice(tmp_path, monkeypatch, capsys):
     arguments = ("--cells", 12, "--backbone", "colour", "--json", tmp_path / "s.jsonl")
     run(monkeypatch, "benchmarks.speed.scaling", *arguments)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -59,16 +61,134 @@ def test_commands_and_their_options_exist(page, monkeypatch):
 
 def test_scripts_and_workflows_have_commands_to_test():
     found = {path.name: [words[:2] for words in commands(path)] for path in SCRIPTS}
-    assert found["verify-submission.yml"] == [["bench", "submit"], ["bench", "verify"], ["bench", "leaderboard"]]
+    assert found["verify-submission.yml"] == [["bench", "submit"], ["bench", "leaderboard"], ["bench", "verify"]]
     assert ["bench", "leaderboard"] in found["pages.sh"]
 
 
-def test_a_workflow_that_runs_strangers_code_has_no_secrets_and_may_only_read():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "verify-submission.yml").read_text())
-    assert list(workflow[True]) == ["pull_request"], "YAML reads `on` as true; pull_request_target would hold secrets"
-    assert workflow["permissions"] == {"contents": "read"}
-    for step in workflow["jobs"]["verify"]["steps"]:
-        assert "github." not in step.get("run", ""), "texts of a pull request reach a shell by its environment alone"
+SUBMISSION = yaml.safe_load((ROOT / ".github" / "workflows" / "verify-submission.yml").read_text())
+
+
+def test_a_workflow_that_runs_strangers_code_is_started_by_hand_and_may_only_read():
+    assert list(SUBMISSION[True]) == ["workflow_dispatch"], "YAML reads `on` as true; variables reach no fork's event"
+    assert SUBMISSION["permissions"] == {"contents": "read"}
+    assert "secrets." not in str(SUBMISSION)
+    for job in SUBMISSION["jobs"].values():
+        assert "permissions" not in job
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", ""), "texts reach a shell by its environment alone"
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+                assert "ref" not in step["with"], "the branch it was started on, never the pull request"
+
+
+def test_files_are_judged_before_anything_of_the_strangers_is_installed_and_elsewhere():
+    files, fits = SUBMISSION["jobs"]["files"], SUBMISSION["jobs"]["fits"]
+    runs = [step["run"] for step in files["steps"] if "run" in step]
+    assert [run for run in runs if "pip install" in run] == ["python -m pip install ."]
+    assert not any("requirements.txt" in run and "pip" in run for run in runs)
+    assert fits["needs"] == "files"
+    installs = [line for step in fits["steps"] for line in step.get("run", "").splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert all(line.startswith('"$RUNNER_TEMP/strangers/bin/python"') for line in installs)
+    verify = fits["steps"][-1]["run"]
+    assert "/dev/urandom" in verify, "an author must not know which fits are done again"
+    assert '--seed "$seed"' in verify
+    assert 'echo "drawn with seed $seed"' in verify
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", "-c", "init.defaultBranch=main")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def pull_request(tmp_path):
+    """A function: what the first step of the workflow says of a pull request that changes these files."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for name in ("theirs/cellfeat", "theirs/benchmarks/submissions/old", "temp"):
+        (tmp_path / name).mkdir(parents=True)
+    (theirs / "cellfeat" / "a.py").write_text("a = 1\n")
+    (theirs / "benchmarks" / "submissions" / "old" / "records.jsonl").write_text("old\n")
+    git(theirs, "init", "-q")
+    git(theirs, "add", "-A")
+    git(theirs, "commit", "-qm", "base")
+    git(tmp_path, "clone", "-q", str(theirs), str(ours))
+    step = next(step for step in SUBMISSION["jobs"]["files"]["steps"] if "PULL" in step.get("env", {}))
+
+    def asked(change, pull: str = "7") -> tuple[int, str, str]:
+        git(theirs, "checkout", "-q", "-b", "pull")
+        change(theirs)
+        git(theirs, "add", "-A")
+        git(theirs, "commit", "-q", "--allow-empty", "-m", "pull")
+        git(theirs, "update-ref", "refs/pull/7/head", "pull")
+        environment = {**os.environ, "PULL": pull, "RUNNER_TEMP": str(tmp_path / "temp")}
+        environment["GITHUB_ENV"] = str(tmp_path / "environment")
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step["run"]], cwd=ours, env=environment, capture_output=True, text=True
+        )
+        told = tmp_path / "environment"
+        return done.returncode, done.stdout + done.stderr, told.read_text() if told.is_file() else ""
+
+    asked.checkout = ours
+    return asked
+
+
+def put(*names: str, mode: int = 0o644):
+    def change(folder: Path) -> None:
+        for name in names:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("new\n")
+            path.chmod(mode)
+
+    return change
+
+
+def link(folder: Path) -> None:
+    put(f"{NEW}/records.jsonl")(folder)
+    (folder / NEW / "cells.parquet").symlink_to("/etc/passwd")
+
+
+NEW = "benchmarks/submissions/new"
+WHOLE = [f"{NEW}/{name}" for name in ("records.jsonl", "cells.parquet", "requirements.txt", "predictions/a+b.parquet")]
+
+
+def test_a_pull_request_that_adds_one_folder_is_looked_at(pull_request):
+    code, said, told = pull_request(put(*WHOLE))
+    assert (code, told) == (0, f"FOLDER={NEW}\n"), said
+    assert all((pull_request.checkout / name).read_text() == "new\n" for name in WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (put(*WHOLE, "cellfeat/a.py"), "new plain files of one results folder alone"),
+        (put(*WHOLE, "cellfeat/b.py"), "new plain files of one results folder alone"),
+        (put(*WHOLE, ".github/workflows/x.yml"), "new plain files of one results folder alone"),
+        (put(f"{NEW}/.gitattributes"), "new plain files of one results folder alone"),
+        (put(f"{NEW}/predictions/a/b.parquet"), "new plain files of one results folder alone"),
+        (put(f"{NEW}/predictions/a\nb.parquet"), "new plain files of one results folder alone"),
+        (put("benchmarks/submissions/a b/records.jsonl"), "new plain files of one results folder alone"),
+        (put("benchmarks/submissions/--out/records.jsonl"), "new plain files of one results folder alone"),
+        (put(*WHOLE, mode=0o755), "new plain files of one results folder alone"),
+        (link, "new plain files of one results folder alone"),
+        (put("benchmarks/submissions/old/records.jsonl"), "new plain files of one results folder alone"),
+        (put("benchmarks/submissions/old/cells.parquet"), "benchmarks/submissions/old is there already"),
+        (put(*WHOLE, "benchmarks/submissions/two/records.jsonl"), "one folder for each pull request"),
+        (lambda folder: None, "this pull request changes nothing"),
+    ],
+)
+def test_a_pull_request_that_does_anything_else_is_refused(pull_request, change, text):
+    code, said, told = pull_request(change)
+    assert (code, told) == (1, "")
+    assert text in said
+
+
+@pytest.mark.parametrize("pull", ["", "x", "7/head", "7 --upload-pack=x", "-7", "$(id)", "7\n8"])
+def test_the_number_of_a_pull_request_is_digits(pull_request, pull):
+    code, said, told = pull_request(put(*WHOLE), pull)
+    assert (code, told) == (1, "")
+    assert "a pull request has a number, in digits" in said
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from cellfeat.feature_figures import Side, check_method, embed, embeddings, inva
 from cellfeat.figures import COLOURS, Figure, Panel
 from cellfeat.invariance import domain_classifiers
 from cellfeat.observation_files import Sample
-from cellfeat.prediction_figures import Scored, confusions, recall, scores
+from cellfeat.prediction_figures import confusions, recall, scores
 from cellfeat.reliability_figures import calibration
-from cellfeat.transfers import Transfer
+from cellfeat.run_pictures import galleries
+from cellfeat.transfers import Scored, Transfer
 
 HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&$\\frac{1}{0}$_^#b34700 id="a"'
 
@@ -194,6 +195,23 @@ def test_a_file_has_the_size_of_columns_in_mm_and_text_as_text(tmp_path):
     assert Image.open(png).size == pytest.approx((89 / 25.4 * 300, 60 / 25.4 * 300), abs=1)
 
 
+@pytest.mark.parametrize("kind", rendering.FORMATS)
+def test_a_file_that_only_speaks_of_us_is_not_replaced(tmp_path, kind):
+    path = tmp_path / f"line.{kind}"
+    path.write_text("<svg><text>Made by cellfeat report</text></svg> /Creator (Made by cellfeat report)")
+    with pytest.raises(CellfeatError, match="was not made by cellfeat report"):
+        rendering.save(Figure("line", "", "", [panel("a")]), tmp_path, kind)
+    assert path.read_text().startswith("<svg><text>")
+
+
+def test_names_of_figures_cannot_leave_the_folder(tmp_path):
+    inside, taken = tmp_path / "figures", set()
+    for name in ("embedding-/../../../../evil", "embedding-evil", "Embedding evil"):
+        rendering.save(Figure(name, "", "", [panel("a")]), inside, "svg", taken)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.svg"))
+    assert files == ["figures/embedding-evil-2.svg", "figures/embedding-evil-3.svg", "figures/embedding-evil.svg"]
+
+
 def test_names_of_files_cannot_leave_the_folder(tmp_path):
     figure = Figure("f", "", "", [panel("../../x"), panel("..\\x"), panel("…")], apart=True)
     names = sorted(path.relative_to(tmp_path).as_posix() for path in rendering.save(figure, tmp_path, "svg"))
@@ -219,6 +237,40 @@ def test_a_confusion_matrix_shows_shares_and_counts():
     assert list(seeds.numbers.rows[0]) == ["s → t", "a", "9", "1"]
 
 
+def test_seeds_that_score_different_cells_agree_in_their_counts():
+    label, proba = np.array([0] * 3 + [1] * 3), np.tile([0.9, 0.1], (6, 1))
+    ids = np.array([f"{i}" for i in range(6)])
+    hit = proba[:, 0] > 1 / 2
+    some = Transfer("s", "t", ids, label, proba, hit.astype(float), np.full(8, 0.9), np.full(8, True), 2)
+    seeds = [record([[2, 0], [1, 1]]), record([[2, 0], [0, 2]], seed=2)]
+    one = Scored("s → t", seeds, some)
+    assert (one.cells, one.class_counts, some.said_models) == (6, {"a": 3, "b": 3}, "up to 2 models")
+    assert "n = 6 cells × up to 2 models" in confusions([one]).panels[0].alt
+    assert "as the mean over seeds" in confusions([one]).caption
+    assert "n = 8 answers on 6 cells" in calibration([one]).panels[0].alt
+    assert [row[2] for row in recall([one], {}).numbers.rows] == ["3", "3"]
+    assert "the mean over up to 2 models" in galleries([one], None)[0].said_of_doubts
+
+
+def test_scores_have_a_row_for_each_transfer_and_say_what_is_not_drawn():
+    high = {"balanced_accuracy": {"mean": 0.85, "low": 0.6, "high": 0.9}}
+    seeds = [record([[8, 2], [1, 9]]), record([[8, 2], [1, 9]], seed=2, scores=high)]
+    figure = scores([Scored("s → t", seeds, None)])
+    assert figure.panels[0].alt == "Balanced accuracy by transfer: s → t 80.0 %"
+    assert "n: t 20 cells. Of 2 seeds: the mean, with the lowest and highest bound" in figure.caption
+    many = scores([Scored(f"s → {i}", seeds, None) for i in range(45)])
+    assert many.panels[0].alt.count("→") == 36
+    assert "Drawn are 36 of 45 transfers; the table has all." in many.caption
+
+
+def test_counts_of_a_matrix_are_whole_from_a_hundred_on():
+    texts = drawn_texts(
+        rendering.for_page(confusions([Scored("s", [record([[1531.8, 0], [99.5, 3]])], None)]).panels[0], "p")
+    )
+    assert {"1,532", "99.5", "3"} <= set(texts)
+    assert "1,531.8" not in texts
+
+
 def test_recall_takes_the_intervals_that_the_run_kept():
     kept = {("s", "t"): {"a": [0.5, 0.95], "b": [0.7, 1.0]}}
     rows = [list(row) for row in recall([SCORED], kept).numbers.rows]
@@ -232,6 +284,7 @@ def test_a_reliability_curve_says_error_binning_and_n():
     figure = calibration([SCORED])
     assert "ECE 12.3 %, n = 20 answers on 20 cells" in drawn_texts(rendering.for_page(figure.panels[0], "p"))
     assert "15 bins" in figure.caption
+    assert "of all (%)" in drawn_texts(rendering.for_page(figure.panels[0], "p"))
     assert [row[2] for row in figure.numbers.rows] == ["10", "10"]
     assert "not sure enough" in figure.panels[0].alt
     assert calibration([SCORED._replace(transfer=None)]) is None
@@ -279,17 +332,39 @@ def sample(n=60, spread=1.0):
 def test_a_map_of_features_says_how_many_cells_and_what_was_seen():
     one = sample(spread=5)
     found = domain_classifiers(one.values, one.domain)
-    side = Side("before alignment", embed(one, "tsne", seed=0, most=40), found)
+    side = Side("features", embed(one, "tsne", seed=0, most=40), found, {"width": 256, "explained": 0.875})
     again = embed(one, "tsne", seed=0, most=40)
     np.testing.assert_array_equal(side.embedded.places, again.places)
-    figure = embeddings("s", [side, side._replace(name="after alignment")], ["x"], "tsne", "It was shown cells.")
-    assert len(figure.panels) == 4
-    for said in ("n = 40 of a sample of 60", "It was shown cells.", "100.0 % before alignment", "chance 50.0 %"):
+    figure = embeddings(side, ["x"], "tsne", "It was shown cells.")
+    assert [panel.title for panel in figure.panels] == ["by class", "by laboratory"]
+    for said in (
+        "n = 40 of a sample of 60",
+        "4 principal components of the 256 features, which hold 87.5 % of their variance",
+        "It was shown cells.",
+        "In all 60 sampled cells the laboratory, one of 2,",
+        "100.0 % by a linear classifier and of 100.0 %",
+        "(chance 50.0 %)",
+    ):
         assert said in figure.caption
+    assert "before alignment" not in figure.caption
+    later = embeddings(side._replace(name="after, pipeline of s"), ["x"], "tsne", "", before=side)
+    assert later.title == "Features after, pipeline of s"
+    assert "before alignment, in the same cells, 100.0 % and 100.0 %" in later.caption
     texts = drawn_texts(rendering.for_page(figure.panels[0], "p"))
     assert {"x (20)", "without a label (20)"} <= set(texts)
-    numbers = invariance({"before alignment": found}).numbers
-    assert list(numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
+
+
+def test_domain_classifiers_say_their_cells_groups_and_intervals():
+    one = sample(spread=5)
+    found = domain_classifiers(one.values, one.domain)
+    figure = invariance({"before alignment": found, "after, pipeline of a": found._replace(cells=40)})
+    for said in (
+        "n = 60 cells of 2 laboratories or 40 cells of 2 laboratories",
+        "neither on it nor on another cell of its group",
+        "intervals over groups where these repeat, and over cells where they do not",
+    ):
+        assert said in figure.caption
+    assert list(figure.numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
     assert invariance({}) is None
 
 
@@ -309,7 +384,7 @@ def test_an_unknown_embedding_and_one_without_its_package_are_refused(monkeypatc
 
 def test_points_share_one_style():
     one = embed(sample(60), "tsne", 0)
-    text = rendering.for_page(embeddings("s", [Side("before", one, None)], ["x"], "tsne", "").panels[0], "p")
+    text = rendering.for_page(embeddings(Side("features", one, None), ["x"], "tsne").panels[0], "p")
     assert text.count("<use ") >= 60
     assert all("style" not in use for use in re.findall(r"<use [^>]*>", text)[:60])
     assert len(text) < 12_000

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cellfeat import CellfeatError, Cells, answers, records, results_folder
+from cellfeat import CellfeatError, Cells, answers, metrics, records, results_folder
 from cellfeat.ranking import Ranking, read_rankings
 from cellfeat.row_comparison import compared
 
@@ -60,13 +60,19 @@ class Folder:
                 "weights_saw_target": (saw or {}).get(target, False),
                 **{
                     "shots": 0,
-                    "dataset": {"digest": self.digest},
+                    "dataset": {"digest": self.digest, "manifest": "m.csv"},
                     "recipe": {"protocol": {"seeds": [seed]}, "row": row},
                 },
-                "scores": {"balanced_accuracy": {"mean": mean}},
+                **{"cells": n, "class_counts": dict.fromkeys(CLASSES, n // 2), "classes": list(CLASSES)},
+                **{"scored_classes": list(CLASSES) if mean else [], "confusion": [[0, 0], [0, 0]]},
+                "scores": {name: {"mean": mean} for name in metrics.SCORES},
+                **{"recall": {}, "calibration": {}, "weights_saw": None, "uses_target": False, "uses_labels": False},
+                **{"backbone": {"weights_sha256": None, "used": True}, "encoding": {"precision": "float32"}},
+                **{"plugins": {}, "versions": {}, "hardware": {}, "peak_memory_mb": None, "recipe_digest": row},
+                "created": "2026-01-01T00:00:00+00:00",
                 "majority": {"balanced_accuracy": mean and 0.5},
                 "ceiling": {"balanced_accuracy": mean and 1.0},
-                "predictions": {"file": f"predictions/{row}.parquet"},
+                "predictions": {"file": f"predictions/{row}.parquet", "sha256": "0" * 64},
             }
             records.append(self.path / results_folder.RECORDS, [results_folder.with_id(record)])
         answers.add(self.path / "predictions" / f"{row}.parquet", pa.concat_tables(tables))

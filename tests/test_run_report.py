@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from browsing import PHONE, opened
 from reporting import rewritten, small_run
 
 from cellfeat import CellfeatError, records, run_report
-from cellfeat.observation_files import FOLDER, SUMMARY
+from cellfeat.observation_files import BEFORE, FOLDER, SUMMARY, Observations, Sample
 from cellfeat.run_report import RunFolder, built_from, draw, write_report
 
 CLASSES = [
@@ -29,6 +30,14 @@ LOADED = """async () => {
     return document.images.length;
 }"""
 DOMAINS = {"lab-a": "<b onclick=alert(1)>A", "lab-b": '"><svg onload=alert(1)>', "lab-c": "C & \u202e co"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Maps of features by two of their components: no test here needs t-SNE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +72,6 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Maps of features by two of their components: the reports of these tests need no t-SNE."""
-    monkeypatch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
     with opened(browser, finished / "report.html", theme=theme) as found:
@@ -85,6 +88,9 @@ def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
         pictures = page.locator("figure svg")
         assert pictures.count() == page.locator("svg[role=img][aria-label]").count() > 12
         assert page.locator("figure").count() == page.locator("figcaption").count()
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+        assert len(ids) == len(set(ids))
+        assert all(re.fullmatch("[0-9a-z-]+", one) for one in ids if one.startswith("figure-"))
         assert page.evaluate(LOADED) > 30
 
 
@@ -93,6 +99,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(finished, browser):
         assert found.sideways() == 0
         found.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         assert found.sideways() == 0
+        ids = "[...document.querySelectorAll('ul.grid .name')].every(one => one.scrollWidth <= one.clientWidth + 1)"
+        assert found.page.evaluate(ids), "ids of cells are wrapped, not cut off"
         widths = "[...document.querySelectorAll('.panel > svg')].map(one => one.getBoundingClientRect().width)"
         assert max(found.page.evaluate(widths)) <= 366
         sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
@@ -139,7 +147,7 @@ def test_every_number_of_the_results_stands_in_the_page(finished):
         assert record["dataset"]["digest"] in text
     assert "n = 150 in all" in text
     assert "1 file or row was left out" in text
-    assert "was shown all cells of" in text
+    assert "was shown cells of" in text
 
 
 def test_pictures_say_what_they_show(finished, browser):
@@ -149,7 +157,8 @@ def test_pictures_say_what_they_show(finished, browser):
     assert all(re.fullmatch(r"true .+, predicted .+, probability [01]\.\d\d, cell .+", text) for text in texts)
 
 
-def test_figures_are_also_files(copied, quick):
+def test_figures_are_also_files(copied, monkeypatch):
+    monkeypatch.setattr("cellfeat.run_pictures.notable_count", lambda transfers: 4)  # drawing many takes long
     page, written = write_report(copied, figures_as="svg")
     assert page == copied / "report.html"
     names = {path.name for path in written}
@@ -158,6 +167,50 @@ def test_figures_are_also_files(copied, quick):
         assert any(name.startswith(start) for name in names), start
     assert {path.parent for path in written} == {copied / "figures"}
     assert len(written) == len(set(written)) == len(list((copied / "figures").iterdir()))
+
+
+def observed(folder, after, align="per-domain-z"):
+    """What is drawn of features of three laboratories, where pipelines have those of some: {source: laboratories}."""
+    domain, rng = np.repeat(["a", "b", "c"], 12), np.random.default_rng(0)
+    values = rng.normal(size=(36, 3)).astype(np.float32)
+    ids = np.arange(36).astype(str)
+    whole = Sample(ids, domain, np.full(36, "x"), ids, values)
+    features = {BEFORE: whole} | {
+        f"after {source}": Sample(*(column[np.isin(domain, names)] for column in whole))
+        for source, names in after.items()
+    }
+    first = {"left_out": {}, "adapted_to": ["b"], "adapt": "test", "held_out_folds": False, "target": "b"}
+    found = [{**first, "source": source, "recipe": {"align": [{"name": align}]}} for source in after]
+    summary = {"seed": 0, "classes": ["x"], "features": {}, "adaptable": {"a": ["b", "hidden"]}}
+    read = Observations(summary, features, {})
+    return run_report._of_features(RunFolder(folder, found, [], read, None), "tsne", run_report._silent)
+
+
+def test_before_and_after_alignment_are_of_the_same_cells(tmp_path):
+    numbers, *maps = observed(tmp_path, {"a": ["a", "b"], "b": ["a", "b"], "c": ["a", "b", "c"]})
+    names = [
+        "before alignment (a, b)",
+        "after, pipeline of a",
+        "after, pipeline of b",
+        "before alignment (a, b, c)",
+        "after, pipeline of c",
+    ]
+    assert [(row[0], row[1], row[2]) for row in numbers.numbers.rows] == [
+        *((name, "24", "2") for name in names[:3]),
+        *((name, "36", "3") for name in names[3:]),
+    ]
+    assert [one.title for one in maps] == [f"Features {name}" for name in names]
+    assert [caption.count("before alignment, in the same cells") for caption in (one.caption for one in maps)] == [
+        *(0, 1, 1, 0, 1)
+    ]
+    assert all(one.caption.count("chance 50.0 %") == 1 for one in maps[:3])
+    assert "all cells of b, hidden without labels" in maps[1].caption
+
+
+def test_where_nothing_is_aligned_there_is_one_kind_of_features(tmp_path):
+    numbers, only = observed(tmp_path, {"a": ["a", "b"], "b": ["a", "b", "c"]}, align="none")
+    assert [row[0] for row in numbers.numbers.rows] == ["features"]
+    assert (only.title, "align" in only.caption) == ("Features", False)
 
 
 def test_an_older_run_has_the_report_that_its_folder_allows(copied, browser):
@@ -178,7 +231,7 @@ def test_an_older_run_has_the_report_that_its_folder_allows(copied, browser):
     assert "figure-reliability" not in text
 
 
-def test_what_a_run_could_not_keep_is_said(copied, quick):
+def test_what_a_run_could_not_keep_is_said(copied):
     path = copied / FOLDER / SUMMARY
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, "pictures": False, "missing": {"features of x": "out of <ink>"}}))
@@ -211,11 +264,18 @@ def test_the_same_folder_gives_the_same_page(copied):
     assert (copied / "report.html").read_bytes() == first
 
 
-def test_what_is_not_ours_is_not_replaced(copied, tmp_path, quick):
-    (copied / "report.html").write_text("<p>mine</p>")
+OF_A_LEADERBOARD = (Path(__file__).parent.parent / "docs" / "leaderboard" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["<p>mine. Made by cellfeat report</p>", OF_A_LEADERBOARD])
+def test_what_is_not_ours_is_not_replaced(copied, text):
+    (copied / "report.html").write_text(text, encoding="utf-8")
     with pytest.raises(CellfeatError, match=r"report\.html exists and was not made by cellfeat report; move it away"):
         write_report(copied)
-    assert (copied / "report.html").read_text() == "<p>mine</p>"
+    assert (copied / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_page_may_be_written_elsewhere(copied, tmp_path):
     page, _ = write_report(copied, tmp_path / "elsewhere" / "page.html")
     assert page.stat().st_size > 10_000
 
@@ -242,7 +302,7 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_command_says_where_the_page_is(copied, quick):
+def test_the_command_says_where_the_page_is(copied):
     from typer.testing import CliRunner
 
     from cellfeat.cli import app

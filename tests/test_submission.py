@@ -6,11 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.speed import made_up_results
 from cellfeat import CellfeatError, leaderboard
 from cellfeat.cli import app
+from cellfeat.requirements import newest, suggested
 from cellfeat.results_folder import read_records, with_id
 from cellfeat.submission import check, pack
 
@@ -41,7 +45,17 @@ def change(folder: Path, edit, sign: bool = True) -> None:
 def test_a_whole_suite_lacks_nothing(folder, finished_suite):
     assert [one for one in check(folder, finished_suite) if one.passed is False] == []
     assert {one.what for one in check(folder, finished_suite)} == {
-        *("records", "failed fits", "transfers", "plugins", "privacy", "weights", "size", "beside the others"),
+        *(
+            "records",
+            "failed fits",
+            "transfers",
+            "plugins",
+            "privacy",
+            "weights",
+            "size",
+            "beside the others",
+            "protocols",
+        ),
     }
 
 
@@ -75,22 +89,94 @@ def test_a_missing_transfer_and_a_failed_fit_are_told(folder):
     assert found(folder, "failed fits", rows=["none"]).passed
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GOOD = "cellfeat-other==0.2\n"
+
+
 @pytest.mark.parametrize(
-    ("requirements", "passed", "text"),
+    "requirements",
     [
-        (None, False, "requirements.txt does not say where cellfeat-other is from"),
-        ("cellfeat-other\n", False, "does not say where cellfeat-other is from"),
-        ("cellfeat-other==0.3\n", False, "has cellfeat-other==0.3, but the records were made with 0.2"),
-        ("cellfeat_other == 0.2  # ours\n", True, "cellfeat-other"),
-        ("cellfeat-other @ git+https://example.org/x@abc123\n", True, "cellfeat-other"),
+        "cellfeat_other == 0.2  # ours\n",
+        "# two lines\n\ncellfeat-other==0.2.0\r\n",
+        f"cellfeat-other @ git+https://example.org/me/x@{COMMIT}\n",
+        f"cellfeat-other @ git+https://example.org/me/x.git@{COMMIT}#subdirectory=plugins/x\n",
     ],
 )
-def test_the_plugins_of_others_must_be_named_with_a_version(folder, requirements, passed, text):
+def test_the_plugins_of_others_are_named_with_a_version_or_a_commit(folder, requirements):
+    change(folder, lambda record: record["plugins"].update({"align:z": "cellfeat-other 0.2"}))
+    (folder / "requirements.txt").write_text(requirements)
+    told = found(folder, "plugins")
+    assert (told.passed, told.text) == (True, "cellfeat-other")
+
+
+@pytest.mark.parametrize(
+    ("requirements", "text"),
+    [
+        (None, "requirements.txt does not say where cellfeat-other is from"),
+        ("cellfeat-other\n", "line 1: cellfeat-other does not say where it is from"),
+        ("cellfeat-other>=0.2\n", "does not say where it is from"),
+        ("cellfeat-other==0.2,!=0.3\n", "does not say where it is from"),
+        ("cellfeat-other==0.*\n", "does not say where it is from"),
+        ("cellfeat-other===0.2\n", "does not say where it is from"),
+        ("cellfeat-other==0.3\n", "has cellfeat-other==0.3, but the records were made with 0.2"),
+        (GOOD + GOOD, "line 2: cellfeat-other is named twice"),
+        (GOOD + "--index-url https://evil.example\n", "line 2: '--index-url https://evil.example' is neither NAME=="),
+        (GOOD + "-e .\n", "line 2: '-e .' is neither"),
+        (GOOD + "-r more.txt\n", "line 2: '-r more.txt' is neither"),
+        (GOOD + "./wheel.whl\n", "line 2: './wheel.whl' is neither"),
+        (GOOD + "https://evil.example/x.whl\n", "line 2: 'https://evil.example/x.whl' is neither"),
+        ("cellfeat-other==0.2 \\\n--index-url https://evil.example\n", "is neither"),
+        ("cellfeat-other==0.2 --hash=sha256:00\n", "is neither"),
+        (GOOD + "evil-unpinned\n", "line 2: no record was made with evil-unpinned; take the line out"),
+        (GOOD + "evil==1\n", "no record was made with evil"),
+        (GOOD + "cellfeat @ git+https://evil.example/x\n", "line 2: cellfeat itself is what checks a submission"),
+        (GOOD + "CellFeat==9\n", "cellfeat itself is what checks a submission"),
+        ("cellfeat-other @ git+https://e.org/x\n", "git+https://e.org/x is not git+https://HOST/PATH@COMMIT"),
+        ("cellfeat-other @ git+https://e.org/x@main\n", "is not git+https://HOST/PATH@COMMIT"),
+        ("cellfeat-other @ git+https://e.org/x@abc123\n", "is not git+https://HOST/PATH@COMMIT"),
+        (f"cellfeat-other @ git+http://e.org/x@{COMMIT}\n", "is not git+https://HOST/PATH@COMMIT"),
+        (f"cellfeat-other @ git+ssh://e.org/x@{COMMIT}\n", "is not git+https://HOST/PATH@COMMIT"),
+        (f"cellfeat-other @ git+https://me:token@e.org/x@{COMMIT}\n", "is not git+https://HOST/PATH@COMMIT"),
+        (f"cellfeat-other @ git+https://e.org/${{TOKEN}}@{COMMIT}\n", "is not git+https://HOST/PATH@COMMIT"),
+        (f"cellfeat-other @ git+https://e.org/x@{COMMIT}#subdirectory=../up\n", "is not git+https://HOST/PATH"),
+        ("cellfeat-other @ file:///home/me/secret\n", "file:///home/me/secret is not git+https://HOST/PATH@COMMIT"),
+        ("cellfeat-other==0.2 ; python_version<'2'\n", 'cellfeat-other has a condition (python_version < "2")'),
+        ("# -*- coding: utf-7 -*-\n" + GOOD, "line 1: a line must not name an encoding"),
+        (GOOD + "# caf\u00e9\n", "requirements.txt is not plain ASCII text"),
+        (GOOD + "# \x0c-e .\n", "requirements.txt is not plain ASCII text"),
+    ],
+)
+def test_whatever_else_pip_would_do_is_refused(folder, requirements, text):
     change(folder, lambda record: record["plugins"].update({"align:z": "cellfeat-other 0.2"}))
     if requirements is not None:
-        (folder / "requirements.txt").write_text(requirements)
+        (folder / "requirements.txt").write_bytes(requirements.encode())
     told = found(folder, "plugins")
-    assert (told.passed, text in told.text) == (passed, True)
+    assert told.passed is False
+    assert text in told.text
+
+
+def test_a_file_for_cellfeats_own_plugins_names_nothing(folder):
+    (folder / "requirements.txt").write_text("numpy==2.0\n")
+    assert "no record was made with numpy" in found(folder, "plugins").text
+
+
+def test_lines_of_rows_that_are_not_handed_in_are_left_out(folder, tmp_path):
+    change(folder, lambda one: one["plugins"].update({"align:x": f"cellfeat-{one['row']} 0.2"}))
+    (folder / "requirements.txt").write_text("cellfeat-none==0.2\ncellfeat_z == 0.2  # ours\n")
+    assert found(folder, "plugins").passed
+    assert found(folder, "plugins", rows=["z"]).passed
+    out = pack(folder, tmp_path / "out", ["z"])
+    assert (out / "requirements.txt").read_text() == "cellfeat_z == 0.2  # ours\n"
+    assert found(out, "plugins").passed
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [(["0.9", "0.10"], "0.10"), (["1.0rc1", "1.0"], "1.0"), (["odd version", "0.1"], "0.1"), (["a", "b"], "b")],
+)
+def test_the_newest_version_is_that_of_the_numbers(versions, expected):
+    assert newest(versions) == newest(versions[::-1]) == expected
+    assert suggested({"x": versions}) == f"x=={expected}\n"
 
 
 def test_two_versions_of_a_plugin_are_told(folder):
@@ -103,6 +189,67 @@ def test_folders_of_ones_own_machine_are_told(folder, path):
     assert found(folder, "privacy").passed
     change(folder, lambda record: record["recipe"]["dataset"].update(manifest=path))
     assert path in found(folder, "privacy").text
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record["hardware"].update(device="/home/alice/gpu"),
+        lambda record: record["versions"].update({"torch": "2.15 (file:///home/alice/torch)"}),
+        lambda record: record.update(note="kept in /home/alice"),
+        lambda record: record.update(histories={"/home/alice": []}),
+        lambda record: record["encoding"].update(threads="OMP=/home/alice"),
+    ],
+)
+def test_folders_are_told_wherever_a_record_names_them(folder, edit):
+    change(folder, edit)
+    told = found(folder, "privacy")
+    assert told.passed is False
+    assert "/home/alice" in told.text
+
+
+def test_folders_in_the_requirements_are_told(folder):
+    (folder / "requirements.txt").write_text("# made from ~/plugins/mine\n")
+    assert "name files of your machine: # made from ~/plugins/mine" in found(folder, "privacy").text
+
+
+def test_what_only_looks_like_a_folder_is_no_fault(folder):
+    change(folder, lambda record: record.update(note="a/b, 1 / 2, hf-hub:timm/resnet18, https://example.org/x"))
+    assert found(folder, "privacy").passed
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "cells.parquet", "requirements.txt", "failures.jsonl"])
+def test_a_link_is_never_handed_in(folder, tmp_path, name):
+    (folder / name).touch()
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    for ask in (lambda: check(folder, None), lambda: pack(folder, tmp_path / "out")):
+        with pytest.raises(CellfeatError, match=rf"{name} is a link; results are plain files"):
+            ask()
+
+
+def test_nothing_is_written_beside_the_new_folder(folder, tmp_path):
+    change(folder, lambda record: record["predictions"].update(file="../mine/predictions/none.parquet"))
+    with pytest.raises(CellfeatError, match="predictions is "):
+        pack(folder, tmp_path / "a" / "out")
+    assert not (tmp_path / "a").exists()
+
+
+def test_damaged_predictions_are_told(folder):
+    (folder / "predictions" / "z.parquet").write_bytes(b"no table")
+    told = found(folder, "records")
+    assert told.passed is False
+    assert "ArrowInvalid" in told.text
+    pq.write_table(pa.table({"id": ["a"]}), folder / "predictions" / "z.parquet")
+    assert "KeyError" in found(folder, "records").text
+
+
+@pytest.mark.parametrize("content", [b"no table", None])
+def test_damaged_cells_are_one_line(folder, content):
+    path = folder / "cells.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), path) if content is None else path.write_bytes(content)
+    with pytest.raises(CellfeatError, match=r"or cells.parquet cannot be read \(\w+: .*\); run the suite"):
+        check(folder, None)
 
 
 def test_what_weights_have_seen_is_a_remark(folder):
@@ -125,6 +272,69 @@ def test_results_of_other_data_or_with_fewer_transfers_do_not_stand_beside_the_o
     kept = [line for line in path.read_text().splitlines() if json.loads(line)["target"] != "lab-c"]
     path.write_text("\n".join(kept) + "\n")
     assert "lacks lab-a → lab-c" in found(folder, "beside the others", against=finished_suite).text
+
+
+def kept(folder: Path, keep) -> None:
+    path = folder / "records.jsonl"
+    lines = [line for line in path.read_text().splitlines() if keep(json.loads(line))]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_who_chooses_seeds_does_not_stand_beside_the_others(folder, finished_suite):
+    def second(record):
+        record["seed"] = 2
+        record["address"] = f"{record['row']}/{record['protocol']}/{record['classifier']}/2"
+
+    change(folder, second)
+    told = found(folder, "beside the others", against=finished_suite, rows=["z"])
+    assert told.passed is False
+    assert "z/lr in transfers has the seeds 2, but must have 1, as the others" in told.text
+
+
+@pytest.mark.parametrize(("seeds", "passed"), [([1], True), ([1, 2, 3], True), ([2], False), ([1, 3], False)])
+def test_seeds_are_those_of_another_row(tmp_path, seeds, passed):
+    made_up_results.write(tmp_path / "base", (60, 80), names=["three"], seeds=3)
+    made_up_results.write(tmp_path / "one", (60, 80), names=["one"], seeds=1)
+    with (tmp_path / "base" / "records.jsonl").open("a") as file:
+        file.write((tmp_path / "one" / "records.jsonl").read_text().replace("predictions/0", "predictions/1"))
+    shutil.copyfile(tmp_path / "one" / "predictions" / "0.parquet", tmp_path / "base" / "predictions" / "1.parquet")
+    made_up_results.write(tmp_path / "mine", (60, 80), names=["mine"], seeds=3)
+    kept(tmp_path / "mine", lambda record: record["seed"] in seeds)
+    told = found(tmp_path / "mine", "beside the others", against=tmp_path / "base")
+    assert (told.passed, "but must have 1 or 1, 2, 3, as the others" in told.text) == (passed, not passed)
+
+
+def test_seeds_of_a_row_are_the_same_in_every_table(tmp_path):
+    for name in ("base", "mine"):
+        made_up_results.write(tmp_path / name, (60, 80), names=["a", "b"], seeds=2)
+    kept(tmp_path / "base", lambda record: record["row"] == "a" or record["seed"] == 1)
+    kept(tmp_path / "mine", lambda record: record["classifier"] == "lr" or record["seed"] == 1)
+    told = found(tmp_path / "mine", "beside the others", against=tmp_path / "base", rows=["a"])
+    assert told.passed is False
+    assert "a has other seeds in one table than in another: 1 and 1, 2" in told.text
+
+
+@pytest.mark.parametrize(
+    ("classifiers", "passed"),
+    [(["svm-linear", "lr"], True), (["svm-linear", "lr", "mine"], True), (["lr"], False), (["lr", "mine"], False)],
+)
+def test_classifiers_are_those_of_the_others_and_more(tmp_path, classifiers, passed):
+    made_up_results.write(tmp_path / "base", (60, 80), names=["base"], seeds=1)
+    made_up_results.write(tmp_path / "mine", (60, 80), names=["mine"], seeds=1, classifiers=classifiers)
+    told = found(tmp_path / "mine", "beside the others", against=tmp_path / "base")
+    assert (told.passed, told.text.endswith("lacks the classifiers svm-linear")) == (passed, not passed)
+
+
+def test_a_head_of_ones_own_is_its_classifier(tmp_path):
+    made_up_results.write(tmp_path / "base", (60, 80), names=["base"], seeds=1)
+    made_up_results.write(tmp_path / "mine", (60, 80), names=["mine"], seeds=1, classifiers=["own-head"])
+    assert found(tmp_path / "mine", "beside the others", against=tmp_path / "base").passed
+
+
+def test_protocols_that_a_row_was_not_run_in_are_named(folder, finished_suite):
+    told = found(folder, "protocols", against=finished_suite)
+    assert (told.passed, told.text) == (None, "z was not run in without: no place in these tables")
+    assert found(folder, "protocols", against=finished_suite, rows=["none"]).passed
 
 
 def test_what_is_handed_in_is_whole_and_holds_the_chosen_rows_alone(folder, tmp_path):

@@ -87,7 +87,7 @@ def tamper(folder: Path, record: dict, change, consistent: bool = False) -> dict
     if not consistent:
         return record
     table = answers.read(path, **{key: record[key] for key in answers.FIT})
-    scores = verification._scores(record, table, answers.KnownCells(folder / results_folder.CELLS).truth())
+    scores = verification._scores(record, table, answers.KnownCells(folder / results_folder.CELLS).truth().label)
     changed = {name: {**record["scores"][name], "mean": value} for name, value in scores.items()}
     return with_id(
         {
@@ -238,6 +238,16 @@ def test_predictions_that_are_not_there_are_one_line(results):
     shutil.rmtree(results / results_folder.PREDICTIONS)
     with pytest.raises(CellfeatError, match=r"predictions stand beside their records; fetch them too, or run again"):
         check_content(one_of(results), results)
+
+
+def test_files_are_read_once_for_all_records(finished_suite, monkeypatch):
+    reads, read_table = [], pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, *a, **k: (reads.append(Path(path).name), read_table(path))[1])
+    content = verification.Content(finished_suite)
+    for record in read_records(finished_suite):
+        assert content.faults(record) == check_content(record, finished_suite) == []
+    each = 2 * len(read_records(finished_suite))
+    assert len(reads) == 3 + each, "cells and two rows once, beside what check_content reads for itself each time"
 
 
 # Which records

@@ -47,8 +47,8 @@ def write(
                         answer = np.where(right, label, rng.integers(0, len(CLASSES), len(label)))
                         fit_of = {"row": name, "classifier": classifier, "seed": fit + 1}
                         record = _record(fit_of, source, target, label, answer, adapt)
-                        record["predictions"] = {"file": f"predictions/{number}.parquet"}
-                        file.write(json.dumps({**record, "id": f"{count:016x}"}) + "\n")
+                        record["predictions"] = {"file": f"predictions/{number}.parquet", "sha256": "0" * 64}
+                        file.write(json.dumps(_with_null({**record, "id": f"{count:016x}"}), allow_nan=False) + "\n")
                         tables.append(_answers(record, answer))
                         count += 1
             (folder / "predictions").mkdir(exist_ok=True)
@@ -70,6 +70,15 @@ def _write_cells(folder: Path, laboratories: dict[str, np.ndarray]) -> None:
         columns["label"] += [CLASSES[i] for i in label]
         columns["group"] += ids
     pq.write_table(pa.table(columns), folder / "cells.parquet", compression="zstd")
+
+
+def _with_null(value: Any) -> Any:
+    """NaN, which JSON does not have, becomes null, as in true records."""
+    if isinstance(value, dict):
+        return {key: _with_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_null(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _answers(record: dict[str, Any], answer: np.ndarray) -> pa.Table:
@@ -106,6 +115,7 @@ def _record(
         "recipe_digest": f"{hash(row) & 0xFFFFFFFF:064x}",
         "dataset": {"manifest": "m.csv", "digest": "0" * 64, "cells": len(label), "skipped": 0, "dropped": {}},
         "backbone": {"name": "colour", "weights_sha256": None, "segmenter": None, "used": True},
+        "encoding": {"precision": "float32"},
         **{"uses_target": adapt != "none", "uses_labels": False},
         "plugins": {"backbone:colour": f"cellfeat {__version__}"},
         **{"versions": {"cellfeat": __version__}, "hardware": {"cpu": "none", "device": "cpu"}},
