@@ -23,7 +23,7 @@ from cellfeat.figures import (
     plain_axes,
     printable,
 )
-from cellfeat.invariance import NEIGHBOURS, Invariance
+from cellfeat.invariance import NEIGHBOURS, Invariance, Untold
 from cellfeat.observation_files import Sample
 from cellfeat.report import interval, percent
 from cellfeat.sampling import balanced
@@ -92,7 +92,7 @@ class Side(NamedTuple):
 
     name: str
     embedded: Embedded
-    invariance: Invariance | None
+    invariance: Invariance | Untold | None
     about: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -130,6 +130,8 @@ def _components(side: Side) -> str:
 def _told(side: Side, before: Side | None) -> str:
     """What the domain classifiers found in these features, and in the same cells' features before alignment."""
     one = side.invariance
+    if isinstance(one, Untold):
+        return f"How well the laboratory is found in them is not told: {one.reason}."
     if one is None:
         return ""
     text = (
@@ -138,7 +140,7 @@ def _told(side: Side, before: Side | None) -> str:
         f"{percent(one.neighbours.accuracy)} % by the {NEIGHBOURS} nearest neighbours"
     )
     earlier = before.invariance if before else None
-    if earlier is not None:
+    if isinstance(earlier, Invariance):
         linear, near = percent(earlier.linear.accuracy), percent(earlier.neighbours.accuracy)
         text += f"; before alignment, in the same cells, {linear} % and {near} %"
     return f"{text} (chance {percent(one.chance)} %)."
@@ -175,8 +177,10 @@ def _scatter(title: str, places: np.ndarray, values: np.ndarray, names: Sequence
     return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 72 + 3.8 * lines)
 
 
-def invariance(found: Mapping[str, Invariance]) -> Figure | None:
-    """The domain classifiers' balanced accuracies on each kind of features."""
+def invariance(observed: Mapping[str, Invariance | Untold]) -> Figure | None:
+    """The domain classifiers' balanced accuracies on each kind of features; None where there is no number."""
+    found = {name: one for name, one in observed.items() if isinstance(one, Invariance)}
+    untold = {name: one.reason for name, one in observed.items() if isinstance(one, Untold)}
     if not found:
         return None
     names = list(found)
@@ -214,16 +218,17 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
     ]
     headings = ["features", "cells", "laboratories", "linear (%)", "95 % interval", "neighbours (%)", "95 % interval"]
     numbers = Numbers([*headings, "chance (%)"], rows)
-    return Figure("invariance", "Domain classifiers", _said_of(found), [panel], numbers, columns=1)
+    return Figure("invariance", "Domain classifiers", _said_of(found, untold), [panel], numbers, columns=1)
 
 
-def _said_of(found: Mapping[str, Invariance]) -> str:
+def _said_of(found: Mapping[str, Invariance], untold: Mapping[str, str]) -> str:
     chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
     counts = dict.fromkeys(f"{one.cells:,} cells of {len(one.domains)} laboratories" for one in found.values())
     which = "; the table says which" if len(counts) > 1 else ""
     text = (
-        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
-        f"{NEIGHBOURS} nearest neighbours on principal components (n = {' or '.join(counts)}{which}). "
+        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression on "
+        f"standardised principal components and of the {NEIGHBOURS} nearest neighbours on these as they are "
+        f"(n = {' or '.join(counts)}{which}). "
         "Each cell is answered by a model that was trained neither on it nor on another cell of its group (patient, "
         "slide), with 95 % bootstrap intervals over groups where these repeat, and over cells where they do not. At "
         f"chance ({chances}) features say nothing of the laboratory to such a classifier. The linear one sees "
@@ -236,4 +241,4 @@ def _said_of(found: Mapping[str, Invariance]) -> str:
             " Below chance means no more than chance: where an alignment made the laboratories' means equal on these "
             "very cells, the part of them that is left out lies on the other side of the mean than the rest."
         )
-    return text
+    return text + "".join(f" There is no number for {name}: {reason}." for name, reason in untold.items())
