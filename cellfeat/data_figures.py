@@ -137,7 +137,7 @@ def _count_panel(classes: list[str], counts: dict[str, list[int]]) -> Panel:
                     xytext=(2, 0),
                     textcoords="offset points",
                     va="center_baseline",
-                    fontsize=min(points, 0.9 * points if len(counts) > 4 else points),
+                    fontsize=0.9 * points if len(counts) > 4 else points,
                 )
         named_ticks(axes, "y", classes, points)
         axes.invert_yaxis()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from cellfeat.figures import (
     plain_axes,
     printable,
 )
-from cellfeat.invariance import NEIGHBOURS, Invariance
+from cellfeat.invariance import NEIGHBOURS, Invariance, Untold
 from cellfeat.observation_files import Sample
 from cellfeat.report import interval, percent
 from cellfeat.sampling import balanced
@@ -84,52 +85,68 @@ def _places(values: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 
 class Side(NamedTuple):
-    """Features before or after: their map, what the domain classifier scored on all of the sample."""
+    """One kind of features: their name, their map, what the domain classifiers scored on all of the sample.
+
+    about: `width` of the features, and `explained`, the share of their variance that the components hold.
+    """
 
     name: str
     embedded: Embedded
-    invariance: Invariance | None
+    invariance: Invariance | Untold | None
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
-def embeddings(source: str, sides: Sequence[Side], classes: Sequence[str], method: str, shown: str) -> Figure:
-    """By class and by domain, a row each; a column each before and after. shown: what the alignment was shown."""
-    domains = sorted({name for side in sides for name in side.embedded.sample.domain.tolist()})
-    names = [*classes, HIDDEN]
-    kinds: list[tuple[str, list[str], Callable[[Sample], np.ndarray]]] = [
-        ("class", names, lambda sample: np.array([name or HIDDEN for name in sample.label.tolist()])),
-        ("laboratory", domains, lambda sample: sample.domain),
+def embeddings(side: Side, classes: Sequence[str], method: str, shown: str = "", before: Side | None = None) -> Figure:
+    """Maps by class and by laboratory. shown: what the alignment was shown; before: the same cells before it."""
+    sample = side.embedded.sample
+    kinds = [
+        ("class", [*classes, HIDDEN], np.array([name or HIDDEN for name in sample.label.tolist()])),
+        ("laboratory", np.unique(sample.domain).tolist(), sample.domain),
     ]
-    panels = [
-        _scatter(f"{side.name}, by {what}", side, kind(side.embedded.sample), known, what)
-        for what, known, kind in kinds
-        for side in sides
-    ]
-    points, of = len(sides[-1].embedded.sample.id), sides[-1].embedded.of
+    panels = [_scatter(f"by {what}", side.embedded.places, values, known, what) for what, known, values in kinds]
+    points, of = len(sample.id), side.embedded.of
     drawn = f"{points:,}" if points == of else f"{points:,} of a sample of {of:,}"
-    caption = (
+    parts = [
         f"Each point is a cell, n = {drawn}; every class of every laboratory gives as many as any other, or all it "
-        f"has. {METHODS[method]} of up to "
-        "50 principal components of the features; near points are alike, while distances between groups, sizes of "
-        f"groups and the axes mean nothing. {shown} {_told(sides)}"
-    )
-    return Figure(f"embedding-{source}", f"Features of the pipeline of {source}", caption.strip(), panels, columns=2)
+        "has.",
+        f"{METHODS[method]} of {_components(side)}; near points are alike, while distances between groups, sizes of "
+        "groups and the axes mean nothing.",
+        shown,
+        _told(side, before),
+    ]
+    title = "Features" if side.name == "features" else f"Features {side.name}"
+    title = title.replace("Features after,", "Features after alignment,")
+    return Figure(f"embedding-{side.name}", title, " ".join(part for part in parts if part), panels)
 
 
-def _told(sides: Sequence[Side]) -> str:
-    known = [(side.name, side.invariance) for side in sides if side.invariance is not None]
-    if not known:
+def _components(side: Side) -> str:
+    """What is mapped, in words."""
+    width, explained = side.about.get("width"), side.about.get("explained")
+    features = "the features" if width is None else f"the {width:,} features"
+    text = f"{side.embedded.sample.values.shape[1]} principal components of {features}"
+    return text if explained is None else f"{text}, which hold {percent(explained)} % of their variance"
+
+
+def _told(side: Side, before: Side | None) -> str:
+    """What the domain classifiers found in these features, and in the same cells' features before alignment."""
+    one = side.invariance
+    if isinstance(one, Untold):
+        return f"How well the laboratory is found in them is not told: {one.reason}."
+    if one is None:
         return ""
-    linear = ", ".join(f"{percent(one.linear.accuracy)} % {name}" for name, one in known)
-    near = ", ".join(f"{percent(one.neighbours.accuracy)} % {name}" for name, one in known)
-    chance = percent(known[0][1].chance)
-    return (
-        f"The laboratory is found with a balanced accuracy of {linear} by a linear classifier, and of {near} by the "
-        f"{NEIGHBOURS} nearest neighbours (chance {chance} %)."
+    text = (
+        f"In all {one.cells:,} sampled cells the laboratory, one of {len(one.domains)}, is found with a balanced "
+        f"accuracy of {percent(one.linear.accuracy)} % by a linear classifier and of "
+        f"{percent(one.neighbours.accuracy)} % by the {NEIGHBOURS} nearest neighbours"
     )
+    earlier = before.invariance if before else None
+    if isinstance(earlier, Invariance):
+        linear, near = percent(earlier.linear.accuracy), percent(earlier.neighbours.accuracy)
+        text += f"; before alignment, in the same cells, {linear} % and {near} %"
+    return f"{text} (chance {percent(one.chance)} %)."
 
 
-def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], what: str) -> Panel:
-    places = side.embedded.places
+def _scatter(title: str, places: np.ndarray, values: np.ndarray, names: Sequence[str], what: str) -> Panel:
     present = [name for name in names if (values == name).any()]
     numbers = {name: number for number, name in enumerate(names)}
 
@@ -160,8 +177,10 @@ def _scatter(title: str, side: Side, values: np.ndarray, names: Sequence[str], w
     return Panel(title, draw, f"points coloured by {what}; {words}", ONE_COLUMN, 72 + 3.8 * lines)
 
 
-def invariance(found: Mapping[str, Invariance]) -> Figure | None:
-    """The domain classifiers' balanced accuracies on each kind of features."""
+def invariance(observed: Mapping[str, Invariance | Untold]) -> Figure | None:
+    """The domain classifiers' balanced accuracies on each kind of features; None where there is no number."""
+    found = {name: one for name, one in observed.items() if isinstance(one, Invariance)}
+    untold = {name: one.reason for name, one in observed.items() if isinstance(one, Untold)}
     if not found:
         return None
     names = list(found)
@@ -199,23 +218,27 @@ def invariance(found: Mapping[str, Invariance]) -> Figure | None:
     ]
     headings = ["features", "cells", "laboratories", "linear (%)", "95 % interval", "neighbours (%)", "95 % interval"]
     numbers = Numbers([*headings, "chance (%)"], rows)
-    return Figure("invariance", "Domain classifiers", _said_of(found), [panel], numbers, columns=1)
+    return Figure("invariance", "Domain classifiers", _said_of(found, untold), [panel], numbers, columns=1)
 
 
-def _said_of(found: Mapping[str, Invariance]) -> str:
+def _said_of(found: Mapping[str, Invariance], untold: Mapping[str, str]) -> str:
     chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
+    counts = dict.fromkeys(f"{one.cells:,} cells of {len(one.domains)} laboratories" for one in found.values())
+    which = "; the table says which" if len(counts) > 1 else ""
     text = (
-        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression and of the "
-        f"{NEIGHBOURS} nearest neighbours on standardised principal components, each cell answered by a model of 5 "
-        "that was not trained on it, with 95 % bootstrap intervals over cells. At chance "
-        f"({chances}) features say nothing of the laboratory to such a classifier. The linear one sees differences of "
-        "means; laboratories that lie apart around a common mean are seen by the neighbours alone. Every class of "
-        "every laboratory gives as many cells as any other, or all it has; a class that one laboratory lacks gives "
-        "laboratories away."
+        "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression on "
+        f"standardised principal components and of the {NEIGHBOURS} nearest neighbours on these as they are "
+        f"(n = {' or '.join(counts)}{which}). "
+        "Each cell is answered by a model that was trained neither on it nor on another cell of its group (patient, "
+        "slide), with 95 % bootstrap intervals over groups where these repeat, and over cells where they do not. At "
+        f"chance ({chances}) features say nothing of the laboratory to such a classifier. The linear one sees "
+        "differences of means; laboratories that lie apart around a common mean are seen by the neighbours alone. "
+        "Every class of every laboratory gives as many cells as any other, or all it has; a class that one laboratory "
+        "lacks gives laboratories away."
     )
     if any(one.linear.high < one.chance for one in found.values()):
         text += (
             " Below chance means no more than chance: where an alignment made the laboratories' means equal on these "
             "very cells, the part of them that is left out lies on the other side of the mean than the rest."
         )
-    return text
+    return text + "".join(f" There is no number for {name}: {reason}." for name, reason in untold.items())

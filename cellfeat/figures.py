@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,12 +59,20 @@ class Figure:
     numbers: Numbers | None = None
     columns: int = 2
     apart: bool = False
-    notes: Sequence[str] = field(default=())
 
 
 def slug(text: str) -> str:
     """A text as part of a file's name: letters, digits and hyphens."""
     return re.sub(r"[^0-9A-Za-z]+", "-", text).strip("-").lower()[:60] or "figure"
+
+
+def free(name: str, taken: set[str]) -> str:
+    """The name, numbered where it is taken (names that differ in signs alone have one slug); now it is taken too."""
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}-{number}", number + 1
+    taken.add(found)
+    return found
 
 
 def printable(text: str, longest: int = _LONGEST) -> str:

@@ -7,34 +7,38 @@ done: a method that fails here costs its part of the report and no result.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cellfeat import thumbnails, transfers
-from cellfeat.artifacts import atomic_file
+from cellfeat import image_files, thumbnails, transfers
+from cellfeat.artifacts import atomic_folder
+from cellfeat.components import compressed
 from cellfeat.console import SilentReporter
 from cellfeat.datasets import Dataset
+from cellfeat.decode import ImageError, read_mask
 from cellfeat.depicted import depicted
 from cellfeat.distributed import is_main
 from cellfeat.extract import Encoder
 from cellfeat.grey_levels import grey_levels
-from cellfeat.observation_files import BEFORE, FEATURES, PICTURES, SUMMARY, Compressed, after, write_features
+from cellfeat.observation_files import BEFORE, FEATURES, PICTURES, SCHEMA, SUMMARY, Compressed, after, write_features
 from cellfeat.pipeline import Pipeline
 from cellfeat.sampling import balanced
 from cellfeat.slots import Context
 from cellfeat.splits import Split
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.types import Cells
+from cellfeat.undisturbed import looking, undisturbed
+from cellfeat.without_folders import without_folders
 
-SCHEMA = 1
 SAMPLED, ENCODED = 2_000, 240  # cells with features; where these would have to be encoded for the report alone
 VECTORS = 24_000  # of all sources together
-COMPONENTS = 50
 GREY_IMAGES = 100  # of a domain
 SHOWN, SHOWN_OF_EACH = 72, 3  # cells with their masks and reconstructions; of one domain and class
 DEPICTED_SOURCES = 6
@@ -46,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass
 class Observer:
-    """Looks at a run while it goes on: at each source's refitted pipeline, and at the whole when it is done.
+    """Looks at a finished run: at each source's saved pipeline, and at the whole.
 
     With several processes every one asks the methods, as they may work together, and the main one writes.
     """
@@ -56,7 +60,7 @@ class Observer:
     encoder: Encoder
     context: Context
     seed: int
-    sources: int  # how many pipelines there will be
+    splits: Sequence[Split]  # of the pipelines that there are
     uses_backbone: bool
     paints: bool  # a method writes images before the backbone
     pictures: bool = True
@@ -64,51 +68,64 @@ class Observer:
 
     def __post_init__(self) -> None:
         strata = np.array([f"{d}\0{c}" for d, c in zip(self.cells.domain, self.cells.label, strict=True)])
-        most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + self.sources))
-        self.sample = balanced(strata, max(most, 1), self.seed)
-        self.shown = balanced(strata, SHOWN, self.seed, of_each=SHOWN_OF_EACH)
+        most = min(ENCODED if self.paints else SAMPLED, VECTORS // (1 + len(self.splits)))
+        self.sample = balanced(strata, max(most, 1), self.seed, within=self.cells.domain)
+        self.shown = balanced(strata, SHOWN, self.seed, SHOWN_OF_EACH, within=self.cells.domain)
         self._features: dict[str, tuple[np.ndarray, Compressed]] = {}
         self._small: list[Thumbnail] = []
-        self._about: dict[str, Any] = {"masks": None, "depicted": {}}
+        self._about: dict[str, Any] = {"masks": None, "empty_masks": {}, "depicted": {}, "depicted_left_out": []}
 
-    def aligned(self, split: Split, pipeline: Pipeline) -> None:
+    def observe(self, fitted: Callable[[str, Context], Pipeline], predictions: Path, folder: Path) -> None:
+        """Leave everything in a new folder, or none of it. fitted: the saved pipeline of a source, by its name.
+
+        predictions: the run's Parquet table.
+        """
+        with undisturbed(self.seed):
+            for split in self.splits:
+                self._tried(f"features of {split.name}", partial(self._aligned, split, fitted))
+            self._tried("data, features and pictures", lambda: self._write(folder, predictions))
+
+    def _aligned(self, split: Split, fitted: Callable[[str, Context], Pipeline]) -> None:
         """Keep what the pipeline of one source makes of the sampled cells of the domains that it is for."""
         domains = {*split.source, *split.targets, *split.adaptable}
         rows = self.sample[np.isin(self.cells.domain[self.sample], list(domains))]
         shown = self.shown[np.isin(self.cells.domain[self.shown], list(domains))]
-        with self._scratch() as context:
-            features = self._tried(f"features of {split.name}", lambda: pipeline.features(self.cells[rows], context))
-            if features is not None and len(rows) > 1:
+        with looking(self.context, self.seed) as context:
+            pipeline = fitted(split.name, context)
+            if self.pictures and len(shown):
+                what = f"reconstructions of {split.name}"
+                self._tried(what, lambda: self._depict(split.name, shown, pipeline, context))
+            if len(rows) > 1:
+                features = pipeline.features(self.cells[rows], context)
                 self._features[after(split.name)] = (rows, compressed(features, self.seed))
-            if self.pictures and len(shown) and len(self._about["depicted"]) < DEPICTED_SOURCES:
-                name = split.name
-                self._tried(f"reconstructions of {name}", lambda: self._depict(name, shown, pipeline, context))
 
-    def write(self, folder: Path, predictions: Path) -> None:
-        """Leave everything in a new folder. predictions: the run's Parquet table."""
+    def _write(self, folder: Path, predictions: Path) -> None:
         self._before()
         masks = self._tried("masks", self._masks) or {}
         if not is_main():
             return
-        folder.mkdir()
         found = transfers.read(predictions, self.dataset.classes) if predictions.is_file() else []
         grey = self._tried("grey levels", lambda: self._grey_levels(masks))
-        if self.pictures:
-            self._tried("pictures", lambda: self._pictures(found, masks))
-            thumbnails.write(folder / PICTURES, self._small)
-        if self._features:
-            write_features(folder / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
-        with atomic_file(folder / SUMMARY) as path:
-            path.write_text(json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False), encoding="utf-8")
+        with atomic_folder(folder) as unfinished:
+            if self.pictures:
+                self._tried("pictures", lambda: self._pictures(found, masks))
+                thumbnails.write(unfinished / PICTURES, self._small)
+            if self._features:
+                write_features(unfinished / FEATURES, self.cells, self.sample, self.dataset.classes, self._features)
+            summary = json.dumps(self._summary(found, grey), indent=1, ensure_ascii=False)
+            (unfinished / SUMMARY).write_text(summary, encoding="utf-8")
 
     def _before(self) -> None:
         """The sample's features as the backbone gave them."""
         if not self.uses_backbone:
             self.missing["features before alignment"] = "the method reads images; there are no features before it"
             return
-        vectors = self._tried("features before alignment", lambda: self._column("pooled", self.sample))
-        if vectors is not None and len(vectors) > 1:
-            self._features = {BEFORE: (self.sample, compressed(vectors, self.seed)), **self._features}
+        if len(self.sample) > 1:
+            whole = self._tried("features before alignment", self._compressed_column)
+            self._features = {**({BEFORE: (self.sample, whole)} if whole else {}), **self._features}
+
+    def _compressed_column(self) -> Compressed:
+        return compressed(self._column("pooled", self.sample), self.seed)
 
     def _column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A column of some cells: at hand, from the store, or encoded now."""
@@ -119,19 +136,42 @@ class Observer:
 
     def _masks(self) -> dict[int, np.ndarray]:
         """{row: (S, S) bool} of the shown cells: the masks that features come from, or else the data set's own."""
-        if "mask" in self.cells.columns or self.uses_backbone:
-            masks = self._column("mask", self.shown)
-            if not masks.all():  # where the whole image is the cell there is no mask
-                part = self.encoder.description["segmenter"] or self.encoder.description["backbone"]
-                self._about["masks"] = str(part["name"])
-                return dict(zip(self.shown.tolist(), masks, strict=True))
-        if self.dataset.mask_path is None:
-            return {}
-        own = {row: self.dataset.mask_path[row] for row in self.shown.tolist()}
-        self._about["masks"] = DATA_SET
-        return {row: thumbnails.mask_of(path) for row, path in own.items() if path is not None}
+        masks = self._network_masks()
+        if masks is None:
+            masks = self._own_masks()
+        domains = self.cells.domain[[row for row, mask in masks.items() if not mask.any()]].tolist()
+        self._about["empty_masks"] = {name: domains.count(name) for name in sorted(set(domains))}
+        return masks
+
+    def _network_masks(self) -> dict[int, np.ndarray] | None:
+        if "mask" not in self.cells.columns and not self.uses_backbone:
+            return None
+        masks = self._column("mask", self.shown)
+        if masks.all():  # where the whole image is the cell there is no mask
+            return None
+        part = self.encoder.description["segmenter"] or self.encoder.description["backbone"]
+        self._about["masks"] = str(part["name"])
+        return dict(zip(self.shown.tolist(), masks, strict=True))
+
+    def _own_masks(self) -> dict[int, np.ndarray]:
+        paths, found = self.dataset.mask_path, dict[int, np.ndarray]()
+        own = [] if paths is None else [(row, paths[row]) for row in self.shown.tolist() if paths[row] is not None]
+        for row, path in own:
+            with suppress(ImageError):
+                found[row] = read_mask(path or "")
+        if own:
+            self._about["masks"] = DATA_SET
+        self._lacks("masks", len(own) - len(found), "masks")
+        return found
+
+    def _lacks(self, what: str, count: int, of: str) -> None:
+        if count:
+            self.missing[f"{what} of some cells"] = f"{count:,} {of} cannot be read any more"
 
     def _depict(self, source: str, rows: np.ndarray, pipeline: Pipeline, context: Context) -> None:
+        if len(self._about["depicted"]) == DEPICTED_SOURCES:
+            self._about["depicted_left_out"].append(source)
+            return
         depiction = depicted(pipeline, self.cells[rows], context)
         if depiction is None:
             return
@@ -149,11 +189,13 @@ class Observer:
 
         def small(number: int, pixels: np.ndarray) -> list[Thumbnail]:
             row, name = rows[number], str(self.cells.id[rows[number]])
-            outline = [thumbnails.of(name, OUTLINE, pixels, mask=masks[row])] if row in masks else []
+            seen = row in masks and masks[row].any()  # an empty mask has no edge
+            outline = [thumbnails.of(name, OUTLINE, pixels, mask=masks[row])] if seen else []
             return [thumbnails.of(name, ORIGINAL, pixels), *outline]
 
-        for pictures in thumbnails.from_files([self.dataset.path[row] for row in rows], small):
-            self._small += pictures or []
+        made = image_files.for_each([self.dataset.path[row] for row in rows], small)
+        self._small += [picture for pictures in made for picture in pictures or ()]
+        self._lacks("pictures", made.count(None), "images")
         if "crop" in self.cells.columns:
             crops = self.cells.read("crop", self.shown)
             for row, crop in zip(self.shown.tolist(), crops, strict=True):
@@ -164,12 +206,21 @@ class Observer:
         rows = balanced(self.cells.domain, GREY_IMAGES * len(set(self.cells.domain.tolist())), self.seed)
         paths = self.dataset.mask_path
         own = [] if paths is None else [row for row in rows.tolist() if paths[row] is not None]
-        if "mask" in self.cells.columns and self._about["masks"] not in (None, DATA_SET):
-            return grey_levels(self.dataset, rows, rows, lambda row: self.cells.read("mask", [row])[0])
-        if paths is not None and set(self.cells.domain[own].tolist()) == set(self.cells.domain.tolist()):
-            found = grey_levels(self.dataset, rows, np.array(own), lambda row: thumbnails.mask_of(paths[row] or ""))
-            return {**found, "masks": DATA_SET}
-        return grey_levels(self.dataset, rows, np.array(sorted(masks), int), lambda row: masks[row])
+        told = {"masks": self._about["masks"], "cells_are_examples": False}
+        mask_of: Callable[[int], np.ndarray]
+        if "mask" in self.cells.columns and told["masks"] not in (None, DATA_SET):
+            masked, mask_of = rows, lambda row: self.cells.read("mask", [row])[0]
+        elif paths is not None and set(self.cells.domain[own].tolist()) == set(self.cells.domain.tolist()):
+            masked, mask_of = np.array(own), lambda row: read_mask(paths[row] or "")
+            told["masks"] = DATA_SET
+        else:
+            masked, mask_of = np.array(sorted(masks), int), lambda row: masks[row]
+            told["cells_are_examples"] = True
+        found = grey_levels(self.dataset, rows, masked, mask_of)
+        unreadable = found.pop("unreadable")
+        for of, count in unreadable.items():
+            self._lacks("grey levels", count, of)
+        return {**told, **found}
 
     def _summary(self, found: Sequence[transfers.Transfer], grey: dict[str, Any] | None) -> dict[str, Any]:
         return {
@@ -177,23 +228,35 @@ class Observer:
             "seed": self.seed,
             "classes": list(self.dataset.classes),
             "domains": _counts(self.dataset),
-            "grey_levels": grey and {"masks": self._about["masks"], **grey},
+            "grey_levels": grey,
+            "adaptable": {split.name: sorted(split.adaptable) for split in self.splits},
             "features": {
                 name: {"cells": len(rows), "width": one.width, "components": one.values.shape[1]}
                 | {"explained": one.explained}
                 for name, (rows, one) in self._features.items()
             },
             "pictures": self.pictures,
-            "shown": [self._named(row) for row in self.shown.tolist()],
+            "shown": [(str(self.cells.id[row]), *self._kind(row)) for row in self.shown.tolist()],
+            "examples_left_out": self._left_out(),
+            "masks_of_originals": self.paints and self._about["masks"] is not None,
             **self._about,
             "recall": [self._recall(one) for one in found],
             "missing": self.missing,
         }
 
-    def _named(self, row: int) -> tuple[str, str, str]:
-        """Id, domain and class of a cell, "" without one."""
+    def _left_out(self) -> dict[str, list[str]]:
+        """{domain: classes, "" for cells without one} of which no cell is among the shown ones."""
+        every = set(map(self._kind, range(len(self.cells))))
+        shown = set(map(self._kind, self.shown.tolist()))
+        found: dict[str, list[str]] = {}
+        for domain, name in sorted(every - shown):
+            found.setdefault(domain, []).append(name)
+        return found
+
+    def _kind(self, row: int) -> tuple[str, str]:
+        """Domain and class of a cell, "" without one."""
         label = self.cells.label[row]
-        return str(self.cells.id[row]), str(self.cells.domain[row]), self.dataset.classes[label] if label >= 0 else ""
+        return str(self.cells.domain[row]), self.dataset.classes[label] if label >= 0 else ""
 
     def _recall(self, one: transfers.Transfer) -> dict[str, Any]:
         groups = self.cells.group[np.searchsorted(self.cells.id, one.id)]
@@ -205,50 +268,16 @@ class Observer:
         try:
             return work()
         except Exception as error:  # whatever a method does here, the run's results stand
-            self.missing[what] = " ".join(str(error).split()) or type(error).__name__
-            self.context.note(f"the report will lack {what}: {self.missing[what]}")
+            known = map(str, chain(self.dataset.path, self.dataset.mask_path or ()))
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.missing[what] = without_folders(reason, known)  # a page that is passed on tells nobody's folders
+            self.context.note(f"the report will lack {what}: {reason}")
             return None
-
-    def _scratch(self) -> Any:
-        return _Scratch(self.context, self.seed)
-
-
-class _Scratch:
-    """A context for looking only: its own generator, its own folder, which goes away, and nobody told."""
-
-    def __init__(self, context: Context, seed: int) -> None:
-        self.context, self.seed = context, seed
-
-    def __enter__(self) -> Context:
-        import torch
-
-        self._folder = tempfile.TemporaryDirectory(dir=self.context.scratch, prefix="observed-")
-        return replace(
-            self.context,
-            scratch=Path(self._folder.name),
-            generator=torch.Generator().manual_seed(self.seed),
-            reporter=SilentReporter(),
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
 
 
 def notable_count(transfers: int) -> int:
     """How many mistakes, and how many doubts, of each of so many transfers are kept as pictures."""
     return min(NOTABLE, NOTABLE_IN_ALL // (2 * transfers)) if transfers else 0
-
-
-def compressed(features: np.ndarray, seed: int) -> Compressed:
-    """At most 50 principal components of (n, D) features."""
-    from sklearn.decomposition import PCA
-
-    count = min(COMPONENTS, len(features) - 1, features.shape[1])
-    pca = PCA(count, random_state=seed)
-    with np.errstate(invalid="ignore"):  # features that are all alike have no variance to share out
-        values = pca.fit_transform(features.astype(np.float64))
-    explained = float(np.sum(pca.explained_variance_ratio_))
-    return Compressed(values.astype(np.float32), features.shape[1], explained if np.isfinite(explained) else 1.0)
 
 
 def _counts(dataset: Dataset) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from cellfeat.figures import (
     named_ticks,
     plain_axes,
 )
-from cellfeat.metrics import recalls
+from cellfeat.metrics import MINIMUM_CELLS, recalls
 from cellfeat.report import interval, percent
-from cellfeat.transfers import Transfer, recall_intervals
+from cellfeat.transfers import Scored, recall_intervals
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -31,62 +31,59 @@ MOST = 36  # transfers that are drawn
 WEAKEST, STRONGEST = 0.1, 0.5  # opacity of an almost empty and a full cell: text on it stays readable in both themes
 
 
-class Scored(NamedTuple):
-    """One transfer with its records, one for each seed, and its predictions where they are known."""
-
-    title: str
-    records: Sequence[dict[str, Any]]
-    transfer: Transfer | None
-
-    @property
-    def confusion(self) -> np.ndarray:
-        """(K, K) mean over seeds of the mean over models."""
-        return np.mean([record["confusion"] for record in self.records], axis=0)
-
-    @property
-    def cells(self) -> int:
-        return int(self.records[0]["cells"])
-
-
 def _models(one: Scored) -> str:
     if one.transfer is None or one.transfer.models == 1:
         return ""
-    return f" × {one.transfer.models} models"
+    return f" × {one.transfer.said_models}"
 
 
 def scores(scored: Sequence[Scored]) -> Figure:
     """Balanced accuracy of every transfer with its interval, and what costs nothing beside it."""
-    rows = [(one, record) for one in scored for record in one.records][:MOST]
-    several = len({record["seed"] for _, record in rows}) > 1
-    names = [one.title + (f" · seed {record['seed']}" if several else "") for one, record in rows]
+    shown = scored[:MOST]
+    rows = [_score_of(one) for one in shown]
 
     def draw(figure: FigureBase, points: float) -> None:
         axes = figure.add_subplot()
         plain_axes(axes, points, grid="x")
-        for place, (_, record) in enumerate(rows):
-            score, low = record["scores"]["balanced_accuracy"], record["majority"]["balanced_accuracy"]
-            if score["mean"] is None:
+        for place, row in enumerate(rows):
+            if row is None:
                 continue
-            axes.plot([100 * score["low"], 100 * score["high"]], [place, place], color=GOOD, linewidth=1.6)
-            dot = axes.plot([100 * score["mean"]], [place], "o", color=GOOD, markersize=4)[0]
-            mark = axes.plot([100 * low], [place], "|", color=BAD, markersize=7, markeredgewidth=1.4)[0]
-        named_ticks(axes, "y", names, points)
+            mean, low, high, majority = (100 * value for value in row)
+            axes.plot([low, high], [place, place], color=GOOD, linewidth=1.6)
+            dot = axes.plot([mean], [place], "o", color=GOOD, markersize=4)[0]
+            mark = axes.plot([majority], [place], "|", color=BAD, markersize=7, markeredgewidth=1.4)[0]
+        named_ticks(axes, "y", [one.title for one in shown], points)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 102)
         axis_title(axes, "x", "balanced accuracy (%)", points)
-        if any(record["scores"]["balanced_accuracy"]["mean"] is not None for _, record in rows):
+        if any(rows):
             legend(figure, [dot, mark], ["mean and 95 % interval", "majority class"], points)
 
-    words = "; ".join(
-        f"{name} {percent(record['scores']['balanced_accuracy']['mean'])} %"
-        for name, (_, record) in zip(names, rows, strict=True)
-    )
+    words = "; ".join(f"{one.title} {percent(row and row[0])} %" for one, row in zip(shown, rows, strict=True))
     panel = Panel("", draw, f"Balanced accuracy by transfer: {words}", ONE_COLUMN, 18 + 5 * len(rows))
+    counts: dict[str, dict[str, None]] = {}  # a source's own cells are fewer where classes are left out of it
+    for one in scored:
+        counts.setdefault(one.records[0]["target"], {})[f"{one.cells:,}"] = None
+    n = ", ".join(f"{name} {' or '.join(known)}" for name, known in counts.items())
+    seeds = max(len(one.records) for one in scored)
+    several = f" Of {seeds} seeds: the mean, with the lowest and highest bound of their intervals." if seeds > 1 else ""
     caption = (
-        "Balanced accuracy (mean recall of the classes with at least 10 cells) of every transfer, its 95 % bootstrap "
-        "interval, and what always answering the target's commonest class would score. The table has the numbers."
+        f"Balanced accuracy (mean recall of the classes with at least {MINIMUM_CELLS} cells) of every transfer, its "
+        "95 % bootstrap interval, and what always answering the target's commonest class would score. n: "
+        f"{n} cells.{several} The table of results has the numbers.{left_out(scored)}"
     )
     return Figure("scores", "Balanced accuracy", caption, [panel], columns=1)
+
+
+def _score_of(one: Scored) -> tuple[float, float, float, float] | None:
+    """Mean over seeds, lowest and highest bound of their intervals, the majority class; None where nobody can say."""
+    known = [record for record in one.records if record["scores"]["balanced_accuracy"]["mean"] is not None]
+    if not known:
+        return None
+    found = [record["scores"]["balanced_accuracy"] for record in known]
+    mean = float(np.mean([score["mean"] for score in found]))
+    majority = float(np.mean([record["majority"]["balanced_accuracy"] for record in known]))
+    return mean, min(score["low"] for score in found), max(score["high"] for score in found), majority
 
 
 def confusions(scored: Sequence[Scored]) -> Figure:
@@ -98,10 +95,12 @@ def confusions(scored: Sequence[Scored]) -> Figure:
         for true, line in zip(one.records[0]["classes"], one.confusion, strict=True)
         if sum(line)
     ]
+    means = ", as the mean over seeds where these left different ones" if len(scored[0].records) > 1 else ""
     caption = (
         "Rows are true classes, columns predicted ones; each row adds up to 100 %. Below the percentage: cells, as the "
-        "mean over the models (folds and seeds) that answered them, so that counts may be broken. Blue is right, "
-        f"orange wrong, the stronger the larger the share. n is the number of the target's cells.{left_out(scored)}"
+        "mean over the models (folds and seeds) that answered them, so that counts under 100 may be broken. Blue is "
+        "right, orange wrong, the stronger the larger the share. n is the number of cells of each true "
+        f"class{means}.{left_out(scored)}"
     )
     classes = scored[0].records[0]["classes"]
     numbers = Numbers(["transfer", "true class", *classes], rows, texts=2)
@@ -114,7 +113,7 @@ def left_out(scored: Sequence[Scored]) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 or abs(value - round(value)) < 0.05 else f"{value:,.1f}"
 
 
 def _confusion_panel(one: Scored) -> Panel:
@@ -151,9 +150,8 @@ def _confusion_panel(one: Scored) -> Panel:
         axis_title(axes, "y", "true class", points, pad=6)
 
     worst = _worst(share, classes)
-    size = max(11.0, 62 / max(len(classes), 1)) if len(classes) < 6 else 11.0
     width = max(ONE_COLUMN, 38 + 11.0 * len(classes))
-    height = 30 + min(size, 11.0) * len(classes)
+    height = 30 + 11.0 * len(classes)
     alt = f"{len(classes)} by {len(classes)} matrix, n = {one.cells:,} cells{_models(one)}; {worst}"
     return Panel(one.title, draw, alt, width, height)
 
@@ -200,7 +198,7 @@ def _recall_of(one: Scored, intervals: Intervals) -> dict[str, tuple[int, float,
             return {}
         found = recall_intervals(one.transfer.label, one.transfer.right)
         kept = {classes[label]: value for label, value in found.items()}
-    means, counts = recalls(one.confusion), one.records[0]["class_counts"]
+    means, counts = recalls(one.confusion), one.class_counts
     return {
         name: (counts.get(name, 0), float(means[i]), *(float(v) for v in kept[name]))  # type: ignore[misc]
         for i, name in enumerate(classes)

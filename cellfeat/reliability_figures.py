@@ -20,9 +20,9 @@ from cellfeat.figures import (
     plain_axes,
 )
 from cellfeat.metrics import CALIBRATION_BINS
-from cellfeat.prediction_figures import MOST, Scored, left_out
+from cellfeat.prediction_figures import MOST, left_out
 from cellfeat.report import percent
-from cellfeat.transfers import Bin, reliability
+from cellfeat.transfers import Bin, Scored, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,10 +52,11 @@ def calibration(scored: Sequence[Scored]) -> Figure | None:
         f"Answers sorted into {CALIBRATION_BINS} bins of equal width by the probability of the predicted class: the "
         "share that was right against their mean probability. On the dashed line probabilities can be taken at their "
         "word; below it the models are too sure, above it not sure enough. Points are the larger the more answers "
-        f"they stand for, and hollow where these are fewer than {FEW}, which says little; the bars below are the "
-        "shares of all answers. ECE, the expected calibration error, is the mean distance from "
+        f"they stand for, and hollow where these are fewer than {FEW}, which says little; the bars below are "
+        "the shares of all answers in percent. ECE, the expected calibration error, is the mean distance from "
         "the line weighted by answers (of each model by itself, then the mean; Guo et al., 2017). Answers of all "
-        f"models (folds and seeds) are pooled, so that n counts a cell once for each model.{left_out(scored)}"
+        "models (folds and seeds) are pooled, so that n counts a cell once for each model that "
+        f"answered it.{left_out(scored)}"
     )
     headings = ["transfer", "probability (%)", "answers", "mean probability (%)", "right (%)"]
     return Figure("reliability", "Reliability", caption, panels, Numbers(headings, rows, texts=2), apart=True)
@@ -78,9 +79,10 @@ def _reliability_panel(one: Scored, bins: Sequence[Bin]) -> Panel:
         share = [100 * b.answers / answers for b in bins]
         lower.bar([100 * b.low for b in bins], share, 93 / CALIBRATION_BINS, align="edge", color=COLOURS[7], alpha=0.6)
         lower.set_xlim(-2, 102)
-        lower.set_yticks([])
+        top = float(f"{max(share):.1g}")  # of the scale: the longest bar's share, as a round number
+        lower.set_yticks([0, top], ["0", f"{top:g}"])
         axis_title(lower, "x", "probability of the predicted class (%)", points)
-        axis_title(lower, "y", "answers", points)
+        axis_title(lower, "y", "of all (%)", points)
         upper.set_title(text, fontsize=points, color=QUIET, loc="left", pad=3)
 
     return Panel(one.title, draw, f"{text}; {_verdict(bins)}", ONE_COLUMN, 74)

@@ -28,6 +28,7 @@ from cellfeat.figures import (
     QUIET,
     Figure,
     Panel,
+    free,
     printable,
     slug,
 )
@@ -37,7 +38,14 @@ PAGE_WIDTH = 360  # px of one column: what a phone has
 
 _VARIABLES = {PAPER: "--paper", INK: "--ink", QUIET: "--quiet", LINE: "--line", FAINT: "--faint"}
 _VARIABLES |= {colour: f"--c{number}" for number, colour in enumerate(COLOURS)}
-_MADE_BY = "Made by cellfeat"
+_MADE_BY = "Made by cellfeat report"
+_OWN = {  # what a file begins with that a report, or its figure, left; a PDF says it near its end
+    ".html": rb'<!doctype html>\s*<html[^>]*>\s*<head>\s*(<meta [^>]*>\s*)*?<meta name="cellfeat-built-from" '
+    rb'content="report-',
+    ".svg": rb"<\?xml[^>]*\?>\s*<svg [^>]*>\s*<desc>Made by cellfeat report</desc>",
+    ".png": rb"(?s)\x89PNG.{0,200}?tEXtSoftware\0Made by cellfeat report",
+    ".pdf": rb"(?s)%PDF-.*/Creator \(Made by cellfeat report\)",
+}
 _FAMILIES = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _DPI = 300
 
@@ -60,23 +68,21 @@ def for_page(panel: Panel, prefix: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def save(figure: Figure, folder: Path, kind: str) -> list[Path]:
+def save(figure: Figure, folder: Path, kind: str, taken: set[str] | None = None) -> list[Path]:
     """Write a figure as one file, or as a file per panel; gives their paths. kind: one of `FORMATS`.
 
-    A file of that name that cellfeat made is replaced.
+    A file of that name that a report made is replaced. taken: names in this folder that other figures have; these
+    figures' are added.
 
     Raises: CellfeatError where another file has the name.
     """
-    parts = [(figure.name, list(figure.panels))]
+    name, taken = slug(figure.name), set() if taken is None else taken
+    parts = [(name, list(figure.panels))]
     if figure.apart:
-        parts = [(f"{figure.name}-{slug(panel.title)}", [panel]) for panel in figure.panels]
+        parts = [(f"{name}-{slug(panel.title)}", [panel]) for panel in figure.panels]
     written = []
-    taken: set[str] = set()
-    for name, panels in parts:
-        while name in taken:  # names that differ in signs alone
-            name += "-2"
-        taken.add(name)
-        path = folder / f"{name}.{kind}"
+    for wanted, panels in parts:
+        path = folder / f"{free(wanted, taken)}.{kind}"
         refuse_foreign(path)
         with atomic_file(path) as partial:
             partial.write_bytes(_file(panels, 1 if figure.apart else figure.columns, kind))
@@ -85,13 +91,10 @@ def save(figure: Figure, folder: Path, kind: str) -> list[Path]:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raises: CellfeatError where a file exists that cellfeat did not make."""
-    if path.exists() and (not path.is_file() or not _is_own(path.read_bytes())):
+    """Raises: CellfeatError where something exists that is no report's page or figure."""
+    own = _OWN.get({".htm": ".html"}.get(path.suffix.lower(), path.suffix.lower()), rb"(?!)")
+    if path.exists() and not (path.is_file() and re.match(own, path.read_bytes())):
         raise CellfeatError(f"{path} exists and was not made by cellfeat report; move it away, or choose another name")
-
-
-def _is_own(data: bytes) -> bool:
-    return _MADE_BY.encode() in data or b'<meta name="generator" content="cellfeat ' in data[:4096]
 
 
 @contextmanager

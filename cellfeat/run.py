@@ -63,8 +63,8 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
         doubtful = doubtful_masks(cells)
         if doubtful is not None:
             about["doubtful_masks"] = doubtful
-        observer = _observer(evaluator, dataset, prototype, pictures)
-        written = _evaluate(evaluator, folder, about, observer)
+        written = _evaluate(evaluator, folder, about)
+        _observe(evaluator, encoder, dataset, folder, pictures)
     if is_main():  # another process may be here while this one still writes the last checkpoint
         evaluator.clear_scratch()
     return out, written
@@ -83,23 +83,7 @@ def prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
     return recipe
 
 
-def _observer(evaluator: Evaluator, dataset: datasets.Dataset, prototype: Pipeline, pictures: bool) -> Observer:
-    seed = evaluator.recipe.protocol.seeds[0]
-    assert evaluator.encoder is not None
-    return Observer(
-        dataset,
-        evaluator.cells,
-        evaluator.encoder,
-        evaluator.context,
-        seed,
-        sources=len(list(evaluator.splits(seed))),
-        uses_backbone=prototype.uses_backbone,
-        paints=any(aligner.writes == "image" for aligner in prototype.aligners),
-        pictures=pictures,
-    )
-
-
-def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any], observer: Observer) -> list[dict[str, Any]]:
+def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     results: list[Result] = []
     cells, classes, seeds = evaluator.cells, evaluator.classes, evaluator.recipe.protocol.seeds
@@ -120,10 +104,30 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any], observe
                     "seed": seed,
                 }
                 pipeline.save(folder / "pipelines" / split.name)
-                observer.aligned(split, pipeline)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)
-    observer.write(folder / observation_files.FOLDER, folder / PREDICTIONS)
     return written
+
+
+def _observe(evaluator: Evaluator, encoder: Encoder, dataset: datasets.Dataset, folder: Path, pictures: bool) -> None:
+    """Look at the saved pipelines once every result is written, so that looking can change none."""
+    splits = list(evaluator.splits(evaluator.recipe.protocol.seeds[0]))
+
+    def fitted(name: str, context: Context) -> Pipeline:
+        return Pipeline.load(folder / "pipelines" / name, evaluator.registry, context, encoder)
+
+    prototype = Pipeline.build(evaluator.recipe, evaluator.registry, dataset.classes, evaluator.context, encoder)
+    observer = Observer(
+        dataset,
+        evaluator.cells,
+        encoder,
+        evaluator.context,
+        evaluator.recipe.protocol.seeds[0],
+        splits,
+        uses_backbone=prototype.uses_backbone,
+        paints=any(aligner.writes == "image" for aligner in prototype.aligners),
+        pictures=pictures,
+    )
+    observer.observe(fitted, folder / PREDICTIONS, folder / observation_files.FOLDER)
 
 
 def _tell(split: Split, evaluator: Evaluator) -> None:

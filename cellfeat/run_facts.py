@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from cellfeat.recipe import parse
 from cellfeat.report import interval, method_of, one_per_target, percent
 from cellfeat.results_folder import published
 from cellfeat.run import PREDICTIONS, RECIPE
-from cellfeat.run_folder import RunFolder, title
+from cellfeat.run_folder import RunFolder, name_of, title, without_folders
+
+FILES = ("manifest", "labels", "adapter")  # what recipes name files by
 
 
 def lead(folder: RunFolder) -> str:
@@ -85,6 +89,30 @@ def _hardware(found: dict[str, Any]) -> str:
     return ", ".join(str(part) for part in [*parts, found.get("system")] if part)
 
 
+def was_shown(found: Sequence[dict[str, Any]], source: str, adaptable: Sequence[str] = ()) -> str:
+    """Which cells the alignment that gave the features was fitted on, as a sentence.
+
+    adaptable: laboratories whose cells were at hand without labels, also those that are not scored.
+    """
+    some = [record for record in found if record["source"] == source]
+    first, adapted = some[0], {name for record in some for name in record["adapted_to"]}
+    if first["adapt"] != "none":
+        adapted |= set(adaptable)
+    own, labels = f"cells of {source}", "without their labels"  # a method may then be shown unlabelled ones too
+    if first.get("uses_labels", True):
+        own, labels = f"the labelled cells of {source}", "with their labels"
+        left_out = {name: n for record in some for name, n in record["left_out"].items()}
+        if left_out:
+            own += f" (but {', '.join(f'{name}, n = {n}' for name, n in left_out.items())}: fewer cells than folds)"
+    shots = [f"{record['shots']} cells of {record['target']}" for record in some if record.get("shots")]
+    few = f", {' and '.join(dict.fromkeys(shots))} (few-shot) likewise" if shots else ""
+    text = f"The alignment of this pipeline was shown {own} {labels}{few}"
+    if adapted:
+        other = "all other cells" if shots else "all cells"
+        return f"{text}, and {other} of {', '.join(sorted(adapted))} without labels (adapt: {first['adapt']})."
+    return f"{text}, and no {'further ' if shots else ''}cell of another laboratory."
+
+
 def recipe_text(record: dict[str, Any]) -> str:
     """The recipe as YAML, files by their names alone."""
     import yaml
@@ -92,12 +120,23 @@ def recipe_text(record: dict[str, Any]) -> str:
     try:
         return published(parse(record["recipe"])).as_yaml()
     except CellfeatError:  # of another version, with sections that this one does not know
-        return yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_names_only(record["recipe"]), sort_keys=False, allow_unicode=True)
+
+
+def _names_only(value: Any, key: str = "") -> Any:
+    """Files by their names alone, in whatever section they stand; a name such as timm/resnet18 is none."""
+    if isinstance(value, dict):
+        return {name: _names_only(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_names_only(one) for one in value]
+    somewhere = isinstance(value, str) and (key in FILES or re.match(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", value))
+    return name_of(value.partition("?")[0]) if somewhere else value
 
 
 def notices(folder: RunFolder) -> list[str]:
     """What the page lacks, why, and which command makes it."""
-    again = f"cellfeat run --recipe {folder.path.name}/{RECIPE} --out NEW"
+    where = shlex.quote(f"{folder.path.resolve().name}/{RECIPE}")
+    again = f"cellfeat run --recipe {where} --out NEW (in the folder that has the run's)"
     found = []
     if not folder.transfers:
         found.append(
@@ -114,4 +153,4 @@ def notices(folder: RunFolder) -> list[str]:
     summary = folder.observed.summary
     if not summary["pictures"]:
         found.append(f"The run kept no pictures of cells (--no-pictures). To have them, run again: {again}")
-    return [*found, *(f"Missing: {what} ({reason})." for what, reason in summary["missing"].items())]
+    return [*found, *(f"Missing: {what} ({without_folders(reason)})." for what, reason in summary["missing"].items())]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from cellfeat import observation_files, records, transfers
 from cellfeat.errors import CellfeatError
 from cellfeat.observation_files import Observations
-from cellfeat.prediction_figures import Scored
 from cellfeat.run import PREDICTIONS, RECIPE, RECORDS, SKIPPED
+from cellfeat.transfers import Scored
 
 SKIPPED_SHOWN = 200
 
@@ -46,8 +47,19 @@ class RunFolder:
         found = records.read(path / RECORDS)
         if not found or "recipe" not in found[0]:
             raise CellfeatError(f"{path / RECORDS} has no record of a run")
-        known = transfers.read(path / PREDICTIONS, found[0]["classes"]) if (path / PREDICTIONS).is_file() else []
-        return cls(path, found, known, observation_files.read(path), _skipped(path / SKIPPED))
+        recipes = {record.get("recipe_digest") for record in found}
+        if len(recipes) > 1:
+            raise CellfeatError(
+                f"{path / RECORDS} has records of {len(recipes)} recipes, as results of a suite have; a report is of "
+                "one run. Those of a suite are shown by `cellfeat leaderboard`"
+            )
+        return cls(
+            path,
+            found,
+            _predictions(path / PREDICTIONS, found[0]["classes"]),
+            observation_files.read(path),
+            _skipped(path / SKIPPED),
+        )
 
     @property
     def scored(self) -> list[Scored]:
@@ -65,13 +77,47 @@ def title(record: dict[str, Any]) -> str:
     return f"{record['source']} → {record['target']}"
 
 
+def _predictions(path: Path, classes: list[str]) -> list[transfers.Transfer]:
+    if not path.is_file():
+        return []
+    try:
+        return transfers.read(path, classes)
+    except (OSError, ValueError, KeyError) as error:  # Arrow's errors are of these kinds
+        said = " ".join(str(error).split())
+        raise CellfeatError(
+            f"{path} cannot be read as predictions ({said}); copy it anew, or move it away for a report without it"
+        ) from error
+
+
 def _skipped(path: Path) -> Skipped:
+    """Files by their names: where a machine keeps them is nobody's business."""
     if not path.is_file():
         return Skipped(0, [])
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
-        shown = [(row["id"], row["path"], row["reason"]) for row in islice(lines, SKIPPED_SHOWN)]
+        if not {"id", "path", "reason"} <= set(lines.fieldnames or ()):
+            raise CellfeatError(f"{path} has columns {lines.fieldnames}; possible are id, path, reason of a run")
+        rows = [[row[name] or "" for name in ("id", "path", "reason")] for row in islice(lines, SKIPPED_SHOWN)]
+        shown = [(name, name_of(where), without_folders(reason, where)) for name, where, reason in rows]
         return Skipped(len(shown) + sum(1 for _ in lines), shown)
+
+
+# A quoted path may have spaces; a URL, a fraction and a name such as timm/resnet18 are no absolute path.
+_QUOTED = re.compile(r"""(['"])(?:file://)?(?:~?/|[A-Za-z]:[\\/])[^'"\n]*?([^'"/\\\n]*)[\\/]?\1""")
+_BARE = re.compile(r"(?:file://|(?<![\w.:/~\\]))(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\:'\",;()]+[\\/])+([^\s/\\'\",;()]*)")
+
+
+def without_folders(text: str, *known: str) -> str:
+    """A message with files by their names alone. known: paths that it may name, which have any signs in them."""
+    for path in sorted(filter(None, known), key=len, reverse=True):
+        text = text.replace(path, name_of(path))
+    return _BARE.sub(r"\1", _QUOTED.sub(r"\1\2\1", text))
+
+
+def name_of(path: str) -> str:
+    """The last part of a path of whatever system; the whole where there is none."""
+    kind = PureWindowsPath if re.match(r"[A-Za-z]:|\\\\", path) else PurePosixPath
+    return kind(path).name or path
 
 
 def inputs(run: Path) -> Iterator[Path]:

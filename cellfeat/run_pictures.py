@@ -12,11 +12,10 @@ import numpy as np
 
 from cellfeat.depicted import RECONSTRUCTED, WRITTEN
 from cellfeat.figures import TWO_COLUMNS, Figure, Panel, printable
-from cellfeat.observation_files import Observations
-from cellfeat.observations import notable_count
-from cellfeat.prediction_figures import Scored
+from cellfeat.observation_files import Observations, after
+from cellfeat.observations import DATA_SET, notable_count
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
-from cellfeat.transfers import Transfer
+from cellfeat.transfers import Scored, Transfer
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -97,8 +96,15 @@ def _said_of(observed: Observations, domain: str, count: int) -> str:
     text = f"{count} cells of {domain}, drawn at random, at most 3 of each class."
     text += f" The orange line is the edge of the mask by {masks}." if masks else " There are no masks of them."
     kinds = {kind for _, kind, _ in observed.pictures}
+    if masks:
+        text += " Where no line is seen, the mask is empty."
+    if masks and WRITTEN in kinds and masks != DATA_SET:
+        text += " These are masks of the originals; features come from masks of the images as written."
     if CROP in kinds:
         text += " Crop: the cell alone, grey outside it, as the autoencoder is to draw it."
+    pipelines = sum(name.startswith(after("")) for name in observed.summary["features"])
+    if 0 < len(depicted) < pipelines:
+        text += f" Drawn is what {len(depicted)} of the {pipelines} pipelines made of them."
     for said in dict.fromkeys(depicted.values()):
         what, _, method = said.partition(" by ")
         if what == RECONSTRUCTED:
@@ -123,7 +129,7 @@ def _gallery(one: Scored, transfer: Transfer, most: int, pictures: dict[tuple[st
         [_notable(transfer, row, classes, pictures) for row in rows.tolist()] for rows in (wrong, unsure)
     )
     count = int((transfer.predicted != transfer.label).sum())
-    models = f"the mean over {transfer.models} models" if transfer.models > 1 else "that of the one model that answered"
+    models = f"the mean over {transfer.said_models}" if transfer.models > 1 else "that of the one model that answered"
     of = f"{count:,} of {len(transfer.id):,} cells are wrong by their largest mean probability"
     shown = "all of them are shown" if count == len(mistakes) else f"the {len(mistakes)} surest are shown"
     return Gallery(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cellfeat import (
     data_figures,
@@ -30,9 +32,9 @@ from cellfeat import (
 )
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_figures import Side, embed
-from cellfeat.figures import Figure
-from cellfeat.invariance import Invariance, domain_classifiers
-from cellfeat.observation_files import BEFORE
+from cellfeat.figures import Figure, free, slug
+from cellfeat.invariance import domain_classifiers
+from cellfeat.observation_files import BEFORE, Observations, Sample
 from cellfeat.report import caption, method_of
 from cellfeat.run import SKIPPED
 from cellfeat.run_folder import RunFolder, inputs
@@ -70,8 +72,8 @@ def write_report(
 ) -> tuple[Path, list[Path]]:
     """Write the page of a run, and its figures as files where a format is named; gives their paths.
 
-    out: RUN/report.html by default. figures_as: "svg", "pdf" or "png", into RUN/figures. What cellfeat itself wrote is
-    replaced, nothing else.
+    out: RUN/report.html by default. figures_as: "svg", "pdf" or "png", into RUN/figures. What an earlier report wrote
+    is replaced, nothing else.
 
     Raises: CellfeatError for a folder that is no run's, an unknown format or embedding, a file in the way.
     """
@@ -84,10 +86,10 @@ def write_report(
     written: list[Path] = []
     if figures_as:
         files = [*drawn.figures, *picture_figures(drawn.cells, drawn.galleries)]
-        show = progress or _silent
+        show, taken = progress or _silent, set[str]()
         with show(len(files), "writing figures") as bar:
             for figure in files:
-                written += rendering.save(figure, run / FIGURES, figures_as)
+                written += rendering.save(figure, run / FIGURES, figures_as, taken)
                 _advance(bar)
     return target, written
 
@@ -136,43 +138,64 @@ def draw(folder: RunFolder, embedding: str = "tsne", progress: Progress | None =
 
 
 def _of_features(folder: RunFolder, embedding: str, progress: Progress) -> list[Figure]:
-    """The domain classifier's numbers, and a map for each source."""
+    """The domain classifiers' numbers, and a map of every kind of features."""
     observed = folder.observed
     if observed is None or not observed.features:
         return []
-    seed, found, made = observed.summary["seed"], dict[str, Invariance](), []
-    sources = list(dict.fromkeys(record["source"] for record in folder.records))
-    wanted = [source for source in sources if observation_files.after(source) in observed.features]
-    names = [*([BEFORE] if BEFORE in observed.features else []), *map(observation_files.after, wanted)]
+    seed, classes, kinds = observed.summary["seed"], observed.summary["classes"], _kinds(folder.records, observed)
     sides: dict[str, Side] = {}
-    with progress(len(names), f"{feature_figures.METHODS[embedding]} of features") as bar:
-        for name in names:
-            sample = observed.features[name]
+    made = []
+    with progress(len(kinds), f"{feature_figures.METHODS[embedding]} of features") as bar:
+        for kind in kinds:
+            sample = kind.sample
             number = domain_classifiers(sample.values, sample.domain, sample.group, seed)
-            title = "before alignment" if name == BEFORE else f"after, pipeline of {name.removeprefix('after ')}"
-            if number is not None:
-                found[title] = number
-            sides[name] = Side("after alignment" if name != BEFORE else title, embed(sample, embedding, seed), number)
+            side = sides[kind.name] = Side(kind.name, embed(sample, embedding, seed), number, kind.about)
+            before = sides.get(kind.before)
+            made.append(feature_figures.embeddings(side, classes, embedding, kind.shown, before))
             _advance(bar)
-    classes = observed.summary["classes"]
-    for source in wanted:
-        both = [sides[name] for name in (BEFORE, observation_files.after(source)) if name in sides]
-        made.append(feature_figures.embeddings(source, both, classes, embedding, _was_shown(folder.records, source)))
-    numbers = feature_figures.invariance(found)
+    numbers = feature_figures.invariance({name: side.invariance for name, side in sides.items() if side.invariance})
     return [*([numbers] if numbers else []), *made]
 
 
-def _was_shown(found: Sequence[dict[str, Any]], source: str) -> str:
-    """Which cells the pipeline that gave the features was fitted on, as a sentence."""
-    some = [record for record in found if record["source"] == source]
-    first, others = some[0], sorted({name for record in some for name in record["adapted_to"]})
-    if not first.get("uses_target", True) and not first.get("uses_labels", True):
-        return f"The alignment was fitted on all cells of {source}, without labels; no other cell was shown to it."
-    labels = "with" if first.get("uses_labels") else "without"
-    shown = f"The alignment of this pipeline was shown all cells of {source} {labels} labels"
-    if not others:
-        return f"{shown}, and no cell of another laboratory."
-    return f"{shown}, and all cells of {', '.join(others)} without labels (adapt: {first['adapt']})."
+class Kind(NamedTuple):
+    """Features to be looked at. shown: what the alignment was shown; before: name of those that they are made of."""
+
+    name: str
+    sample: Sample
+    about: Mapping[str, Any]
+    shown: str = ""
+    before: str = ""
+
+
+def _kinds(found: Sequence[dict[str, Any]], observed: Observations) -> list[Kind]:
+    """Features before alignment, of the same cells as those that each pipeline gave, once for pipelines of the same
+    laboratories; then these. A single kind where nothing is aligned."""
+    about = observed.summary["features"]
+    sources = list(dict.fromkeys(record["source"] for record in found))
+    after = {source: observation_files.after(source) for source in sources}
+    after = {source: name for source, name in after.items() if name in observed.features}
+    if all(part["name"] == "none" for part in found[0]["recipe"]["align"]):
+        name = next((one for one in (BEFORE, *after.values()) if one in observed.features), None)
+        return [Kind("features", observed.features[name], about.get(name, {}))] if name else []
+    domains = {source: tuple(np.unique(observed.features[name].domain)) for source, name in after.items()}
+    several = len(set(domains.values())) > 1
+    adaptable, kinds = observed.summary.get("adaptable", {}), list[Kind]()
+    for place, (source, name) in enumerate(after.items()):
+        before = f"before alignment ({', '.join(domains[source])})" if several else "before alignment"
+        if BEFORE in observed.features and domains[source] not in list(domains.values())[:place]:
+            kinds.append(_before(observed, before, domains[source]))
+        shown = run_facts.was_shown(found, source, adaptable.get(source, ()))
+        kinds.append(Kind(f"after, pipeline of {source}", observed.features[name], about.get(name, {}), shown, before))
+    if not after:
+        kinds = [_before(observed, "before alignment", tuple(np.unique(observed.features[BEFORE].domain)))]
+    return kinds
+
+
+def _before(observed: Observations, name: str, domains: Sequence[str]) -> Kind:
+    sample, about = observed.features[BEFORE], observed.summary["features"].get(BEFORE, {})
+    inside = np.isin(sample.domain, domains)
+    part = Sample(*(column[inside] for column in sample))
+    return Kind(name, part, about if inside.all() else {"width": about.get("width")})
 
 
 def rendered(folder: RunFolder, drawn: Drawn, embedding: str = "tsne") -> str:
@@ -206,18 +229,22 @@ def rendered(folder: RunFolder, drawn: Drawn, embedding: str = "tsne") -> str:
 
 
 class Shown(NamedTuple):
-    """A figure on the page: every panel as (title, SVG, whether it is wider than a phone)."""
+    """A figure on the page: its id, and every panel as (title, SVG, whether it is wider than a phone)."""
 
     figure: Figure
+    id: str
     panels: list[tuple[str, Any, bool]]
 
 
 def _on_page(drawn: Sequence[Figure], prefix: str) -> list[Shown]:
     from markupsafe import Markup
 
+    taken: set[str] = set()
+
     return [
         Shown(
             figure,
+            free(f"figure-{slug(figure.name)}", taken),
             [
                 (
                     panel.title,
@@ -232,10 +259,11 @@ def _on_page(drawn: Sequence[Figure], prefix: str) -> list[Shown]:
 
 
 def built_from(run: Path, embedding: str = "tsne") -> str:
-    """Digest of what a report is built from: the run folder's inputs, and the programs that draw."""
+    """Digest of what a report is built from: the run folder's inputs, and the programs that draw. By its first word
+    `rendering.refuse_foreign` knows a report's page from other pages."""
     digest = hashlib.sha256(f"{page.sources_digest([TEMPLATE, STYLE, SCRIPT])}|{embedding}".encode())
     for path in inputs(run):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for module in (*DRAWING, *TELLING, sys.modules[__name__]):
         digest.update(hashlib.sha256(Path(str(module.__file__)).read_bytes()).digest())
-    return digest.hexdigest()[:32]
+    return f"report-{digest.hexdigest()[:32]}"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from cellfeat import images
 from cellfeat.artifacts import atomic_file
-from cellfeat.decode import ImageError, read_mask, read_rgb
 from cellfeat.pictures import mask_outline
 
 SIDE = 112  # px of the longer side, at most
 QUALITY = 85
-READERS = 8  # files read at once
 ORIGINAL, OUTLINE, CROP = "original", "outline", "crop"
-
-T = TypeVar("T")
 
 
 class Thumbnail(NamedTuple):
@@ -68,24 +63,6 @@ def _jpeg(pixels: np.ndarray, sharp: bool) -> bytes:
     # Halved colour would blur a thin coloured line.
     Image.fromarray(pixels).save(file, format="JPEG", quality=QUALITY, subsampling=0 if sharp else 2, optimize=True)
     return file.getvalue()
-
-
-def from_files(paths: Sequence[Path | str], work: Callable[[int, np.ndarray], T]) -> list[T | None]:
-    """`work(number, (H, W, 3) uint8 RGB)` for each file, in threads; None where one cannot be read any more."""
-
-    def one(number: int) -> T | None:
-        try:
-            return work(number, read_rgb(paths[number]))
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(one, range(len(paths))))
-
-
-def mask_of(path: Path | str) -> np.ndarray:
-    """A mask file, (H, W) bool."""
-    return read_mask(path)
 
 
 def write(path: Path, pictures: Iterable[Thumbnail]) -> None:

@@ -34,9 +34,10 @@ class Transfer:
     models: int
 
     @property
-    def held_out_folds(self) -> bool:
-        """Whether these are the source's own cells, each answered by models that were not trained on it."""
-        return self.source == self.target
+    def said_models(self) -> str:
+        """How many models answered a cell; with several seeds of a few-shot protocol not each answered every one."""
+        every = len(self.confidence) == self.models * len(self.id)
+        return f"{'' if every else 'up to '}{self.models} models"
 
     @property
     def predicted(self) -> np.ndarray:
@@ -51,6 +52,32 @@ class Transfer:
     def doubts(self, most: int) -> np.ndarray:
         """Rows of the cells whose largest mean probability is lowest, right or wrong."""
         return np.argsort(self.proba.max(axis=1), kind="stable")[:most]
+
+
+class Scored(NamedTuple):
+    """One transfer with its records, one for each seed, and its predictions where they are known."""
+
+    title: str
+    records: Sequence[dict[str, Any]]
+    transfer: Transfer | None
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(K, K) mean over seeds of the mean over models."""
+        return np.mean([record["confusion"] for record in self.records], axis=0)
+
+    @property
+    def cells(self) -> int:
+        """How many cells were answered by any model: seeds of a few-shot protocol leave different ones to be scored."""
+        return int(self.records[0]["cells"]) if self.transfer is None else len(self.transfer.id)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Those cells by class."""
+        if self.transfer is None:
+            return dict(self.records[0]["class_counts"])
+        counts = np.bincount(self.transfer.label, minlength=len(self.records[0]["classes"]))
+        return {name: int(n) for name, n in zip(self.records[0]["classes"], counts, strict=True) if n}
 
 
 def read(path: Path, classes: Sequence[str]) -> list[Transfer]:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from reporting import SCORED, drawn_texts
 
 from cellfeat import CellfeatError, figures, page, rendering
 from cellfeat.data_figures import class_counts, grey_levels
@@ -17,15 +18,10 @@ from cellfeat.feature_figures import Side, check_method, embed, embeddings, inva
 from cellfeat.figures import COLOURS, Figure, Panel
 from cellfeat.invariance import domain_classifiers
 from cellfeat.observation_files import Sample
-from cellfeat.prediction_figures import Scored, confusions, recall, scores
+from cellfeat.prediction_figures import confusions
 from cellfeat.reliability_figures import calibration
-from cellfeat.transfers import Transfer
 
 HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&$\\frac{1}{0}$_^#b34700 id="a"'
-
-
-def drawn_texts(text: str) -> list[str]:
-    return [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
 
 
 def panel(name: str = HOSTILE) -> Panel:
@@ -37,35 +33,6 @@ def panel(name: str = HOSTILE) -> Panel:
         figures.legend(figure, [*line, *line], [name, "_second"], points)
 
     return Panel(name, draw, f"a line called {name}")
-
-
-def record(matrix, classes=("a", "b"), **changes):
-    matrix = np.array(matrix, float)
-    score = {"mean": 0.75, "low": 0.5, "high": 1.0}
-    return {
-        "source": "s",
-        "target": "t",
-        "seed": 1,
-        "cells": int(matrix.sum()),
-        "classes": list(classes),
-        "class_counts": {name: int(n) for name, n in zip(classes, matrix.sum(1), strict=True) if n},
-        "confusion": matrix.tolist(),
-        "scores": {"balanced_accuracy": score},
-        "majority": {"balanced_accuracy": 0.5},
-        "calibration": {"expected_error": 0.123},
-        **changes,
-    }
-
-
-def transfer(proba, label):
-    proba, label = np.array(proba, float), np.array(label)
-    hit = proba.argmax(1) == label
-    ids = np.array([f"{i:03d}" for i in range(len(label))])
-    return Transfer("s", "t", ids, label, proba, hit.astype(float), proba.max(1), hit, 1)
-
-
-ANSWERS = transfer([[0.9, 0.1]] * 10 + [[0.2, 0.8]] * 10, [0] * 10 + [1] * 10)
-SCORED = Scored("s → t", [record([[8, 2], [1, 9]])], ANSWERS)
 
 
 def test_a_text_of_the_data_stays_a_text():
@@ -194,6 +161,23 @@ def test_a_file_has_the_size_of_columns_in_mm_and_text_as_text(tmp_path):
     assert Image.open(png).size == pytest.approx((89 / 25.4 * 300, 60 / 25.4 * 300), abs=1)
 
 
+@pytest.mark.parametrize("kind", rendering.FORMATS)
+def test_a_file_that_only_speaks_of_us_is_not_replaced(tmp_path, kind):
+    path = tmp_path / f"line.{kind}"
+    path.write_text("<svg><text>Made by cellfeat report</text></svg> /Creator (Made by cellfeat report)")
+    with pytest.raises(CellfeatError, match="was not made by cellfeat report"):
+        rendering.save(Figure("line", "", "", [panel("a")]), tmp_path, kind)
+    assert path.read_text().startswith("<svg><text>")
+
+
+def test_names_of_figures_cannot_leave_the_folder(tmp_path):
+    inside, taken = tmp_path / "figures", set()
+    for name in ("embedding-/../../../../evil", "embedding-evil", "Embedding evil"):
+        rendering.save(Figure(name, "", "", [panel("a")]), inside, "svg", taken)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.svg"))
+    assert files == ["figures/embedding-evil-2.svg", "figures/embedding-evil-3.svg", "figures/embedding-evil.svg"]
+
+
 def test_names_of_files_cannot_leave_the_folder(tmp_path):
     figure = Figure("f", "", "", [panel("../../x"), panel("..\\x"), panel("…")], apart=True)
     names = sorted(path.relative_to(tmp_path).as_posix() for path in rendering.save(figure, tmp_path, "svg"))
@@ -206,41 +190,6 @@ def test_a_name_is_cut_in_its_middle_and_has_no_control_characters():
     assert len(long) == 28
     assert long[:5] == "abcab"
     assert long[-5:] == "bcabc"
-
-
-def test_a_confusion_matrix_shows_shares_and_counts():
-    figure = confusions([SCORED])
-    shown = drawn_texts(rendering.for_page(figure.panels[0], "p"))
-    for text in ("80", "8", "20", "2", "10", "1", "90", "9", "a (n = 10)", "b (n = 10)"):
-        assert text in shown
-    assert [list(row) for row in figure.numbers.rows] == [["s → t", "a", "8", "2"], ["s → t", "b", "1", "9"]]
-    assert "20 % of a called b" in figure.panels[0].alt
-    seeds = confusions([Scored("s → t", [record([[10, 0], [0, 10]]), record([[8, 2], [1, 9]])], None)])
-    assert list(seeds.numbers.rows[0]) == ["s → t", "a", "9", "1"]
-
-
-def test_recall_takes_the_intervals_that_the_run_kept():
-    kept = {("s", "t"): {"a": [0.5, 0.95], "b": [0.7, 1.0]}}
-    rows = [list(row) for row in recall([SCORED], kept).numbers.rows]
-    assert rows == [["s → t", "a", "10", "80.0", "[50.0, 95.0]"], ["s → t", "b", "10", "90.0", "[70.0, 100.0]"]]
-    older = recall([SCORED], {})
-    assert "groups are not known" in older.caption
-    assert recall([SCORED._replace(transfer=None)], {}) is None
-
-
-def test_a_reliability_curve_says_error_binning_and_n():
-    figure = calibration([SCORED])
-    assert "ECE 12.3 %, n = 20 answers on 20 cells" in drawn_texts(rendering.for_page(figure.panels[0], "p"))
-    assert "15 bins" in figure.caption
-    assert [row[2] for row in figure.numbers.rows] == ["10", "10"]
-    assert "not sure enough" in figure.panels[0].alt
-    assert calibration([SCORED._replace(transfer=None)]) is None
-
-
-def test_scores_that_nobody_can_compute_are_left_out():
-    empty = record([[1, 0], [0, 1]], scores={"balanced_accuracy": {"mean": None, "low": None, "high": None}})
-    text = rendering.for_page(scores([SCORED, Scored("s → u", [empty], None)]).panels[0], "p")
-    assert {"s → t", "s → u"} <= set(drawn_texts(text))
 
 
 def summary(domains, classes=("a", "b")):
@@ -279,17 +228,39 @@ def sample(n=60, spread=1.0):
 def test_a_map_of_features_says_how_many_cells_and_what_was_seen():
     one = sample(spread=5)
     found = domain_classifiers(one.values, one.domain)
-    side = Side("before alignment", embed(one, "tsne", seed=0, most=40), found)
+    side = Side("features", embed(one, "tsne", seed=0, most=40), found, {"width": 256, "explained": 0.875})
     again = embed(one, "tsne", seed=0, most=40)
     np.testing.assert_array_equal(side.embedded.places, again.places)
-    figure = embeddings("s", [side, side._replace(name="after alignment")], ["x"], "tsne", "It was shown cells.")
-    assert len(figure.panels) == 4
-    for said in ("n = 40 of a sample of 60", "It was shown cells.", "100.0 % before alignment", "chance 50.0 %"):
+    figure = embeddings(side, ["x"], "tsne", "It was shown cells.")
+    assert [panel.title for panel in figure.panels] == ["by class", "by laboratory"]
+    for said in (
+        "n = 40 of a sample of 60",
+        "4 principal components of the 256 features, which hold 87.5 % of their variance",
+        "It was shown cells.",
+        "In all 60 sampled cells the laboratory, one of 2,",
+        "100.0 % by a linear classifier and of 100.0 %",
+        "(chance 50.0 %)",
+    ):
         assert said in figure.caption
+    assert "before alignment" not in figure.caption
+    later = embeddings(side._replace(name="after, pipeline of s"), ["x"], "tsne", "", before=side)
+    assert later.title == "Features after alignment, pipeline of s"
+    assert "before alignment, in the same cells, 100.0 % and 100.0 %" in later.caption
     texts = drawn_texts(rendering.for_page(figure.panels[0], "p"))
     assert {"x (20)", "without a label (20)"} <= set(texts)
-    numbers = invariance({"before alignment": found}).numbers
-    assert list(numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
+
+
+def test_domain_classifiers_say_their_cells_groups_and_intervals():
+    one = sample(spread=5)
+    found = domain_classifiers(one.values, one.domain)
+    figure = invariance({"before alignment": found, "after, pipeline of a": found._replace(cells=40)})
+    for said in (
+        "n = 60 cells of 2 laboratories or 40 cells of 2 laboratories",
+        "neither on it nor on another cell of its group",
+        "intervals over groups where these repeat, and over cells where they do not",
+    ):
+        assert said in figure.caption
+    assert list(figure.numbers.rows[0])[:4] == ["before alignment", "60", "2", "100.0"]
     assert invariance({}) is None
 
 
@@ -309,7 +280,7 @@ def test_an_unknown_embedding_and_one_without_its_package_are_refused(monkeypatc
 
 def test_points_share_one_style():
     one = embed(sample(60), "tsne", 0)
-    text = rendering.for_page(embeddings("s", [Side("before", one, None)], ["x"], "tsne", "").panels[0], "p")
+    text = rendering.for_page(embeddings(Side("features", one, None), ["x"], "tsne").panels[0], "p")
     assert text.count("<use ") >= 60
     assert all("style" not in use for use in re.findall(r"<use [^>]*>", text)[:60])
     assert len(text) < 12_000

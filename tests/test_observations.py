@@ -8,19 +8,16 @@ import json
 import re
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from helpers import Identity, with_plugins
+from observing import few_cells
 from PIL import Image
 from reporting import rewritten, small_run
 
 from cellfeat import encode_cells, observation_files, records, thumbnails, transfers
-from cellfeat.grey_levels import grey_levels
-from cellfeat.invariance import domain_classifiers
-from cellfeat.metrics import calibration
+from cellfeat.components import compressed
 from cellfeat.observation_files import BEFORE, FOLDER, SUMMARY, after
-from cellfeat.observations import NOTABLE, NOTABLE_IN_ALL, compressed, notable_count
-from cellfeat.sampling import balanced
+from cellfeat.observations import NOTABLE, NOTABLE_IN_ALL, notable_count
 
 LABS = ["lab-a", "lab-b", "lab-c"]
 
@@ -39,16 +36,7 @@ def finished(laboratories, suite_cache, tmp_path_factory):
 
 @pytest.fixture
 def few(laboratories, tmp_path):
-    """Two laboratories, two classes, a patient for every two cells."""
-    path = rewritten(
-        laboratories,
-        tmp_path / "few.csv",
-        group=lambda row: f"{row['id'][:-2]}-{int(row['id'][-2:]) // 2}",
-    )
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines[1:] if "lab-c" not in line and ("basophil" in line or "monocyte" in line)]
-    path.write_text("".join([lines[0], *kept]))
-    return path
+    return few_cells(laboratories, tmp_path / "few.csv")
 
 
 def test_counts_sample_and_pictures_are_those_of_the_data(finished):
@@ -66,6 +54,9 @@ def test_counts_sample_and_pictures_are_those_of_the_data(finished):
     kinds = {kind for _, kind, _ in found.pictures}
     assert kinds == {"original", "outline"}
     assert summary["masks"] == "colour"
+    assert not summary["masks_of_originals"]
+    assert summary["empty_masks"] == summary["examples_left_out"] == {}
+    assert not summary["grey_levels"]["cells_are_examples"]
     assert max(max(one.width, one.height) for one in found.pictures.values()) <= thumbnails.SIDE
 
 
@@ -163,6 +154,8 @@ def test_what_a_method_wrote_is_shown_and_features_before_are_of_the_originals(f
     folder = small_run(few, tmp_path / "run", align="paints", registry=with_plugins(paints=Paints))
     found = observation_files.read(folder)
     assert set(found.summary["depicted"].values()) == {"written by paints"}
+    assert found.summary["masks"] == "colour"
+    assert found.summary["masks_of_originals"]
     assert {kind for _, kind, _ in found.pictures} == {"original", "outline", "written"}
     before, later = found.features[BEFORE], found.features[after("lab-a")]
     assert len(before.id) == len(later.id) == 40
@@ -218,19 +211,6 @@ def test_nothing_is_left_in_the_cache(few, tmp_path, suite_cache):
     assert not list((suite_cache / "scratch" / "run").glob("observed-*"))
 
 
-def test_a_sample_gives_every_stratum_as_much_as_any_other():
-    strata = np.repeat(["a", "b", "c"], [100, 10, 3])
-    rows = balanced(strata, 30, seed=1)
-    assert np.unique(strata[rows], return_counts=True)[1].tolist() == [17, 10, 3]
-    assert (np.diff(rows) > 0).all()
-    assert np.array_equal(rows, balanced(strata, 30, seed=1))
-    assert not np.array_equal(rows, balanced(strata, 30, seed=2))
-    assert np.unique(strata[balanced(strata, 30, 1, of_each=2)], return_counts=True)[1].tolist() == [2, 2, 2]
-    assert len(balanced(strata, 2, 1)) == 2
-    assert len(balanced(np.arange(500).astype(str), 40, 1)) == 40
-    assert len(balanced(strata, 1000, 1)) == 113
-
-
 def test_pictures_are_bounded_whatever_the_number_of_transfers():
     assert notable_count(0) == 0
     assert notable_count(1) == NOTABLE
@@ -248,125 +228,7 @@ def test_components_keep_what_they_say():
     assert compressed(np.ones((5, 4), np.float32), 0).explained == 1
 
 
-def predictions(path, rows):
-    """rows: (source, target, fold, id, label, probabilities)."""
-    import pyarrow as pa
-
-    table = {
-        "seed": [0 for _ in rows],
-        "source": [row[0] for row in rows],
-        "target": [row[1] for row in rows],
-        "fold": [row[2] for row in rows],
-        "id": [row[3] for row in rows],
-        "label": [row[4] for row in rows],
-        "p_x": np.array([row[5][0] for row in rows], np.float32),
-        "p_y": np.array([row[5][1] for row in rows], np.float32),
-    }
-    pq.write_table(pa.table(table), path)
-    return path
-
-
-def test_the_answers_of_several_models_are_put_together_cell_by_cell(tmp_path):
-    path = predictions(
-        tmp_path / "p.parquet",
-        [
-            ("s", "t", 0, "b", "x", (0.9, 0.1)),
-            ("s", "t", 0, "a", "y", (0.8, 0.2)),
-            ("s", "t", 0, "c", "y", (0.9, 0.1)),
-            ("s", "t", 0, "d", "y", (0.6, 0.4)),
-            ("s", "s", 0, "z", "x", (1.0, 0.0)),
-            ("s", "t", 1, "a", "y", (0.6, 0.4)),
-            ("s", "t", 1, "b", "x", (0.3, 0.7)),
-            ("s", "t", 1, "c", "y", (0.9, 0.1)),
-            ("s", "t", 1, "d", "y", (0.8, 0.2)),
-        ],
-    )
-    there, inside = transfers.read(path, ["x", "y"])
-    assert (there.source, there.target, there.models, there.held_out_folds) == ("s", "t", 2, False)
-    assert inside.held_out_folds
-    assert there.id.tolist() == ["a", "b", "c", "d"]
-    assert there.label.tolist() == [1, 0, 1, 1]
-    np.testing.assert_allclose(there.proba[:, 0], [0.7, 0.6, 0.9, 0.7], atol=1e-6)
-    assert there.right.tolist() == [0, 0.5, 0, 0]
-    assert there.id[there.mistakes(24)].tolist() == ["c", "a", "d"]
-    assert there.id[there.mistakes(1)].tolist() == ["c"]
-    assert there.id[there.doubts(2)].tolist() == ["b", "a"]
-
-
-def test_bins_of_a_reliability_curve_give_the_expected_calibration_error(tmp_path):
-    rng = np.random.default_rng(0)
-    proba = rng.dirichlet([1, 1], size=500)
-    label = rng.integers(2, size=500)
-    rows = [("s", "t", 0, f"{i:03d}", "xy"[label[i]], proba[i]) for i in range(500)]
-    (one,) = transfers.read(predictions(tmp_path / "p.parquet", rows), ["x", "y"])
-    bins = transfers.reliability(one)
-    error = sum(b.answers * abs(b.confidence - b.accuracy) for b in bins) / 500
-    assert error == pytest.approx(calibration(label, proba)["expected_error"], abs=1e-5)
-    assert sum(b.answers for b in bins) == 500
-    assert all(b.low <= b.confidence <= b.high for b in bins)
-
-
-def test_intervals_of_recall_are_wider_where_groups_err_alike():
-    label, right = np.repeat([0, 1], [40, 10]), np.repeat([1.0, 0.0, 1.0], [30, 10, 10])
-    alone = transfers.recall_intervals(label, right)
-    low, high = alone[0]
-    assert low == pytest.approx(0.75 - 1.96 * np.sqrt(0.75 * 0.25 / 40), abs=0.03)
-    assert high == pytest.approx(0.75 + 1.96 * np.sqrt(0.75 * 0.25 / 40), abs=0.03)
-    assert alone[1] == (1.0, 1.0)
-    grouped = transfers.recall_intervals(label, right, groups=np.arange(50) // 10)
-    assert grouped[0][1] - grouped[0][0] > 1.5 * (high - low)
-
-
-def test_grey_levels_are_shares_of_pixels_and_of_those_in_the_mask(few, tmp_path):
-    from cellfeat.datasets import read_manifest
-
-    images = []
-    for number in range(2):
-        pixels = np.full((20, 20, 3), 200, np.uint8)
-        pixels[5:15, 5:15] = 40 + 10 * number
-        images.append(tmp_path / f"{number}.png")
-        Image.fromarray(pixels).save(images[-1])
-    manifest = tmp_path / "m.csv"
-    manifest.write_text("id,path,label,domain\n" + "".join(f"{i},{p},x,d\n" for i, p in enumerate(images)))
-    mask = np.zeros((10, 10), bool)
-    mask[3:7, 3:7] = True
-    found = grey_levels(read_manifest(manifest), np.array([0, 1]), np.array([0]), lambda row: mask)
-    frame = found["frame"]["d"]
-    assert frame["images"] == 2
-    assert [frame["millionths"][level] for level in (40, 50, 200)] == [125_000, 125_000, 750_000]
-    assert found["cell"]["d"] == {"images": 1, "millionths": [0] * 40 + [1_000_000] + [0] * 215}
-    data = read_manifest(manifest)
-    images[1].unlink()
-    assert grey_levels(data, np.array([0, 1]), np.array([]), lambda row: mask)["frame"]["d"]["images"] == 1
-
-
-def test_domains_that_differ_in_their_mean_are_found_by_both_classifiers_and_islands_by_neighbours_alone():
-    rng = np.random.default_rng(0)
-    noise, domain = rng.normal(size=(400, 2)), np.repeat(["a", "b"], 200)
-    same = domain_classifiers(noise, domain)
-    assert same.chance == 0.5
-    assert same.cells == 400
-    assert same.linear.low < 0.5
-    assert same.neighbours.low < 0.55
-    apart = domain_classifiers(noise + 4 * (domain == "b")[:, None], domain)
-    assert apart.linear.accuracy > 0.95 < apart.neighbours.accuracy
-    islands = noise * np.where(domain == "a", 0.2, 1)[:, None]
-    islands[domain == "b"] += 6 * np.sign(rng.normal(size=(200, 1)))
-    found = domain_classifiers(islands, domain)
-    assert found.linear.accuracy < 0.85  # one island lies beyond any line
-    assert found.neighbours.accuracy > 0.95
-    assert domain_classifiers(noise, np.full(400, "a")) is None
-    assert domain_classifiers(noise, np.where(np.arange(400) < 9, "b", "a")) is None
-
-
-def test_neighbours_of_a_small_domain_are_not_outvoted_by_a_large_one():
-    rng = np.random.default_rng(0)
-    domain = np.repeat(["large", "small"], [900, 100])
-    found = domain_classifiers(rng.normal(size=(1000, 2)) + (domain == "small")[:, None], domain)
-    assert found.neighbours.accuracy > 0.65
-
-
 def test_a_summary_is_json_that_anybody_reads(finished):
     text = (finished / FOLDER / SUMMARY).read_text(encoding="utf-8")
     assert "NaN" not in text
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == observation_files.SCHEMA

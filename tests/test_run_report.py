@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ LOADED = """async () => {
     return document.images.length;
 }"""
 DOMAINS = {"lab-a": "<b onclick=alert(1)>A", "lab-b": '"><svg onload=alert(1)>', "lab-c": "C & \u202e co"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Maps of features by two of their components: no test here needs t-SNE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +72,6 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Maps of features by two of their components: the reports of these tests need no t-SNE."""
-    monkeypatch.setattr("cellfeat.feature_figures._places", lambda values, *_: values[:, :2].astype(float))
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
     with opened(browser, finished / "report.html", theme=theme) as found:
@@ -85,6 +88,9 @@ def test_the_page_is_quiet_safe_and_reachable(finished, browser, theme):
         pictures = page.locator("figure svg")
         assert pictures.count() == page.locator("svg[role=img][aria-label]").count() > 12
         assert page.locator("figure").count() == page.locator("figcaption").count()
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+        assert len(ids) == len(set(ids))
+        assert all(re.fullmatch("[0-9a-z-]+", one) for one in ids if one.startswith("figure-"))
         assert page.evaluate(LOADED) > 30
 
 
@@ -93,6 +99,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(finished, browser):
         assert found.sideways() == 0
         found.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         assert found.sideways() == 0
+        ids = "[...document.querySelectorAll('ul.grid .name')].every(one => one.scrollWidth <= one.clientWidth + 1)"
+        assert found.page.evaluate(ids), "ids of cells are wrapped, not cut off"
         widths = "[...document.querySelectorAll('.panel > svg')].map(one => one.getBoundingClientRect().width)"
         assert max(found.page.evaluate(widths)) <= 366
         sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
@@ -139,7 +147,7 @@ def test_every_number_of_the_results_stands_in_the_page(finished):
         assert record["dataset"]["digest"] in text
     assert "n = 150 in all" in text
     assert "1 file or row was left out" in text
-    assert "was shown all cells of" in text
+    assert "was shown cells of" in text
 
 
 def test_pictures_say_what_they_show(finished, browser):
@@ -149,7 +157,8 @@ def test_pictures_say_what_they_show(finished, browser):
     assert all(re.fullmatch(r"true .+, predicted .+, probability [01]\.\d\d, cell .+", text) for text in texts)
 
 
-def test_figures_are_also_files(copied, quick):
+def test_figures_are_also_files(copied, monkeypatch):
+    monkeypatch.setattr("cellfeat.run_pictures.notable_count", lambda transfers: 4)  # drawing many takes long
     page, written = write_report(copied, figures_as="svg")
     assert page == copied / "report.html"
     names = {path.name for path in written}
@@ -178,7 +187,7 @@ def test_an_older_run_has_the_report_that_its_folder_allows(copied, browser):
     assert "figure-reliability" not in text
 
 
-def test_what_a_run_could_not_keep_is_said(copied, quick):
+def test_what_a_run_could_not_keep_is_said(copied):
     path = copied / FOLDER / SUMMARY
     summary = json.loads(path.read_text())
     path.write_text(json.dumps({**summary, "pictures": False, "missing": {"features of x": "out of <ink>"}}))
@@ -211,11 +220,18 @@ def test_the_same_folder_gives_the_same_page(copied):
     assert (copied / "report.html").read_bytes() == first
 
 
-def test_what_is_not_ours_is_not_replaced(copied, tmp_path, quick):
-    (copied / "report.html").write_text("<p>mine</p>")
+OF_A_LEADERBOARD = (Path(__file__).parent.parent / "docs" / "leaderboard" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["<p>mine. Made by cellfeat report</p>", OF_A_LEADERBOARD])
+def test_what_is_not_ours_is_not_replaced(copied, text):
+    (copied / "report.html").write_text(text, encoding="utf-8")
     with pytest.raises(CellfeatError, match=r"report\.html exists and was not made by cellfeat report; move it away"):
         write_report(copied)
-    assert (copied / "report.html").read_text() == "<p>mine</p>"
+    assert (copied / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_page_may_be_written_elsewhere(copied, tmp_path):
     page, _ = write_report(copied, tmp_path / "elsewhere" / "page.html")
     assert page.stat().st_size > 10_000
 
@@ -242,7 +258,7 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_command_says_where_the_page_is(copied, quick):
+def test_the_command_says_where_the_page_is(copied):
     from typer.testing import CliRunner
 
     from cellfeat.cli import app
