@@ -114,7 +114,8 @@ def embeddings(side: Side, classes: Sequence[str], method: str, shown: str = "",
         shown,
         _told(side, before),
     ]
-    title = f"Features {side.name}" if side.name != "features" else "Features"
+    title = "Features" if side.name == "features" else f"Features {side.name}"
+    title = title.replace("Features after,", "Features after alignment,")
     return Figure(f"embedding-{side.name}", title, " ".join(part for part in parts if part), panels)
 
 
@@ -223,9 +224,11 @@ def invariance(observed: Mapping[str, Invariance | Untold]) -> Figure | None:
 def _said_of(found: Mapping[str, Invariance], untold: Mapping[str, str]) -> str:
     chances = ", ".join(f"{percent(chance)} %" for chance in sorted({one.chance for one in found.values()}))
     counts = dict.fromkeys(f"{one.cells:,} cells of {len(one.domains)} laboratories" for one in found.values())
+    which = "; the table says which" if len(counts) > 1 else ""
     text = (
         "Can the laboratory still be told from the features? Balanced accuracy of a logistic regression on "
-        f"standardised principal components and of the {NEIGHBOURS} nearest neighbours on these as they are (n = {' or '.join(counts)}; the table says which). "
+        f"standardised principal components and of the {NEIGHBOURS} nearest neighbours on these as they are "
+        f"(n = {' or '.join(counts)}{which}). "
         "Each cell is answered by a model that was trained neither on it nor on another cell of its group (patient, "
         "slide), with 95 % bootstrap intervals over groups where these repeat, and over cells where they do not. At "
         f"chance ({chances}) features say nothing of the laboratory to such a classifier. The linear one sees "

@@ -12,7 +12,7 @@ import numpy as np
 
 from cellfeat.depicted import RECONSTRUCTED, WRITTEN
 from cellfeat.figures import TWO_COLUMNS, Figure, Panel, printable
-from cellfeat.observation_files import Observations
+from cellfeat.observation_files import Observations, after
 from cellfeat.observations import DATA_SET, notable_count
 from cellfeat.thumbnails import CROP, ORIGINAL, OUTLINE, Thumbnail
 from cellfeat.transfers import Scored, Transfer
@@ -102,6 +102,9 @@ def _said_of(observed: Observations, domain: str, count: int) -> str:
         text += " These are masks of the originals; features come from masks of the images as written."
     if CROP in kinds:
         text += " Crop: the cell alone, grey outside it, as the autoencoder is to draw it."
+    pipelines = sum(name.startswith(after("")) for name in observed.summary["features"])
+    if 0 < len(depicted) < pipelines:
+        text += f" Drawn is what {len(depicted)} of the {pipelines} pipelines made of them."
     for said in dict.fromkeys(depicted.values()):
         what, _, method = said.partition(" by ")
         if what == RECONSTRUCTED:

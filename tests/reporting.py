@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
 
 from cellfeat import recipe
 from cellfeat.console import SilentReporter
 from cellfeat.registry import Registry, installed
 from cellfeat.run import run
+from cellfeat.transfers import Scored, Transfer
 from cellfeat.workplace import Workplace
 
 
@@ -45,3 +49,36 @@ def rewritten(manifest: Path, out: Path, **values: Any) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return out
+
+
+def drawn_texts(text: str) -> list[str]:
+    return [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
+
+
+def record(matrix, classes=("a", "b"), **changes):
+    matrix = np.array(matrix, float)
+    score = {"mean": 0.75, "low": 0.5, "high": 1.0}
+    return {
+        "source": "s",
+        "target": "t",
+        "seed": 1,
+        "cells": int(matrix.sum()),
+        "classes": list(classes),
+        "class_counts": {name: int(n) for name, n in zip(classes, matrix.sum(1), strict=True) if n},
+        "confusion": matrix.tolist(),
+        "scores": {"balanced_accuracy": score},
+        "majority": {"balanced_accuracy": 0.5},
+        "calibration": {"expected_error": 0.123},
+        **changes,
+    }
+
+
+def transfer(proba, label):
+    proba, label = np.array(proba, float), np.array(label)
+    hit = proba.argmax(1) == label
+    ids = np.array([f"{i:03d}" for i in range(len(label))])
+    return Transfer("s", "t", ids, label, proba, hit.astype(float), proba.max(1), hit, 1)
+
+
+ANSWERS = transfer([[0.9, 0.1]] * 10 + [[0.2, 0.8]] * 10, [0] * 10 + [1] * 10)
+SCORED = Scored("s → t", [record([[8, 2], [1, 9]])], ANSWERS)
