@@ -196,8 +196,8 @@ def test_several_seeds_unlabelled_cells_and_few_shots(laboratories, tmp_path):
     assert "" in found.features[BEFORE].label
     assert len(found.summary["recall"]) == 9
     known = transfers.read(folder / "predictions.parquet", found.summary["classes"])
-    assert {one.models for one in known if one.held_out_folds} == {2}
-    assert {one.models for one in known if not one.held_out_folds} == {4}
+    assert {one.models for one in known if one.source == one.target} == {2}
+    assert {one.models for one in known if one.source != one.target} == {4}
 
 
 def test_only_the_main_process_writes(few, tmp_path, monkeypatch):

@@ -44,8 +44,8 @@ def test_the_answers_of_several_models_are_put_together_cell_by_cell(tmp_path):
         ],
     )
     there, inside = transfers.read(path, ["x", "y"])
-    assert (there.source, there.target, there.models, there.held_out_folds) == ("s", "t", 2, False)
-    assert inside.held_out_folds
+    assert (there.source, there.target, there.models) == ("s", "t", 2)
+    assert (inside.source, inside.target) == ("s", "s")
     assert there.id.tolist() == ["a", "b", "c", "d"]
     assert there.label.tolist() == [1, 0, 1, 1]
     np.testing.assert_allclose(there.proba[:, 0], [0.7, 0.6, 0.9, 0.7], atol=1e-6)
