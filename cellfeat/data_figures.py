@@ -46,6 +46,8 @@ def grey_levels(summary: Mapping[str, Any]) -> Figure | None:
         masks = f" Cells are cut out by the masks of {observed['masks']} ({counts})."
         if any(one["images"] < observed["frame"][name]["images"] for name, one in observed["cell"].items()):
             masks = f"{masks[:-1]}: these alone have masks at hand."
+        if observed.get("cells_are_examples"):
+            masks += " They are the examples below, as many of every class as of any other, and no random sample."
     caption = (
         "How bright the pixels of each laboratory's images are, 0 black to 255 white (luma of the original files, "
         f"before any resizing). Images looked at, drawn at random: {drawn}; each weighs the same.{masks} Where the "

@@ -15,7 +15,8 @@ from cellfeat.recipe import parse
 from cellfeat.report import interval, method_of, one_per_target, percent
 from cellfeat.results_folder import published
 from cellfeat.run import PREDICTIONS, RECIPE
-from cellfeat.run_folder import RunFolder, name_of, title, without_folders
+from cellfeat.run_folder import RunFolder, name_of, title
+from cellfeat.without_folders import without_folders
 
 FILES = ("manifest", "labels", "adapter")  # what recipes name files by
 

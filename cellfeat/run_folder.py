@@ -15,6 +15,7 @@ from cellfeat.errors import CellfeatError
 from cellfeat.observation_files import Observations
 from cellfeat.run import PREDICTIONS, RECIPE, RECORDS, SKIPPED
 from cellfeat.transfers import Scored
+from cellfeat.without_folders import without_folders
 
 SKIPPED_SHOWN = 200
 
@@ -98,20 +99,8 @@ def _skipped(path: Path) -> Skipped:
         if not {"id", "path", "reason"} <= set(lines.fieldnames or ()):
             raise CellfeatError(f"{path} has columns {lines.fieldnames}; possible are id, path, reason of a run")
         rows = [[row[name] or "" for name in ("id", "path", "reason")] for row in islice(lines, SKIPPED_SHOWN)]
-        shown = [(name, name_of(where), without_folders(reason, where)) for name, where, reason in rows]
+        shown = [(name, name_of(where), without_folders(reason, [where])) for name, where, reason in rows]
         return Skipped(len(shown) + sum(1 for _ in lines), shown)
-
-
-# A quoted path may have spaces; a URL, a fraction and a name such as timm/resnet18 are no absolute path.
-_QUOTED = re.compile(r"""(['"])(?:file://)?(?:~?/|[A-Za-z]:[\\/])[^'"\n]*?([^'"/\\\n]*)[\\/]?\1""")
-_BARE = re.compile(r"(?:file://|(?<![\w.:/~\\]))(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\:'\",;()]+[\\/])+([^\s/\\'\",;()]*)")
-
-
-def without_folders(text: str, *known: str) -> str:
-    """A message with files by their names alone. known: paths that it may name, which have any signs in them."""
-    for path in sorted(filter(None, known), key=len, reverse=True):
-        text = text.replace(path, name_of(path))
-    return _BARE.sub(r"\1", _QUOTED.sub(r"\1\2\1", text))
 
 
 def name_of(path: str) -> str:

@@ -96,10 +96,13 @@ def _said_of(observed: Observations, domain: str, count: int) -> str:
     text = f"{count} cells of {domain}, drawn at random, at most 3 of each class."
     text += f" The orange line is the edge of the mask by {masks}." if masks else " There are no masks of them."
     kinds = {kind for _, kind, _ in observed.pictures}
-    if masks:
-        text += " Where no line is seen, the mask is empty."
-    if masks and WRITTEN in kinds and masks != DATA_SET:
+    empty = observed.summary["empty_masks"].get(domain, 0)
+    if empty:
+        text += f" Empty masks, without a line: {empty}."
+    if observed.summary["masks_of_originals"] and masks != DATA_SET:
         text += " These are masks of the originals; features come from masks of the images as written."
+    if lacking := observed.summary["examples_left_out"].get(domain):
+        text += f" Not among them for want of room: {', '.join(name or 'cells without a class' for name in lacking)}."
     if CROP in kinds:
         text += " Crop: the cell alone, grey outside it, as the autoencoder is to draw it."
     pipelines = sum(name.startswith(after("")) for name in observed.summary["features"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cellfeat import CellfeatError, records, run_facts
-from cellfeat.run_folder import RunFolder, without_folders
+from cellfeat.run_folder import RunFolder
 
 
 def record(**changes):
@@ -39,20 +39,6 @@ def test_it_is_said_what_an_alignment_was_shown(changes, adaptable, said):
     text = run_facts.was_shown([record(**changes), record(source="z", adapted_to=["y"])], "a", adaptable)
     assert text.startswith("The alignment of this pipeline was shown ")
     assert said in text
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("cannot read /home/jane/blood/a.png: truncated", "cannot read a.png: truncated"),
-        ("[Errno 28] No space left: '/home/jane doe/blood/a b.png'", "[Errno 28] No space left: 'a b.png'"),
-        ("C:\\Users\\jane\\a.png is none; file:///srv/x/b.png (~/c/d.png)", "a.png is none; b.png (d.png)"),
-        ("see https://x.org/a/b, 3/4 of timm/resnet18", "see https://x.org/a/b, 3/4 of timm/resnet18"),
-        ("/data/jane doe/x y.png: empty", "x y.png: empty"),
-    ],
-)
-def test_a_message_names_files_and_not_their_folders(text, said):
-    assert without_folders(text, "/data/jane doe/x y.png") == said
 
 
 def test_a_recipe_of_another_version_names_files_alone():

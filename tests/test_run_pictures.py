@@ -21,12 +21,11 @@ def test_outlines_that_are_empty_or_of_unpainted_originals_are_told(masks, kind,
     pictures = {("1", one, source): Thumbnail("1", one, source, 8, 8, b"") for one, source in
                 ((ORIGINAL, ""), (OUTLINE, ""), (kind, "a"))}  # fmt: skip
     summary = {"shown": [("1", "a", "x")], "classes": ["x"], "masks": masks, "depicted": {"a": f"{kind} by stain"}}
-    summary["features"] = {"before": {}, "after a": {}, "after b": {}}
+    summary |= {"features": {"before": {}, "after a": {}, "after b": {}}, "masks_of_originals": kind == WRITTEN}
+    summary |= {"empty_masks": {"a": 2}, "examples_left_out": {"a": ["y", ""]}}
     (table,) = cell_tables(Observations(summary, {}, pictures))
     assert [name for name, _ in table.rows][:2] == ["original", "mask"]
-    assert (
-        f"The orange line is the edge of the mask by {masks}. Where no line is seen, the mask is empty."
-        in table.caption
-    )
+    assert f"The orange line is the edge of the mask by {masks}. Empty masks, without a line: 2." in table.caption
+    assert "Not among them for want of room: y, cells without a class." in table.caption
     assert "Drawn is what 1 of the 2 pipelines made of them." in table.caption
     assert (PAINTED in table.caption) == painted
