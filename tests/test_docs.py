@@ -54,7 +54,7 @@ def test_commands_and_their_options_exist(page, monkeypatch):
         while words and hasattr(command, "commands") and words[0] in command.commands:
             command, words = command.commands[words[0]], words[1:]
         assert not hasattr(command, "commands") or not words or words[0].startswith("-"), f"{page.name}: {words}"
-        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert used <= options, f"{page.name}: cellfeat … {' '.join(words)}: {used - options}"
 
