@@ -1,7 +1,8 @@
 // The table: one line per row of the benchmark, its interval as a bar, its details below it when it is unfolded.
 "use strict";
-const AT_ONCE = 100; // rows
+const AT_ONCE = 40; // rows
 let shownUpTo = AT_ONCE;
+let tableScale = null; // of the bars that are drawn
 
 function drawTable() {
   const board = currentBoard();
@@ -9,6 +10,7 @@ function drawTable() {
   const rows = shownRows();
   const columns = columnsOf(view);
   const scale = scaleOf(rows, board, view);
+  tableScale = scale;
   const table = element(
     "table",
     { class: "board" },
@@ -181,10 +183,20 @@ function remark(board, row) {
   return element("div", { class: "quiet" }, text);
 }
 
-/** Unfold a row, or fold it again; its address is the page's. */
+/** Unfold a row, or fold it again; its address is the page's. Only what changes is drawn. */
 function unfold(address) {
-  state.row = state.row === address ? "" : address;
-  changed();
+  const before = state.row;
+  state.row = before === address ? "" : address;
+  for (const name of [before, address]) {
+    const line = name && rowOf(name);
+    if (!line) continue;
+    const row = shownRows().find((one) => methodName(one.method) === name);
+    if (line.nextElementSibling?.classList.contains("unfolded")) line.nextElementSibling.remove();
+    const [drawn, details] = lines(currentBoard(), currentView(), columnsOf(currentView()), tableScale, row, row);
+    line.querySelector("button").replaceWith(drawn.querySelector("button"));
+    if (details) line.after(details);
+  }
+  writeAddress();
   rowOf(address)?.querySelector("button").focus();
 }
 
