@@ -8,12 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import test_docs
 import yaml
 from typer.testing import CliRunner
 
@@ -22,6 +24,7 @@ from cellfeat.plugin_names import KINDS, LONGEST, kind_of, names_for, offered_by
 from cellfeat.registry import Offer, Registry, installed
 from cellfeat.scaffold import Author, author_of, render, write_plugin
 
+ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = tuple(KINDS)
 ANA = 'Ana "A." Pérez <ana@example.org>'
 LONG = "a" * LONGEST  # what ruff would wrap at this length, or join at the shortest, must not be in a template
@@ -162,6 +165,12 @@ def test_the_word_is_said_once_for_each_thing():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
+def test_commands_of_the_readme_exist(option, repositories, monkeypatch):
+    assert len(test_docs.commands(repositories[option] / "README.md")) > 8
+    test_docs.test_commands_and_their_options_exist(repositories[option] / "README.md", monkeypatch)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 def test_the_workflow_is_yaml_and_does_all_that_the_readme_says(option, repositories):
     workflow = yaml.safe_load((repositories[option] / ".github/workflows/test.yml").read_text())
     job = workflow["jobs"]["test"]
@@ -169,6 +178,12 @@ def test_the_workflow_is_yaml_and_does_all_that_the_readme_says(option, reposito
     done = "\n".join(step.get("run", "") for step in job["steps"])
     for command in ("pytest", f"cellfeat plugins check own-{option}", "--recipe recipe.yaml", "build", "ruff check"):
         assert command in done
+
+
+def test_every_template_comes_with_the_package():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cellfeat"]
+    there = {path for path in (ROOT / "cellfeat/templates").rglob("*") if path.is_file()}
+    assert there - {path for pattern in data for path in (ROOT / "cellfeat").glob(pattern)} == set()
 
 
 # What it does once it is installed
@@ -180,6 +195,14 @@ def test_they_are_listed_by_being_installed(site):
         assert f"own-{option} " in listing
         assert f"cellfeat-own-{option} 0.1.0" in listing
     assert "broken" not in listing
+
+
+def test_their_own_tests_pass(site, repositories):
+    folders = [folder / "tests" for folder in repositories.values()]
+    options = ["-q", "-p", "no:cacheprovider", "--strict-markers", "--import-mode=importlib", "--rootdir", ROOT.anchor]
+    done = python(site, "-m", "pytest", *options, *folders)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    assert "skipped" not in done.stdout
 
 
 RECIPES = """\
