@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from cellfeat.commands.new_plugin import new
+
 app = typer.Typer(help="List the installed methods and their parameters.", no_args_is_help=True)
+app.command("new")(new)
 
 
 @app.command("list")
