@@ -36,7 +36,7 @@ def main(
         Path | None, typer.Option(help="Cells of these domains instead of drawn ones; labels of `--labels`")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Label vocabulary of the manifest")] = None,
-    align: Annotated[list[str] | None, typer.Option(help=f"[default: {' '.join(ALIGN)}]; repeat")] = None,
+    align: Annotated[list[str] | None, typer.Option(help=f"Default: {' '.join(ALIGN)}; repeat")] = None,
     backbone: Annotated[str, typer.Option(help="Any backbone; lora-sam with two passes and shapes")] = "lora-sam",
     nuisance: Annotated[float, typer.Option(min=0, help="Strength of further differences, made in the features")] = 1.2,
     pairs: Annotated[int, typer.Option(min=1, help="At most so many pairs of laboratories, drawn by the seed")] = 56,

@@ -51,17 +51,17 @@ def main(
     pooling: Annotated[str | None, typer.Option(help="backbone.pooling, where the backbone has it")] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="backbone.passes, where the backbone has it")] = None,
     shape: Annotated[bool | None, typer.Option(help="backbone.shape, where the backbone has it")] = None,
-    clf: Annotated[list[str] | None, typer.Option(help="Classifier [default: svm-linear]; repeat for several")] = None,
+    clf: Annotated[list[str] | None, typer.Option(help="Classifier; default: svm-linear; repeat for several")] = None,
     backbone: Annotated[str, typer.Option(help="Any backbone; `colour` is the free floor")] = "lora-sam",
     source: Annotated[str, typer.Option(help="Domain that is trained on")] = "acevedo20",
     target: Annotated[
-        list[str] | None, typer.Option(help="Domain to transfer to [default: tecom and bccd]; repeat for several")
+        list[str] | None, typer.Option(help="Domain to transfer to; default: tecom and bccd; repeat for several")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds inside the source")] = 5,
     unseen: Annotated[
         Path | None, typer.Option(help="Ids of source cells that the weights never saw (fold_ids.py): told apart")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help=f"[default: {' '.join(map(str, SEEDS))}]; repeat")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help=f"Default: {' '.join(map(str, SEEDS))}; repeat")] = None,
     out: Annotated[Path | None, typer.Option(help="New folder that keeps the run folders; else they go")] = None,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per figure to this file")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",

@@ -28,7 +28,7 @@ def main(
     segmenter: Annotated[list[str] | None, typer.Option(help="A segmenter's name; repeat for several")] = None,
     domain: Annotated[list[str] | None, typer.Option(help="Paste cells of this domain only; repeat")] = None,
     crops: Annotated[int, typer.Option(min=1, help="Of each kind under each seed")] = 150,
-    seed: Annotated[list[int] | None, typer.Option(help=f"[default: {' '.join(map(str, SEEDS))}]; repeat")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help=f"Default: {' '.join(map(str, SEEDS))}; repeat")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights of lora-sam: a name or a file")] = None,
     picture_folder: Annotated[
         Path | None, typer.Option("--pictures", help="New folder for a sheet of each kind with the masks' outlines")

@@ -39,7 +39,7 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV (see `cellfeat data index`); default: the demo")]
 Labels = Annotated[str | None, typer.Option(help="five-class, dorl-13 or a YAML map; default: the manifest's labels")]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="Backbone [default: lora-sam]")]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="Backbone; default: lora-sam")]
 SegmenterName = Annotated[str | None, typer.Option("--segmenter", help="Replaces the backbone's own mask")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in align.epochs=50")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
@@ -48,13 +48,13 @@ Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks first: minutes, then quicker; rounds otherwise")
 ]
 Batch = Annotated[
-    int | None, typer.Option(min=1, help="Images encoded at once [default: chosen, halved if memory lacks]")
+    int | None, typer.Option(min=1, help="Images encoded at once; default: chosen, halved if memory lacks")
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and rows out and list them in skipped.csv")]
 Offline = Annotated[
     bool, typer.Option("--offline", callback=_go_offline, help="Download nothing, as CELLFEAT_OFFLINE=1 does")
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/<time>-<method>]")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/<time>-<method>")]
 Source = Annotated[str | None, typer.Option(help="Which source's pipeline, where the run has several")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again with the new images among those adapted to")]
 
@@ -67,7 +67,7 @@ def run(
     segmenter: SegmenterName = None,
     align: Annotated[str | None, typer.Option(help="One method or a chain: per-domain-z,coral")] = None,
     clf: Annotated[
-        str | None, typer.Option("--clf", help="Classifier [default: the method's own head, or svm-linear]")
+        str | None, typer.Option("--clf", help="Classifier; default: the method's own head, or svm-linear")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe's name or YAML file; the other options change it")
@@ -76,10 +76,10 @@ def run(
     source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
     adapt: Annotated[
-        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout [default: test]")
+        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout; default: test")
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds inside the source [default: 5]")] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: 1234]")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
@@ -149,10 +149,10 @@ def extract(
     engine: Annotated[str, typer.Option(help="local, or ray: Ray Data, on this machine or many")] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to join: auto or HOST:PORT [default: start Ray here]"),
+        typer.Option(help="Ray cluster to join: auto or HOST:PORT; default: start Ray here"),
     ] = None,
     encoders: Annotated[
-        int | None, typer.Option(help="Encoder processes of --engine ray [default: one per GPU, or as CPUs allow]")
+        int | None, typer.Option(help="Encoder processes of --engine ray; default: one per GPU, or as CPUs allow")
     ] = None,
 ) -> None:
     """Pooled features of every cell, before any alignment, with their provenance."""
@@ -215,7 +215,7 @@ def predict(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write [default: RUN/report.html]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write; default: RUN/report.html")] = None,
     figures: Annotated[
         str | None, typer.Option(help="Also each figure as a file in RUN/figures: svg, pdf, png")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from cellfeat import cli
@@ -76,6 +78,20 @@ def test_help_and_listings_import_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def helps(command) -> list[str]:
+    """Every help text below a command."""
+    inside = getattr(command, "commands", {}).values()
+    return [one.help or "" for one in command.params] + [text for one in inside for text in helps(one)]
+
+
+def test_no_help_text_is_taken_for_markup(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cellfeat", "lora-sam"])
+    cli.add_plugin_commands(["lora-sam"])
+    texts = helps(typer.main.get_command(cli.app))
+    assert len(texts) > 80
+    assert not [text for text in texts if re.search(r"(?<!\\\\)\[[a-z/]", text)], "Rich would leave it out; escape it"
 
 
 def test_help_names_every_command(cellfeat):

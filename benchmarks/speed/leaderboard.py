@@ -42,9 +42,7 @@ MEASURE = (
 def main(
     rows: Annotated[int, typer.Option(min=2, help="Rows of the benchmark, each with two classifiers")] = 42,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every row")] = 5,
-    cells: Annotated[
-        list[int] | None, typer.Option(help="Of a laboratory; repeat [default: 300 400 1000 5000]")
-    ] = None,
+    cells: Annotated[list[int] | None, typer.Option(help="Of a laboratory; repeat; default: 300 400 1000 5000")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Times that every action is measured")] = 10,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line to this file")] = None,
 ) -> None:

@@ -35,7 +35,7 @@ class Finished(NamedTuple):
 
 def main(
     cells: Annotated[
-        list[int] | None, typer.Option(help="How many; may be repeated [default: 100, 1000, 10000]")
+        list[int] | None, typer.Option(help="How many; may be repeated; default: 100, 1000, 10000")
     ] = None,
     backbone: Annotated[str, typer.Option(help="Backbone")] = "lora-sam",
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per size to this file")] = None,

@@ -61,7 +61,7 @@ class Bar:
 
 
 def main(
-    stage: Annotated[list[str] | None, typer.Option(help="crops, cae or lora; may be repeated [default: all]")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="crops, cae or lora; may be repeated; default: all")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Turns")] = 4,
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per way to this file")] = None,

@@ -10,7 +10,7 @@ import typer
 app = typer.Typer(help="Run suites of methods; list, compare and verify their records.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder, with records.jsonl in it")]
-Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV [default: the suite's or record's own]")]
+Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV; default: the suite's or record's own")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
 Clf = Annotated[str | None, typer.Option("--clf", help="This classifier, and rows without it")]
@@ -20,7 +20,7 @@ Clf = Annotated[str | None, typer.Option("--clf", help="This classifier, and row
 def run(
     suite: Annotated[Path, typer.Argument(metavar="SUITE.yaml", help="Rows, protocols, classifiers and seeds")],
     data: Data = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder [default: results/<suite>]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder; default: results/<suite>")] = None,
     row: Annotated[list[str] | None, typer.Option(help="This row only; repeat for several")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -118,7 +118,7 @@ def compare(
     rows: Annotated[
         list[str], typer.Argument(metavar="A B [C …]", help="ROW, or ROW/CLASSIFIER; A against each other")
     ],
-    protocol: Annotated[str | None, typer.Option(help="Protocol [default: the only one, or the first]")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Protocol; default: the only one, or the first")] = None,
     clf: Clf = None,
     target: Annotated[list[str] | None, typer.Option(help="Transfers to this target only; repeat for several")] = None,
 ) -> None:

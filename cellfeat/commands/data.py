@@ -101,7 +101,7 @@ def demo(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same cells")] = 1234,
     per_class: Annotated[int, typer.Option("--per-class", help="Cells per class and laboratory")] = 24,
-    size: Annotated[int | None, typer.Option(help="Side in px [default: each laboratory its own]")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in px; default: each laboratory its own")] = None,
 ) -> None:
     """Draw the demo set: synthetic cells of three invented laboratories and five classes, with masks."""
     from cellfeat.console import progress, say
@@ -114,7 +114,7 @@ def demo(
 @app.command()
 def info(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest CSV")],
-    labels: Annotated[str | None, typer.Option(help="five-class, dorl-13 or a map.yaml [default: as they are]")] = None,
+    labels: Annotated[str | None, typer.Option(help="five-class, dorl-13 or a map.yaml; default: as they are")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Describe a manifest: classes, sizes, masks, groups and dropped labels of each laboratory."""
