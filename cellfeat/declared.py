@@ -56,6 +56,7 @@ ALIGNER = {
     "writes": Rule(" or ".join(map(repr, WRITES)), lambda value: value in WRITES),
     **dict.fromkeys(("uses_target", "uses_labels", "several_sources"), FLAG),
 }
+ASKED = ("reads", "writes", "uses_target", "uses_labels")  # of every aligner
 _ABSENT = object()
 
 
@@ -75,10 +76,10 @@ def facts(
     """The facts of a method, with its plugin's api, requirement and licence.
 
     What its object says counts more than what its factory says, since facts may depend on parameters. Without an object
-    an aligner is built with its defaults, where it has them and asks for no context.
+    an aligner whose factory does not tell is built with its defaults, where it has them and asks for no context.
     """
-    if product is None and slot == "align":
-        product = _built(factory)
+    if product is None and slot == "align" and any(_declared(factory, name) is _ABSENT for name in ASKED):
+        product = _built(factory)  # which may import much, and is seldom needed
     found: dict[str, Any] = {"licence": licence}
     for name in _rules(slot):
         value = _ABSENT if product is None else _declared(product, name)
