@@ -6,7 +6,7 @@ What a method sees and how its answers are taken is in `handing`; which cells it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cellfeat import prototypes
 from cellfeat.artifacts import atomic_folder
 from cellfeat.classification import ClassifierHead, try_saving
 from cellfeat.errors import CellfeatError
@@ -123,6 +124,11 @@ class Pipeline:
     def histories(self) -> dict[str, Any]:
         """What fitted methods say of their training, by name: losses by epoch, say."""
         return {m.name: m.aligner.history_ for m in self.methods if getattr(m.aligner, "history_", None) is not None}
+
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Refuse source domains that a method of the chain cannot be fitted on together."""
+        for method in self.methods:
+            method.check_sources(sources)
 
     def prepare(self, context: Context) -> None:
         """Let every method refuse what cannot be done before any long work."""
@@ -244,8 +250,10 @@ class Pipeline:
         # Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
         part = self.recipe.classifier
         factory = registry.find("classifier", part.name).factory if part else None
-        package = getattr(factory, "__module__", None)
-        return (*getattr(factory, "trusted", ()), *([f"{package.partition('.')[0]}."] if package else []))
+        module = getattr(factory, "__module__", None) or ""
+        single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
+        package = ".".join(module.split(".")[: 3 if single else 1])
+        return (*getattr(factory, "trusted", ()), *([f"{package}."] if package else []))
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs into a new folder."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import yaml
 
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.registry import GROUP, Registry
+from cellfeat.plugin_sources import GROUP
+from cellfeat.registry import Registry
 
 OWN = "cellfeat"
 FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
