@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import tempfile
 from collections.abc import Callable
@@ -134,6 +135,17 @@ def try_saving(estimator: Any, name: str, trust: tuple[str, ...]) -> None:
                 f"classifier {name!r} cannot be saved and read back ({error}); its factory must name the packages "
                 "it is made of, as in `factory.trusted = ('lightgbm.',)`"
             ) from error
+
+
+def trusted_by(factory: Any) -> tuple[str, ...]:
+    """Prefixes of the types that may be read back for a classifier's factory: its own package's, and those it names.
+
+    Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
+    """
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    package = (getattr(factory, "__module__", None) or "").partition(".")[0]
+    return (*getattr(factory, "trusted", ()), *([f"{package}."] if package else []))
 
 
 def calibrate(

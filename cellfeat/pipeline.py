@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cellfeat.artifacts import atomic_folder
-from cellfeat.classification import ClassifierHead, try_saving
+from cellfeat.classification import ClassifierHead, trusted_by, try_saving
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.handing import Method
@@ -241,11 +241,8 @@ class Pipeline:
             try_saving(estimator, part.name, self._trusted(registry))
 
     def _trusted(self, registry: Registry) -> tuple[str, ...]:
-        # Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
         part = self.recipe.classifier
-        factory = registry.find("classifier", part.name).factory if part else None
-        package = getattr(factory, "__module__", None)
-        return (*getattr(factory, "trusted", ()), *([f"{package.partition('.')[0]}."] if package else []))
+        return trusted_by(registry.find("classifier", part.name).factory) if part else ()
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs into a new folder."""
