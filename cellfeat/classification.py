@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cellfeat import prototypes
 from cellfeat.artifacts import load_estimator, save_estimator
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Progress
@@ -144,7 +145,9 @@ def trusted_by(factory: Any) -> tuple[str, ...]:
     """
     while isinstance(factory, functools.partial):
         factory = factory.func
-    package = (getattr(factory, "__module__", None) or "").partition(".")[0]
+    module = getattr(factory, "__module__", None) or ""
+    single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
+    package = ".".join(module.split(".")[: 3 if single else 1])
     return (*getattr(factory, "trusted", ()), *([f"{package}."] if package else []))
 
 

@@ -6,7 +6,7 @@ What a method sees and how its answers are taken is in `handing`; which cells it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -123,6 +123,11 @@ class Pipeline:
     def histories(self) -> dict[str, Any]:
         """What fitted methods say of their training, by name: losses by epoch, say."""
         return {m.name: m.aligner.history_ for m in self.methods if getattr(m.aligner, "history_", None) is not None}
+
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Refuse source domains that a method of the chain cannot be fitted on together."""
+        for method in self.methods:
+            method.check_sources(sources)
 
     def prepare(self, context: Context) -> None:
         """Let every method refuse what cannot be done before any long work."""

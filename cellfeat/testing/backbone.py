@@ -88,7 +88,7 @@ class BackboneSubject(EncoderSubject):
             raise Failed(f"image_size is {size!r}, must be a whole number of pixels above 0")
         if interpolation not in INTERPOLATIONS:
             raise Failed(f"interpolation is {interpolation!r}, must be one of {', '.join(INTERPOLATIONS)}")
-        check_facts(self.says)
+        check_facts(self.slot, self.factory, self.product)
 
     def check_form(self, raw: Any, count: int) -> None:
         if not isinstance(raw, Features):

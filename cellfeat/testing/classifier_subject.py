@@ -43,7 +43,7 @@ class ClassifierSubject(Used):
     slot: ClassVar[str] = "classifier"
 
     def check_product(self) -> None:
-        check_facts(self.says)
+        check_facts(self.slot, self.factory, self.product)
 
     def fitted(self, rows: Rows, classifier: Any = None) -> Any:
         """The classifier, or a new one, after its fit on copies of the rows."""

@@ -172,7 +172,7 @@ class SegmenterSubject(EncoderSubject):
             value = getattr(self.product, member, None)
             if value is not None and not callable(value):
                 raise Failed(f"{member} is a {type(value).__name__}, must be a method")
-        check_facts(self.says)
+        check_facts(self.slot, self.factory, self.product)
 
     def check_form(self, raw: Any, count: int) -> None:
         _check_shape("segment", raw, count, self.side())
