@@ -73,9 +73,7 @@ def test_one_function_becomes_a_test_for_every_check(run):
     )
     result.assert_outcomes(passed=17, skipped=2, deselected=1)
     result.stdout.fnmatch_lines(["*::test_contract?row-order? PASSED*", "*::test_contract?budget? PASSED*"])
-    result.stdout.fnmatch_lines(
-        ["SKIPPED*it tells no quality", "SKIPPED*its factory has no `facts`"]
-    )
+    result.stdout.fnmatch_lines(["SKIPPED*it tells no quality", "SKIPPED*its factory has no `facts`"])
 
 
 def test_names_of_tests_are_collected_without_running_the_method(run):
