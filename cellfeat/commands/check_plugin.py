@@ -180,7 +180,8 @@ def _look(one: Examined, budget: float | None, silent: bool) -> None:
     if not silent:
         given = "".join(f", {key}={value}" for key, value in one.params.items())
         console.print(f"{one.title}, {one.offer.distribution} {one.offer.version}{given}", style="bold", markup=False)
-    with subject(one.offer.slot, one.offer.factory, one.params, None, budget or BUDGET) as looked_on:
+    allowed = BUDGET if budget is None else budget
+    with subject(one.offer.slot, one.offer.factory, one.params, None, allowed) as looked_on:
         for name in one.only:
             if not silent and console.is_terminal:
                 console.print(f"  …         {name}", end="\r", markup=False)

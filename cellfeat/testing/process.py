@@ -62,7 +62,6 @@ def _settings() -> dict[str, Setting]:
         "NumPy's treatment of floating-point errors": Setting(np.geterr, lambda kept: np.seterr(**kept)),
         "the environment": Setting(lambda: dict(os.environ), _write_environment),
         "the working folder": Setting(_working_folder, os.chdir),
-        "Python's import path": Setting(lambda: list(sys.path), lambda kept: sys.path.__setitem__(slice(None), kept)),
         **(_torch_settings() if "torch" in sys.modules else {}),
         **(_opencv_settings() if "cv2" in sys.modules else {}),
         **(_sklearn_settings() if "sklearn" in sys.modules else {}),
