@@ -20,13 +20,13 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types without_folders",
     1: "types artifacts comparison console decode digests distributed hookspecs invariance labels ray_cluster recipe "
-    "record_fields report requirements sampling synthetic_cells transfers",
+    "record_fields report requirements sampling synthetic_cells testing.checks transfers",
     2: "classification downloads drawing image_files images manifest page registry scan splits standings store suite "
     "synthetic training",
-    3: "curves datasets deferred exchange figures known_files layouts testing undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures rendering results unlabelled",
-    5: "reliability_figures thumbnails writing",
-    6: "extract grey_levels observation_files",
+    3: "curves datasets deferred exchange figures known_files layouts testing.fresh testing.toys undisturbed weights",
+    4: "batch_size data_figures demo encoding pictures prediction_figures rendering results testing.subject unlabelled",
+    5: "reliability_figures testing.kit thumbnails writing",
+    6: "extract grey_levels observation_files testing",
     7: "components handing workplace",
     8: "pipeline finetune ray_workers",
     9: "depicted evaluate ray_engine",
