@@ -18,7 +18,7 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types without_folders",
+    0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types watching without_folders",
     1: "types artifacts comparison console decode digests distributed hookspecs invariance labels ray_cluster recipe "
     "record_fields report requirements sampling synthetic_cells testing.checks transfers",
     2: "classification downloads drawing image_files images manifest page registry scan splits standings store suite "
