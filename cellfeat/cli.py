@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cellfeat import plugin_choice
 from cellfeat.commands import bench, data, plugins, weights
 from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
@@ -240,9 +241,39 @@ CORE = frozenset(
 )
 
 
+@app.callback()
+def _everywhere(
+    places: Annotated[
+        list[str] | None,
+        typer.Option(
+            plugin_choice.PLACE_OPTION,
+            metavar="PATH",
+            help="Also the plugins in a folder of *.py files and packages, or in one .py file; repeat for several. "
+            f"As {plugin_choice.PLACES}",
+        ),
+    ] = None,
+    left_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            plugin_choice.LEAVE_OPTION,
+            metavar="no:NAME",
+            help=f"Without a plugin or distribution. {plugin_choice.ONLY}=NAME,… loads these alone",
+        ),
+    ] = None,
+) -> None:
+    # They may stand anywhere on the command line, so `main` has taken them out; what is left here is a mistake.
+    for value in left_out or ():
+        raise CellfeatError(f"{plugin_choice.LEAVE_OPTION} {value}: it leaves a plugin out, as in -p no:NAME")
+
+
 def add_plugin_commands(arguments: list[str]) -> None:
     """Offer the commands of plugins; only the one that is asked for is imported, so that help stays quick."""
-    for point in sorted(entry_points(group="cellfeat.commands"), key=lambda point: point.name):
+    points, choice = list(entry_points(group="cellfeat.commands")), plugin_choice.Choice.of_environment()
+    if not choice.is_all:
+        from cellfeat.plugin_sources import commands
+
+        points = commands(choice, points)
+    for point in sorted(points, key=lambda point: point.name):
         owner = point.dist.name if point.dist else "an unknown distribution"
         if point.name in CORE:
             from cellfeat.console import note
@@ -267,9 +298,10 @@ def main() -> None:
     from cellfeat.console import messages
 
     try:
-        _check_launch(sys.argv[1:])
-        add_plugin_commands(sys.argv[1:])
-        app()
+        arguments = plugin_choice.taken_from(sys.argv[1:])
+        _check_launch(arguments)
+        add_plugin_commands(arguments)
+        app(arguments)
     except CellfeatError as error:
         _fail(str(error))
     except OSError as error:  # no space left, no permission, no such folder to write to

@@ -85,7 +85,7 @@ class Evaluator:
 
     def splits(self, seed: int) -> Iterator[Split]:
         protocol = self.recipe.protocol
-        return splits(
+        found = splits(
             protocol.name,
             self.cells,
             folds=protocol.folds,
@@ -95,6 +95,9 @@ class Evaluator:
             fitted_folds=protocol.fitted_folds,
             shots=protocol.shots,
         )
+        for split in found:
+            self._prototype.check_sources(split.source)
+            yield split
 
     def fits_of(self, split: Split) -> int:
         """How many chains one split needs, to be kept for the next classifier."""

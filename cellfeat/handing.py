@@ -8,19 +8,28 @@ and refused when they have the wrong form or when a row's answer depends on whic
 from __future__ import annotations
 
 import hashlib
+import inspect
 import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
-from cellfeat.errors import CellfeatError
+from cellfeat.errors import CellfeatError, unknown
 from cellfeat.slots import Context
+from cellfeat.store import COLUMNS, cache_folder
 from cellfeat.types import Cells
+from cellfeat.watching import written_outside
 
 IMAGES_AT_ONCE = 256  # handed to a method that writes images
 PROBE_ROWS = 4  # answered a second time by themselves, to see that a row's answer is its own
 PROBE_TOLERANCE = 1e-2  # relative to the spread of the answers; rounding differs with the batch
+SHARED = ("site-packages", "dist-packages")  # folders of many distributions' modules
+
+_told: WeakSet[type] = WeakSet()  # methods whose stray files the user of this process knows of
 
 
 def shown(cells: Cells, aligner: Any, order: np.ndarray) -> Cells:
@@ -69,22 +78,43 @@ class Method:
         return f"align {self.name!r}"
 
     def check_declaration(self, owner: str) -> None:
-        """Refuse `reads` and `writes` that mean nothing."""
-        aligner, faults = self.aligner, []
-        if aligner.writes not in ("pooled", "image"):
-            faults.append(f"writes is {aligner.writes!r}, but must be 'pooled' or 'image'")
-        if isinstance(aligner.reads, str) or not all(isinstance(name, str) for name in aligner.reads):
-            faults.append(f"reads is {aligner.reads!r}, but must be a tuple of column names")
-        if faults:
-            raise CellfeatError(f"{self.title} of {owner}: {'; '.join(faults)}")
+        """Refuse a column that no cells have."""
+        for name in self.aligner.reads:
+            if name not in COLUMNS:
+                wrong = unknown("column", name, COLUMNS, f"Tell the author of {owner}")
+                raise CellfeatError(f"{self.title} of {owner} reads {name!r}: {wrong}")
+
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Refuse several source domains for a method that is made for one."""
+        if len(sources) > 1 and not getattr(self.aligner, "several_sources", True):
+            raise CellfeatError(
+                f"{self.title} is fitted on one source domain (several_sources = False), but is given "
+                f"{len(sources)}: {', '.join(sorted(sources))}. Use the protocol cross-domain (--set "
+                "protocol.name=cross-domain), which gives it one after the other, or name one (--source)"
+            )
 
     def fit(self, cells: Cells, context: Context) -> None:
-        """Fit on source rows and, where the method asks for them, target rows."""
+        """Fit on source rows and, where the method asks for them, target rows; files that it writes elsewhere than in
+        scratch are told of."""
         if not self.aligner.uses_target:
             cells = cells[~cells.is_target]
         view = self._shown(cells, shuffled(cells, context))
-        fitted = self.aligner.fit(view, context)
+        found: list[Path] = []
+        try:
+            with written_outside([context.scratch, cache_folder()], _home(self.aligner)) as found:
+                fitted = self.aligner.fit(view, context)
+        finally:
+            self._tell_written(found, context)
         self.aligner, self.probed = self.aligner if fitted is None else fitted, False
+
+    def _tell_written(self, found: Sequence[Path], context: Context) -> None:
+        if found and type(self.aligner) not in _told:
+            _told.add(type(self.aligner))
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            context.note(
+                f"{self.title} wrote outside its scratch folder: {found[0]}{more}. A run that is started again does "
+                "not find that, and runs side by side share it: keep checkpoints in context.scratch; tell its author"
+            )
 
     def transform(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, D) float32 or (N, 3, S, S) uint8, in the order of the cells."""
@@ -174,6 +204,15 @@ class Method:
         if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.uint8:
             raise CellfeatError(f"{self.title} must give a uint8 array of {shape}, but gave {_form(values)}")
         return values
+
+
+def _home(aligner: Any) -> list[Path]:
+    """The folder of a method's own module, where authors like to keep things; none where it is everybody's."""
+    try:
+        folder = Path(inspect.getfile(type(aligner))).parent
+    except (OSError, TypeError):  # made in a session, or built in
+        return []
+    return [] if folder.name in SHARED else [folder]
 
 
 def _on_disk(shape: tuple[int, ...], context: Context) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Everything that a plugin can extend.
 
 A distribution names its module in the entry-point group `cellfeat`; the module defines one or more of these
-functions, marked `@hookimpl`. A module written for another version of the contracts than `API_VERSION` of
-`cellfeat.slots` says so by `CELLFEAT_API_VERSION = n`; it is then listed with that reason and not loaded.
+functions, marked `@hookimpl`. A module says by `CELLFEAT_API_VERSION = n` for which version of the contracts it is
+written, and is listed with the reason and not loaded where that is none of `SUPPORTED_API_VERSIONS`; one that says
+nothing is written for version 1. A distribution that requires another cellfeat than the installed one is not loaded
+either; a single file (`--plugins-dir`) requires by `REQUIRES_CELLFEAT = ">=0.1"`.
 Commands are Typer apps in the entry-point group `cellfeat.commands`.
 """
 

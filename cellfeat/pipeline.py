@@ -6,7 +6,7 @@ What a method sees and how its answers are taken is in `handing`; which cells it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cellfeat.artifacts import atomic_folder
-from cellfeat.classification import ClassifierHead, try_saving
+from cellfeat.classification import ClassifierHead, trusted_by, try_saving
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.handing import Method
@@ -123,6 +123,11 @@ class Pipeline:
     def histories(self) -> dict[str, Any]:
         """What fitted methods say of their training, by name: losses by epoch, say."""
         return {m.name: m.aligner.history_ for m in self.methods if getattr(m.aligner, "history_", None) is not None}
+
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Refuse source domains that a method of the chain cannot be fitted on together."""
+        for method in self.methods:
+            method.check_sources(sources)
 
     def prepare(self, context: Context) -> None:
         """Let every method refuse what cannot be done before any long work."""
@@ -241,11 +246,8 @@ class Pipeline:
             try_saving(estimator, part.name, self._trusted(registry))
 
     def _trusted(self, registry: Registry) -> tuple[str, ...]:
-        # Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
         part = self.recipe.classifier
-        factory = registry.find("classifier", part.name).factory if part else None
-        package = getattr(factory, "__module__", None)
-        return (*getattr(factory, "trusted", ()), *([f"{package.partition('.')[0]}."] if package else []))
+        return trusted_by(registry.find("classifier", part.name).factory) if part else ()
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs into a new folder."""

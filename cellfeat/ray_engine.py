@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import datasets
+from cellfeat import datasets, plugin_choice
 from cellfeat.batch_size import usual_batch
 from cellfeat.datasets import Dataset
 from cellfeat.decode import ImageError
@@ -39,7 +39,7 @@ GROUP_BYTES = 64 << 20  # of frames: a block must be small beside Ray's object s
 GROUPS_PER_ENCODER = 8  # at least, so that encoders finish together and progress is seen
 ROWS_PER_VERSION, SECONDS_PER_VERSION = 8192, 15.0  # what a killed driver can cost
 READER_CPUS = 0.25  # a share that no encoder asks for, so that Ray never joins both in one process
-VARIABLES = ("CELLFEAT_CACHE", "CELLFEAT_OFFLINE")
+VARIABLES = ("CELLFEAT_CACHE", "CELLFEAT_OFFLINE", *plugin_choice.VARIABLES)
 
 
 def encoded(

@@ -124,6 +124,9 @@ RECORD = {
     "created": TEXT,
     "predictions": FieldRule("a mapping with sha256 and a file predictions/NAME.parquet", _predictions),
 }
+OPTIONAL = {  # what older records lack
+    "plugin_facts": FieldRule("a mapping of names to mappings", _map_of(lambda value: isinstance(value, dict))),
+}
 FAILURE = {
     **dict.fromkeys(("address", "error"), TEXT),
     "source": FieldRule("text or null", lambda value: value is None or _text(value)),
@@ -137,6 +140,7 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
     """
     named = f"{where}, record {_short(record['id'])}" if _text(record.get("id")) else where
     _check(record, RECORD, named)
+    _check(record, {name: rule for name, rule in OPTIONAL.items() if name in record}, named)
     if len(record["confusion"]) != len(record["classes"]):
         _refuse(named, "confusion", f"has {len(record['confusion'])} rows for {len(record['classes'])} classes")
     address = "/".join((record["row"], record["protocol"], record["classifier"], str(record["seed"])))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 import pydantic
 import pydantic_core
 
-from cellfeat import hookspecs
+from cellfeat import hookspecs, plugin_sources
+from cellfeat.declared import Facts, facts, faults
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.slots import API_VERSION, MEMBERS, SLOTS, Context, Factory
+from cellfeat.parameters import kind, model_of
+from cellfeat.plugin_choice import ONLY, Choice
+from cellfeat.plugin_sources import NotLoadable, Source
+from cellfeat.slots import MEMBERS, SLOTS, Context, Factory
 
-GROUP = "cellfeat"
 NAME = re.compile(r"[\w-]+")  # `,` `:` and `.` part names on the command line
 
 
@@ -34,6 +36,9 @@ class Offer:
     plugin: str
     distribution: str
     version: str
+    api: int = 1
+    requires_cellfeat: str = ""  # a version specifier, where the distribution says one
+    licence: str = ""  # SPDX, where the distribution says it
 
     @property
     def summary(self) -> str:
@@ -42,7 +47,23 @@ class Offer:
 
     def parameters(self) -> type[pydantic.BaseModel]:
         """The configuration, read from the factory's signature."""
-        return _parameters(self.factory)
+        return model_of(self.factory)
+
+    def facts(self, product: Any = None) -> Facts:
+        """What the method declares of itself, or what an object of it does."""
+        return facts(self.slot, self.factory, product, self.api, self.requires_cellfeat, self.licence)
+
+    def check_declaration(self, declaring: Any) -> None:
+        """Refuse facts of a wrong type, of the factory or of an object that it gave.
+
+        Raises: NotLoadable, a CellfeatError, which names the method and the facts.
+        """
+        wrong = faults(self.slot, declaring)
+        if wrong:
+            raise NotLoadable(
+                f"{self.slot} {self.name!r} of {self.distribution}: {'; '.join(wrong)}",
+                f"tell the author of {self.distribution}",
+            )
 
     def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """`params` checked and completed with the defaults, as JSON values; a wrong key or type is one clear line."""
@@ -62,7 +83,7 @@ class Offer:
             annotation = model.model_fields[key].annotation
             if isinstance(value, bool) and not {bool, Any} & {annotation, *typing.get_args(annotation)}:
                 # pydantic would take `yes` for the number 1
-                raise CellfeatError(f"{self.slot} {self.name!r}: {key} is {value}, but must be {_kind(annotation)}")
+                raise CellfeatError(f"{self.slot} {self.name!r}: {key} is {value}, but must be {kind(annotation)}")
         try:
             return model(**params)
         except pydantic.ValidationError as error:
@@ -73,10 +94,10 @@ class Offer:
     ) -> str:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        kind = _kind(model.model_fields[key].annotation)
+        wanted = kind(model.model_fields[key].annotation)
         if first["type"] == "missing" and len(first["loc"]) == 1:  # else an item of a tuple that is too short
-            return f"{self.slot} {self.name!r} needs {key} ({kind}): --set {self.slot}.{key}=…"
-        return f"{self.slot} {self.name!r}: {key} is {params[key]!r}, but must be {kind} ({first['msg']})"
+            return f"{self.slot} {self.name!r} needs {key} ({wanted}): --set {self.slot}.{key}=…"
+        return f"{self.slot} {self.name!r}: {key} is {params[key]!r}, but must be {wanted} ({first['msg']})"
 
     def arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """`params` checked and completed with the defaults, of the types that the factory's signature says."""
@@ -94,90 +115,55 @@ class Offer:
                 f"{self.slot} {self.name!r} of {self.distribution} gave a {type(product).__name__} without "
                 f"{', '.join(missing)}; a {self.slot} needs {', '.join(MEMBERS[self.slot])}. Tell the plugin's author"
             )
+        self.check_declaration(product)
         return product
-
-
-def _kind(annotation: Any) -> str:
-    return inspect.formatannotation(annotation).replace("typing.", "")
-
-
-@functools.cache
-def _parameters(factory: Factory) -> type[pydantic.BaseModel]:
-    function = inspect.unwrap(factory.func if isinstance(factory, functools.partial) else factory)
-    function = function.__init__ if inspect.isclass(function) else function
-    known = getattr(function, "__globals__", {})
-    fields: dict[str, Any] = {}
-    made = _default_factories(factory)
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if name == "context" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        if default is MADE_LATER and name in made:
-            default = pydantic.Field(default_factory=made[name])
-        fields[name] = (_annotation(parameter, known), default)
-    config = pydantic.ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), ser_json_inf_nan="constants"
-    )
-    return pydantic.create_model("Parameters", __config__=config, **fields)
-
-
-@dataclass
-class _Probe:
-    made: list[Any] = field(default_factory=list)
-
-
-# What stands in a data class's signature for a default that is made anew for every object.
-MADE_LATER = inspect.signature(_Probe).parameters["made"].default
-
-
-def _default_factories(factory: Factory) -> dict[str, Callable[[], Any]]:
-    """{field: default_factory} of a data class, also of one whose arguments are partly given."""
-    made_by = factory.func if isinstance(factory, functools.partial) else factory
-    if not dataclasses.is_dataclass(made_by):
-        return {}
-    return {
-        item.name: item.default_factory
-        for item in dataclasses.fields(made_by)
-        if item.default_factory is not dataclasses.MISSING
-    }
-
-
-def _annotation(parameter: inspect.Parameter, known: dict[str, Any]) -> Any:
-    """A parameter's type; anything, where there is none or it is only imported for type checkers."""
-    if parameter.annotation is parameter.empty:
-        return Any
-    if not isinstance(parameter.annotation, str):
-        return parameter.annotation
-    try:
-        return eval(parameter.annotation, known)
-    except (NameError, AttributeError):
-        return Any
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin that did not load, and why."""
+    """A plugin, or a method of one, that did not load: why, and in one sentence what the user can do."""
 
     plugin: str
     distribution: str
     reason: str
+    remedy: str = ""
+    method: str = ""  # its name, where the rest of the plugin did load
 
 
 @dataclass
 class Registry:
-    """Every offer of every installed plugin."""
+    """Every offer of every plugin that is installed, or given as a file. left_out: plugins that were not asked for."""
 
     offers: list[Offer] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, plugin: str, distribution: str, version: str, load: Callable[[], Any]) -> None:
         """Load one plugin and take its offers; whatever goes wrong in it stays with it."""
+        self.take(Source(plugin, distribution, version, load))
+
+    def take(self, source: Source) -> None:
+        """As `add`."""
         try:
-            self.offers += _offers(load(), plugin, distribution, version)
+            source.check_requirement()
+            offers = _offers(_loaded(source), source)
         except (Exception, SystemExit) as error:
+            self._refuse(source, error)
+            return
+        for offer in offers:
+            try:
+                offer.check_declaration(offer.factory)
+                self.offers.append(offer)
+            except CellfeatError as error:
+                self._refuse(source, error, offer.name)
+
+    def _refuse(self, source: Source, error: BaseException, method: str = "") -> None:
+        if isinstance(error, NotLoadable):
+            text = error.reason
+        else:
             text = str(error) if isinstance(error, CellfeatError) else f"{type(error).__name__}: {error}"
-            reason = " ".join(text.split())
-            self.broken.append(Broken(plugin, distribution, reason))
+        reason, remedy = (" ".join(part.split()) for part in (text, source.remedy(error)))
+        self.broken.append(Broken(source.plugin, source.distribution, reason, remedy, method))
 
     def names(self, slot: str) -> list[str]:
         return sorted({offer.name for offer in self.offers if offer.slot == slot})
@@ -192,7 +178,8 @@ class Registry:
             choices = self.names(slot)
             if distribution:
                 choices = [f"{offer.distribution}:{offer.name}" for offer in self.offers if offer.slot == slot]
-            raise CellfeatError(unknown(slot, name, choices, self._broken_hint()))
+            self._tell_broken(slot, bare)
+            raise CellfeatError(unknown(slot, name, choices, self.not_loaded()))
         if len(found) > 1:
             both = ", ".join(f"{offer.distribution}:{bare}" for offer in found)
             raise CellfeatError(f"{len(found)} plugins offer {slot} {bare!r}; say which one: {both}")
@@ -201,28 +188,50 @@ class Registry:
     def create(self, slot: str, name: str, params: Mapping[str, Any], context: Context) -> Any:
         return self.find(slot, name).create(params, context)
 
-    def _broken_hint(self) -> str:
-        names = ", ".join(sorted(item.plugin for item in self.broken))
-        return f"Not loaded: {names} (`cellfeat plugins list` says why)" if names else ""
+    def _tell_broken(self, slot: str, name: str) -> None:
+        """Say what is wrong with the very method, or the plugin of that name, that was asked for."""
+        for item in self.broken:
+            if item.method == name:
+                raise CellfeatError(f"{item.reason}; {item.remedy}")
+            if item.plugin == name:
+                raise CellfeatError(
+                    f"no {slot} named {name!r}: the plugin {name} of {item.distribution} did not load: {item.reason}; "
+                    f"{item.remedy}"
+                )
+
+    def not_loaded(self) -> str:
+        """Which plugins are not here, as a hint behind an unknown name; "" where all are."""
+        broken = ", ".join(sorted({item.plugin for item in self.broken}))
+        hints = [f"Not loaded: {broken} (`cellfeat plugins list` says why)"] if broken else []
+        hints += [f"Left out by {ONLY} or -p: {', '.join(self.left_out)}"] if self.left_out else []
+        return ". ".join(hints)
 
 
-def _offers(module: Any, plugin: str, distribution: str, version: str) -> Iterable[Offer]:
+def _loaded(source: Source) -> Any:
+    """The module of a plugin."""
+    try:
+        return source.load()
+    except (Exception, SystemExit):
+        source.check_code()  # what was imported in vain may be what this cellfeat does not have
+        raise
+
+
+def _offers(module: Any, source: Source) -> list[Offer]:
     """What one module offers through its hooks, each hook's signature and answer checked."""
-    wanted = getattr(module, "CELLFEAT_API_VERSION", API_VERSION)
-    if wanted != API_VERSION:
-        raise CellfeatError(f"it is written for plugin API {wanted}, this cellfeat has {API_VERSION}")
+    api = source.check_api(module)
     manager = pluggy.PluginManager("cellfeat")
     manager.add_hookspecs(hookspecs)
-    manager.register(module, name=plugin)
+    manager.register(module, name=source.plugin)
     manager.check_pending()
     offers = []
+    about = (source.plugin, source.distribution, source.version, api, source.requires_cellfeat, source.licence)
     for slot in SLOTS:
         for answer in getattr(manager.hook, f"cellfeat_{slot}")():
             if not isinstance(answer, dict) or not all(callable(factory) for factory in answer.values()):
                 raise CellfeatError(f"cellfeat_{slot} must return {{name: factory}}, got {answer!r}")
             for name, factory in answer.items():
                 _check_offer(slot, name, factory)
-                offers.append(Offer(slot, name, factory, plugin, distribution, version))
+                offers.append(Offer(slot, name, factory, *about))
     if not offers:
         raise CellfeatError("it offers nothing: no function in it is marked @hookimpl, or none returns a factory")
     return offers
@@ -235,16 +244,24 @@ def _check_offer(slot: str, name: Any, factory: Factory) -> None:
         raise CellfeatError(f"{slot} {name!r} has a parameter `name`, which in a recipe names the method itself")
 
 
-def load(points: Iterable[EntryPoint] | None = None) -> Registry:
-    """A registry of the installed distributions' plugins (or of the given entry points)."""
-    registry = Registry()
-    for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda point: point.name):
-        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "?")
-        registry.add(point.name, name, version, point.load)
+def load(points: Iterable[EntryPoint] | None = None, choice: Choice | None = None) -> Registry:
+    """A registry of the plugins that the choice takes: of the installed distributions, or of the given entry points.
+
+    Raises: CellfeatError for a choice of what is not there.
+    """
+    choice = Choice() if choice is None else choice
+    taken, left_out = plugin_sources.found(choice, points)
+    registry = Registry(left_out=left_out)
+    for source in taken:
+        registry.take(source)
     return registry
 
 
-@functools.cache
 def installed() -> Registry:
-    """The registry of this process, loaded once."""
-    return load()
+    """The registry of this process, loaded once; the environment says which plugins are in it."""
+    return _installed(Choice.of_environment())
+
+
+@functools.cache
+def _installed(choice: Choice) -> Registry:
+    return load(choice=choice)

@@ -22,9 +22,9 @@ from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.results import Result
 from cellfeat.slots import Context
-from cellfeat.splits import Split
+from cellfeat.splits import Split, settings
 from cellfeat.storage import is_url
-from cellfeat.workplace import Workplace, load_dataset, make_encoder
+from cellfeat.workplace import Workplace, listed, load_dataset, make_encoder
 
 RECIPE, RECORDS, SKIPPED = "recipe.yaml", "records.jsonl", "skipped.csv"
 PREDICTIONS = "predictions.parquet"
@@ -78,9 +78,18 @@ def prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:
     if recipe.classifier is None and not pipeline.has_own_head:
         recipe = resolve(recipe.model_copy(update={"classifier": Part(name=DEFAULT_CLASSIFIER)}), work.registry)
         pipeline = Pipeline.build(recipe, work.registry, (), context)
+    _check_sources(recipe, pipeline, work)
     pipeline.prepare(context)
     pipeline.check_classifier(work.registry, context)
     return recipe
+
+
+def _check_sources(recipe: Recipe, pipeline: Pipeline, work: Workplace) -> None:
+    """Refuse several source domains for a method that is made for one; the manifest tells them, no image is opened."""
+    if not all(getattr(aligner, "several_sources", True) for aligner in pipeline.aligners):
+        data, protocol = listed(recipe.dataset, work), recipe.protocol
+        for sources, _ in settings(protocol.name, data.domain, data.label, protocol.source, protocol.target):
+            pipeline.check_sources(sources)
 
 
 def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -151,12 +160,7 @@ def describe(
     work: Workplace,
 ) -> dict[str, Any]:
     """What every record of this run says of itself."""
-    parts = [("backbone", recipe.backbone), ("segmenter", recipe.segmenter), ("classifier", recipe.classifier)]
-    plugins = {}
-    for slot, part in parts + [("align", part) for part in recipe.align]:
-        if part is not None:
-            offer = work.registry.find(slot, part.name)
-            plugins[f"{slot}:{part.name}"] = f"{offer.distribution} {offer.version}"
+    plugins, plugin_facts = _plugins(recipe, encoder, pipeline, work)
     return {
         "recipe": recipe.as_dict(),
         "recipe_digest": recipe.digest,
@@ -177,10 +181,27 @@ def describe(
         "uses_target": pipeline.uses_target,
         "uses_labels": pipeline.uses_labels,
         "plugins": plugins,
+        "plugin_facts": plugin_facts,
         "versions": provenance.versions(),
         "hardware": provenance.hardware(context.device),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _plugins(
+    recipe: Recipe, encoder: Encoder, pipeline: Pipeline, work: Workplace
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """By slot and name: who offers what is used, in which version, and what it declares of itself."""
+    used = [("backbone", recipe.backbone, encoder.backbone), ("segmenter", recipe.segmenter, encoder.segmenter)]
+    used += [("classifier", recipe.classifier, None)]
+    used += [("align", part, aligner) for part, aligner in zip(recipe.align, pipeline.aligners, strict=True)]
+    plugins, facts = {}, {}
+    for slot, part, product in used:
+        if part is not None:
+            offer = work.registry.find(slot, part.name)
+            plugins[f"{slot}:{part.name}"] = f"{offer.distribution} {offer.version}"
+            facts[f"{slot}:{part.name}"] = offer.facts(product).as_dict()
+    return plugins, facts
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -4,6 +4,12 @@ A factory is any callable that returns such an object. Its keyword arguments wit
 configuration: they are read from the signature, checked, shown by `cellfeat plugins info NAME` and set by
 `--set align.epochs=50`. An argument named `context` is not configuration: whoever asks for it is handed the
 `Context` of the run.
+
+A factory of any slot, or the object that it gives, may also declare, each of which is shown by `cellfeat plugins info`
+and stamped on records:
+- `deterministic: bool = True`, whether two fits, or encodings, with one seed are equal;
+- `paper: str`, the publication, with its DOI or arXiv number;
+- `licence: str` (SPDX), where it is not that of the distribution.
 """
 
 from __future__ import annotations
@@ -20,7 +26,8 @@ if TYPE_CHECKING:
 
     from cellfeat.types import Cells, Features
 
-API_VERSION = 1
+API_VERSION = 1  # of the contracts in this file
+SUPPORTED_API_VERSIONS = (1,)  # a plugin that names none is written for 1, the first, for ever
 
 SLOTS = ("backbone", "segmenter", "align", "classifier")
 
@@ -129,6 +136,8 @@ class Aligner(Protocol):
     - `prepare(context)`, called once before any long work: find weights, refuse what cannot be done;
     - `weights_saw`, once fitted, as for a backbone;
     - `history_`, once fitted: what JSON can hold of its training, such as losses by epoch; kept in the records;
+    - `several_sources: bool = True`, whether it may be fitted on more than one source domain: a method that may not is
+      refused where leave-one-domain-out would give it several;
     - `symmetric = True`: of a method that uses no labels and treats source and target rows alike, so that one fit on
       all domains serves every source (DoRL trains one autoencoder for all);
     - `reconstruct(cells, context) -> (N, 3, s, s)` uint8 RGB, once fitted: what the method can draw of each cell from

@@ -75,25 +75,34 @@ def splits(
     these cells and their groups are not scored.
     `sources` and `targets` restrict the domains; empty means all. `fitted_folds`: only the first so many.
     """
-    domains = sorted(set(cells.domain.tolist()))
+    for source, others in settings(protocol, cells.domain, cells.label, sources, targets):
+        split = _split(cells, source, others, folds, seed)
+        split = split if protocol != "few-shot" else _with_shots(split, cells, shots, seed)
+        yield replace(split, folds=split.folds[:fitted_folds])
+
+
+def settings(
+    protocol: str, domain: np.ndarray, label: np.ndarray, sources: Sequence[str] = (), targets: Sequence[str] = ()
+) -> list[tuple[tuple[str, ...], list[str]]]:
+    """The source domains of every split, together with its targets, from the (N,) domains and labels of all cells.
+
+    Raises: CellfeatError for a domain or a protocol that is not there.
+    """
+    domains = sorted(set(domain.tolist()))
     for name in (*sources, *targets):
         if name not in domains:
             raise CellfeatError(unknown("domain", name, domains))
     if protocol not in PROTOCOLS:
         raise CellfeatError(unknown("protocol", protocol, PROTOCOLS))
-    labelled = set(cells.domain[cells.label >= 0].tolist())  # a domain without labels can be adapted to, no more
+    labelled = set(domain[label >= 0].tolist())  # a domain without labels can be adapted to, no more
     from_ = [name for name in domains if name in (sources or labelled)]
     to = [name for name in domains if name in (targets or domains)]
-    settings: list[tuple[tuple[str, ...], list[str]]]
+    found: list[tuple[tuple[str, ...], list[str]]]
     if protocol != "leave-one-domain-out":
-        settings = [((name,), [d for d in to if d != name]) for name in from_]
+        found = [((name,), [d for d in to if d != name]) for name in from_]
     else:
-        settings = [(tuple(d for d in from_ if d != name), [name]) for name in to]
-    for source, others in settings:
-        if source:
-            split = _split(cells, source, others, folds, seed)
-            split = split if protocol != "few-shot" else _with_shots(split, cells, shots, seed)
-            yield replace(split, folds=split.folds[:fitted_folds])
+        found = [(tuple(d for d in from_ if d != name), [name]) for name in to]
+    return [(source, others) for source, others in found if source]
 
 
 def _with_shots(split: Split, cells: Cells, shots: int, seed: int) -> Split:

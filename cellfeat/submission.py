@@ -22,6 +22,7 @@ from cellfeat.boards import Board, Method, boards
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.requirements import OWN, REQUIREMENTS
 from cellfeat.results_folder import CELLS, FAILURES, RECORDS, read_failures, read_records, refuse_link
+from cellfeat.single_files import is_single_file
 from cellfeat.suite import OWN_HEAD
 from cellfeat.suite_results import Record, Results, transfer_of
 from cellfeat.verification import Content
@@ -68,7 +69,9 @@ def pack(folder: Path, out: Path, rows: Sequence[str] = ()) -> Path:
             shutil.copyfile(folder / name, partial / name)
         given, foreign = folder / REQUIREMENTS, _foreign(found)
         own = requirements.only(given.read_text(encoding="utf-8"), foreign) if given.is_file() else ""
-        text = own or requirements.suggested(foreign)
+        text = own or requirements.suggested(
+            {name: found for name, found in foreign.items() if not _single(name, found)}
+        )
         (partial / REQUIREMENTS).write_text(text, encoding="utf-8")
     return out
 
@@ -146,11 +149,23 @@ def _foreign(found: Sequence[Record]) -> dict[str, set[str]]:
     return versions
 
 
+def _single(name: str, versions: Iterable[str]) -> bool:
+    """Whether records were made with a file that is no distribution."""
+    return any(is_single_file(name, version) for version in versions)
+
+
 def _requirements(folder: Path, found: Sequence[Record]) -> Finding:
     """Plugins of others must be named with a version, or an address with a commit; nothing else may be."""
     path, foreign = folder / REQUIREMENTS, _foreign(found)
     everybodys = _foreign(read_records(folder))
-    faults = requirements.faults(path.read_bytes() if path.is_file() else b"", foreign, everybodys)
+    single = [name for name, versions in foreign.items() if _single(name, versions)]
+    faults = [
+        f"{name} is a single file, which nobody else can install: make it a package (`cellfeat plugins new`), publish "
+        "that, and run the suite again with it installed"
+        for name in sorted(single)
+    ]
+    named = {name: versions for name, versions in foreign.items() if name not in single}
+    faults += requirements.faults(path.read_bytes() if path.is_file() else b"", named, everybodys)
     return Finding("plugins", not faults, "; ".join(faults) or (", ".join(sorted(foreign)) or "all are cellfeat's own"))
 
 

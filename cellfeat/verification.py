@@ -201,7 +201,7 @@ def _judged(record: Mapping[str, Any], content: Content, again: Again, enough: f
             faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
         # What is already told by the record's own predictions need not be told again.
         faults += _changed_facts(record, again.records, scored=not faults, exactly=equal == 1 and not faults)
-        remark = _differences(record)
+        remark = "; ".join(filter(None, [_differences(record), _drawn_anew(record)]))
     return Verdict(record["id"], record["address"], _transfer(record), tuple(faults), equal, remark)
 
 
@@ -292,3 +292,12 @@ def _differences(record: Mapping[str, Any]) -> str:
     others = [f"{name} {version} → {here.get(name, 'absent')}" for name, version in record["versions"].items()]
     changed = [text for text in others if text.split(" ")[1] != text.rpartition(" ")[2]]
     return f"versions: {', '.join(changed)}" if changed else ""
+
+
+def _drawn_anew(record: Mapping[str, Any]) -> str:
+    """Methods of which two fits with one seed differ, as they say themselves."""
+    declared = record.get("plugin_facts") or {}
+    names = [
+        f"{name.replace(':', ' ', 1)!r}" for name, facts in declared.items() if facts.get("deterministic") is False
+    ]
+    return f"{', '.join(names)} is declared not deterministic: two fits with one seed may differ" if names else ""

@@ -18,17 +18,20 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics provenance slots storage synthetic_laboratories synthetic_types watching without_folders",
-    1: "types artifacts comparison console decode digests distributed hookspecs invariance labels ray_cluster recipe "
-    "record_fields report requirements sampling synthetic_cells testing.checks transfers",
-    2: "classification downloads drawing image_files images manifest page registry scan splits standings store suite "
-    "synthetic training",
-    3: "curves datasets deferred exchange figures known_files layouts testing.fresh testing.toys undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures rendering results testing.subject unlabelled",
-    5: "reliability_figures testing.kit thumbnails writing",
-    6: "extract grey_levels observation_files testing",
-    7: "components handing workplace",
-    8: "pipeline finetune ray_workers",
+    0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
+    "without_folders",
+    1: "types artifacts comparison console declared decode digests distributed hookspecs invariance labels parameters "
+    "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
+    "testing.devices testing.hearing testing.process transfers",
+    2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
+    "suite synthetic testing.gates testing.says training",
+    3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
+    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
+    "unlabelled",
+    5: "deferred exchange plugin_pages reliability_figures testing.fresh testing.kit testing.used thumbnails writing",
+    6: "extract grey_levels observation_files testing testing.classifier_subject testing.common_checks",
+    7: "components handing testing.classifier testing.encoder_checks workplace",
+    8: "pipeline finetune ray_workers testing.backbone testing.segmenter",
     9: "depicted evaluate ray_engine",
     10: "answers observations scoring",
     11: "feature_figures records run_pictures",

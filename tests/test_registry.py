@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
@@ -15,6 +17,7 @@ import pytest
 
 from cellfeat import registry
 from cellfeat.errors import CellfeatError
+from cellfeat.plugin_choice import Choice
 from cellfeat.registry import Offer
 
 GOOD = """
@@ -37,6 +40,11 @@ class Method:
 def cellfeat_align():
     return {NAMES}
 """
+
+
+def good(*names: str) -> str:
+    return GOOD.replace("NAMES", ", ".join(f"{name!r}: Method" for name in names))
+
 
 BROKEN = {
     "import-error": (
@@ -92,25 +100,26 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     modules = []
 
-    def put(**sources: str) -> registry.Registry:
+    def put(
+        requires: dict[str, list[str]] | None = None, licence: str = "", choice: Choice | None = None, **sources: str
+    ) -> registry.Registry:
         for number, (name, source) in enumerate(sources.items()):
             module = f"installed_{number}_{tmp_path.name.replace('-', '_')}"
             modules.append(module)
             (tmp_path / f"{module}.py").write_text(source)
             info = tmp_path / f"{name}-1.{number}.dist-info"
             info.mkdir()
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{number}\n")
+            about = f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.{number}\n"
+            about += "".join(f"Requires-Dist: {text}\n" for text in (requires or {}).get(name, []))
+            about += f"License-Expression: {licence}\n" if licence else ""
+            (info / "METADATA").write_text(about)
             (info / "entry_points.txt").write_text(f"[cellfeat]\n{name}-plugin = {module}\n[other]\nx = nowhere\n")
         found = [point for item in distributions(path=[str(tmp_path)]) for point in item.entry_points]
-        return registry.load(point for point in found if point.group == "cellfeat")
+        return registry.load([point for point in found if point.group == "cellfeat"], choice)
 
     yield put
     for module in modules:
         sys.modules.pop(module, None)
-
-
-def good(*names: str) -> str:
-    return GOOD.replace("NAMES", ", ".join(f"{name!r}: Method" for name in names))
 
 
 def test_an_installed_plugin_is_found_with_its_distribution_and_version(install):
@@ -131,6 +140,184 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_stops_no_other(install, k
     assert (broken.plugin, broken.distribution) == ("bad-plugin", "bad")
     assert reason in broken.reason
     assert "\n" not in broken.reason
+
+
+REMEDIES = {
+    "import-error": "install what it imports (the package that has there_is_no_such_module), or bad with all it needs",
+    "future": "update cellfeat (pip install --upgrade cellfeat), or install a release of bad for plugin API 1",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_listed_with_what_the_user_can_do(install, kind):
+    [broken] = install(bad=BROKEN[kind][0]).broken
+    assert broken.remedy == REMEDIES.get(kind, "tell the author of bad; -p no:bad-plugin leaves it out")
+
+
+FUTURE = "CELLFEAT_API_VERSION = 99\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"{FUTURE}{good('x')}",
+        f"{FUTURE}from cellfeat import TimeSeries",  # which this cellfeat does not have
+        f"from cellfeat import TimeSeries\n{FUTURE}",
+        f"from cellfeat.slots import Sequencer\n{FUTURE}",
+        f"import sys\n{FUTURE}sys.exit(1)",
+    ],
+)
+def test_another_api_is_the_reason_also_where_the_import_fails_for_it(install, source):
+    [broken] = install(bad=source).broken
+    assert broken.reason == "it is written for plugin API 99, this cellfeat has 1"
+    assert broken.remedy == REMEDIES["future"]
+
+
+def test_an_older_api_that_is_no_longer_supported_asks_for_a_newer_release(install):
+    [broken] = install(bad=f"CELLFEAT_API_VERSION = 0\n{good('x')}").broken
+    assert broken.reason == "it is written for plugin API 0, this cellfeat has 1"
+    assert broken.remedy == "install a newer release of bad, or an older cellfeat"
+
+
+@pytest.mark.parametrize("value", ["'1'", "1.0", "True", "None"])
+def test_an_api_version_that_is_no_number_is_told(install, value):
+    [broken] = install(bad=f"CELLFEAT_API_VERSION = {value}\n{good('x')}").broken
+    assert broken.reason == f"CELLFEAT_API_VERSION is {value}, but must be a whole number"
+    assert broken.remedy == "tell the author of bad: CELLFEAT_API_VERSION = 1"
+
+
+def test_no_api_version_is_the_first_for_ever(install, monkeypatch):
+    """Plugins written against the first contract go on when the contracts move."""
+    monkeypatch.setattr("cellfeat.plugin_sources.SUPPORTED_API_VERSIONS", (1, 2))
+    monkeypatch.setattr("cellfeat.plugin_sources.API_VERSION", 2)
+    found = install(old=good("old"), new=f"CELLFEAT_API_VERSION = 2\n{good('new')}")
+    assert [found.find("align", name).facts().api for name in ("old", "new")] == [1, 2]
+
+
+def test_names_that_this_cellfeat_lacks_are_its_fault_where_no_api_is_named(install):
+    [broken] = install(bad="from cellfeat import TimeSeries").broken
+    assert broken.reason.startswith("ImportError: cannot import name 'TimeSeries' from 'cellfeat'")
+    assert broken.remedy.startswith("it wants another cellfeat than this one (")
+
+
+@pytest.mark.parametrize("requires", ["cellfeat>=99", "cellfeat >=99,<100", 'cellfeat[ray]>=99; python_version>"3"'])
+def test_a_distribution_that_requires_another_cellfeat_is_not_run(install, requires):
+    found = install({"bad": [requires]}, bad="raise AssertionError('it was run')", good=good("x"))
+    assert found.names("align") == ["x"]
+    [broken] = found.broken
+    assert re.fullmatch(r"it requires cellfeat[<>=,0-9]+, and this is cellfeat [\w.]+", broken.reason)
+    assert re.fullmatch(r'pip install "cellfeat[<>=,0-9]+", or another release of bad', broken.remedy)
+
+
+@pytest.mark.parametrize(
+    ("requires", "said"),
+    [
+        (["cellfeat>=0.0.1"], ">=0.0.1"),
+        (["cellfeat>=0.0.1a1"], ">=0.0.1a1"),
+        (["cellfeat"], ""),
+        (["numpy", "cellfeat-extra>=99"], ""),
+        (["cellfeat>=99; extra == 'test'"], ""),
+        (["cellfeat ? 3"], ""),
+        ([], ""),
+    ],
+)
+def test_a_requirement_that_is_met_is_a_fact(install, requires, said):
+    found = install({"one": requires}, one=good("x"))
+    assert found.broken == []
+    assert found.find("align", "x").facts().requires_cellfeat == said
+
+
+def test_the_licence_of_the_distribution_is_a_fact(install):
+    found = install(licence="BSD-3-Clause", one=good("x"))
+    assert found.find("align", "x").facts().licence == "BSD-3-Clause"
+
+
+ODD = 'class Odd(Method):\n    several_sources = "no"\n\n@hookimpl'
+WRONG_FACT = good("fine").replace("return {", "return {'odd': Odd, ").replace("@hookimpl", ODD)
+
+
+def test_a_method_that_declares_nonsense_is_refused_and_the_others_of_its_plugin_are_not(install):
+    found = install(one=WRONG_FACT)
+    assert found.names("align") == ["fine"]
+    [broken] = found.broken
+    assert broken.reason == "align 'odd' of one: several_sources is 'no', but must be True or False"
+    assert broken.remedy == "tell the author of one"
+    with pytest.raises(
+        CellfeatError, match=r"^align 'odd' of one: several_sources is 'no', but must be True or False; tell"
+    ):
+        found.find("align", "odd")
+
+
+def test_an_object_that_declares_nonsense_is_refused_too(context):
+    class Late(Toy):
+        def __init__(self, sure: str = "no"):
+            self.deterministic = sure
+
+    with pytest.raises(
+        CellfeatError, match=r"^classifier 'toy' of dist: deterministic is 'no', but must be True or Fal"
+    ):
+        offer(Late).create({}, context)
+
+
+def test_who_asks_for_a_plugin_that_did_not_load_is_told_why(install):
+    found = install(bad="assert False, 'no GPU'")
+    with pytest.raises(CellfeatError) as error:
+        found.find("align", "bad-plugin")
+    assert str(error.value) == (
+        "no align named 'bad-plugin': the plugin bad-plugin of bad did not load: AssertionError: no GPU; tell the "
+        "author of bad; -p no:bad-plugin leaves it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "left_out"),
+    [
+        (Choice(only=()), [], ["a-plugin", "b-plugin"]),
+        (Choice(only=("a",)), ["first"], ["b-plugin"]),
+        (Choice(only=("b-plugin",)), ["second"], ["a-plugin"]),
+        (Choice(left_out=("a-plugin",)), ["second"], ["a-plugin"]),
+        (Choice(only=("a", "b"), left_out=("b",)), ["first"], ["b-plugin"]),
+    ],
+)
+def test_the_choice_says_what_loads(install, choice, names, left_out):
+    found = install(choice=choice, a=good("first"), b=good("second"))
+    assert (found.names("align"), found.left_out) == (names, left_out)
+    with pytest.raises(CellfeatError, match=rf"Left out by CELLFEAT_PLUGINS or -p: {', '.join(left_out)}$"):
+        found.find("align", "third")
+
+
+def test_a_choice_of_what_is_not_there_is_an_error(install):
+    with pytest.raises(
+        CellfeatError, match=r"CELLFEAT_PLUGINS: no plugin or distribution named 'a-plugn'\. Did you mean"
+    ):
+        install(choice=Choice(only=("a-plugn",)), a=good("first"))
+
+
+def test_a_single_file_is_a_plugin(install, tmp_path):
+    places = (tmp_path / "mine.py", tmp_path / "wrong.py", tmp_path / "future.py", tmp_path / "alone")
+    places[0].write_text(good("first"))
+    places[1].write_text("REQUIRES_CELLFEAT = '>=99'\nraise AssertionError('it was run')\n")
+    places[2].write_text("from cellfeat import TimeSeries\nCELLFEAT_API_VERSION = 99\n")
+    places[3].mkdir()
+    (places[3] / "__init__.py").write_text("from alone.part import Method\n")
+    found = install(choice=Choice(places=places), a=good("second"))
+    assert found.names("align") == ["first", "second"]
+    mine = found.find("align", "mine.py:first")
+    assert (mine.plugin, mine.distribution) == ("mine", "mine.py")
+    assert mine.version == hashlib.sha256(places[0].read_bytes()).hexdigest()[:12]
+    told = {item.plugin: (item.reason, item.remedy) for item in found.broken}
+    assert told["wrong"][0].startswith("it requires cellfeat>=99, and this is cellfeat ")
+    assert told["future"][0] == "it is written for plugin API 99, this cellfeat has 1"
+    assert told["alone"][1] == (
+        "a file or package given by --plugins-dir imports what is beside it by `from . import …`"
+    )
+
+
+def test_a_specifier_that_is_none_is_told(install, tmp_path):
+    (tmp_path / "mine.py").write_text(f"REQUIRES_CELLFEAT = 'new'\n{good('x')}")
+    [broken] = install(choice=Choice(places=(tmp_path / "mine.py",)), a=good("first")).broken
+    assert broken.reason == "REQUIRES_CELLFEAT is 'new', which is no version specifier"
+    assert broken.remedy == 'write it as in ">=0.1"'
 
 
 def test_an_interruption_is_not_taken_for_a_broken_plugin(install):

@@ -101,6 +101,10 @@ def test_a_record_without_a_field_is_refused_by_the_fields_name(record, tmp_path
         ({"backbone": {"used": True}}, "but must be a mapping with weights_sha256 and used"),
         ({"encoding": {"precision": "int8"}}, "but must be a mapping with a precision of float32"),
         ({"plugins": {"a": None}}, "but must be a mapping of names to texts"),
+        (
+            {"plugin_facts": {"align:z": "none"}},
+            "plugin_facts is {'align:z': 'none'}, but must be a mapping of names to",
+        ),
         ({"created": ["x" * 1000]}, "…, but must be text"),
     ],
 )

@@ -75,6 +75,10 @@ def test_the_folder_holds_recipe_records_predictions_and_pipelines(finished, man
         assert record["encoding"]["precision"] == "float32"
         assert record["encoding"]["batch"] == 16
         assert record["plugins"]["align:per-domain-z"].startswith("cellfeat ")
+        assert set(record["plugin_facts"]) == set(record["plugins"])
+        assert record["plugin_facts"]["align:per-domain-z"]["reads"] == ["pooled"]
+        assert record["plugin_facts"]["align:per-domain-z"]["paper"].startswith("Li et al., Pattern Recognition 80")
+        assert record["plugin_facts"]["classifier:lr"]["api"] == 1
         for name in SCORES[:1]:
             score = record["scores"][name]
             assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1

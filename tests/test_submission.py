@@ -374,3 +374,24 @@ def test_the_command_tells_and_hands_in(folder, finished_suite, tmp_path):
         error = invoke(*arguments).exception
         assert isinstance(error, CellfeatError)
         assert text in str(error)
+
+
+def test_a_single_file_must_become_a_package_first(folder, tmp_path):
+    change(folder, lambda record: record["plugins"].update({"align:z": "my-z.py 0123456789ab"}))
+    told = found(folder, "plugins")
+    assert told.passed is False
+    assert told.text == (
+        "my-z.py is a single file, which nobody else can install: make it a package (`cellfeat plugins new`), publish "
+        "that, and run the suite again with it installed"
+    )
+    out = pack(folder, tmp_path / "out")
+    assert "my-z" not in (out / "requirements.txt").read_text()
+    change(folder, lambda record: record["plugins"].update({"align:z": "discord.py 2.3.2"}))
+    assert "does not say where discord.py is from" in found(folder, "plugins").text
+
+
+def test_records_without_declared_facts_are_as_good_as_others(folder, finished_suite):
+    assert all("plugin_facts" in record for record in read_records(finished_suite))
+    change(folder, lambda record: record.pop("plugin_facts"))
+    assert [one for one in check(folder, finished_suite) if one.passed is False] == []
+    assert leaderboard.content([folder])["summary"] == leaderboard.content([finished_suite])["summary"]

@@ -234,6 +234,17 @@ def test_other_versions_are_a_remark(results, laboratories):
     assert verdict.remark.endswith("lost 2 → absent")
 
 
+def test_a_method_that_is_declared_not_deterministic_is_a_remark(results, laboratories):
+    record = one_of(results)
+    record["plugin_facts"]["align:none"]["deterministic"] = False
+    verdict = checked(results, with_id(record), laboratories)
+    assert verdict.passed
+    assert verdict.remark == "'align none' is declared not deterministic: two fits with one seed may differ"
+    del record["plugin_facts"]
+    older = checked(results, with_id(record), laboratories)
+    assert (older.passed, older.remark) == (True, "")
+
+
 def test_predictions_that_are_not_there_are_one_line(results):
     shutil.rmtree(results / results_folder.PREDICTIONS)
     with pytest.raises(CellfeatError, match=r"predictions stand beside their records; fetch them too, or run again"):

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cellfeat.registry import Broken, Offer, Registry
 
 app = typer.Typer(help="List the installed methods and their parameters.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_plugins() -> None:
+def list_plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Methods, facts and what is broken, as JSON")] = False,
+    requirements: Annotated[
+        bool, typer.Option("--requirements", help="The distributions of others as lines for pip")
+    ] = False,
+) -> None:
     """Every method of every slot, and every plugin that did not load."""
+    import json
+
+    from cellfeat import plugin_pages
+    from cellfeat.errors import CellfeatError
+    from cellfeat.registry import installed
+
+    if as_json and requirements:
+        raise CellfeatError("--json and --requirements are two lists; ask for one of them")
+    if as_json:
+        print(json.dumps(plugin_pages.listing(installed()), indent=1))
+    elif requirements:
+        print(plugin_pages.requirements(installed()), end="")
+    else:
+        _show_all(installed())
+
+
+def _show_all(registry: Registry) -> None:
     from rich.table import Table
 
     from cellfeat.console import console
-    from cellfeat.registry import installed
     from cellfeat.slots import SLOTS
 
-    registry = installed()
     table = Table()
     for heading in ("slot", "name", "from", "what it is"):
         table.add_column(heading, overflow="fold")
@@ -28,40 +50,62 @@ def list_plugins() -> None:
             table.add_row(slot, offer.name, f"{offer.distribution} {offer.version}", offer.summary)
         table.add_section()
     console.print(table)
-    for broken in registry.broken:
-        console.print(f"broken: {broken.plugin} of {broken.distribution}: {broken.reason}", markup=False)
+    for item in registry.broken:
+        _show_broken(item)
+    if registry.left_out:
+        console.print(f"left out (CELLFEAT_PLUGINS or -p): {', '.join(registry.left_out)}", markup=False)
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="A method's name, or distribution:name")]) -> None:
-    """What a method is, and the parameters that --set can change."""
-    from rich.table import Table
-
-    from cellfeat.console import console
+def info(
+    name: Annotated[str, typer.Argument(help="A method's name, or distribution:name; or a plugin that did not load")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="The whole page of the method as Markdown")] = False,
+) -> None:
+    """What a method is and declares, and the parameters that --set can change."""
+    from cellfeat import plugin_pages
     from cellfeat.errors import CellfeatError, unknown
     from cellfeat.registry import installed
     from cellfeat.slots import SLOTS
 
     registry = installed()
-    slots = [slot for slot in SLOTS if name.rpartition(":")[2] in registry.names(slot)]
-    if not slots:
+    offers = [registry.find(slot, name) for slot in SLOTS if name.rpartition(":")[2] in registry.names(slot)]
+    broken = [item for item in registry.broken if name in (item.plugin, item.method)]
+    if markdown and offers:
+        print("\n".join(map(plugin_pages.page, offers)), end="")
+        return
+    if not offers and not broken:
         everything = {item for slot in SLOTS for item in registry.names(slot)}
-        raise CellfeatError(unknown("method", name, everything))
-    for slot in slots:
-        offer = registry.find(slot, name)
-        console.print(f"{slot} {offer.name}, {offer.distribution} {offer.version}", style="bold", markup=False)
-        console.print(inspect.getdoc(offer.factory) or "", markup=False)
-        facts = [f"{fact}={getattr(offer.factory, fact)}" for fact in FACTS if hasattr(offer.factory, fact)]
-        if facts:
-            console.print(" · ".join(facts), markup=False)
-        table = Table()
-        for heading in ("--set", "type", "default"):
-            table.add_column(heading)
-        for key, field in offer.parameters().model_fields.items():
-            kind = inspect.formatannotation(field.annotation).replace("typing.", "")
-            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            table.add_row(f"{slot}.{key}", kind, default)
-        console.print(table)
+        raise CellfeatError(unknown("method", name, everything, registry.not_loaded()))
+    for offer in offers:
+        _show(offer)
+    for item in broken:
+        _show_broken(item)
 
 
-FACTS = ("reads", "writes", "uses_target", "uses_labels")
+def _show(offer: Offer) -> None:
+    """A method's documentation, facts and parameters."""
+    import inspect
+
+    from rich.table import Table
+
+    from cellfeat.console import console
+    from cellfeat.plugin_pages import fact_rows, parameter_rows
+
+    console.print(f"{offer.slot} {offer.name}, {offer.distribution} {offer.version}", style="bold", markup=False)
+    console.print(inspect.getdoc(offer.factory) or "", markup=False)
+    for fact, value in fact_rows(offer.slot, offer.facts()):
+        console.print(f"{fact}: {value}", markup=False)
+    table = Table()
+    for heading in ("--set", "type", "default"):
+        table.add_column(heading)
+    for row in parameter_rows(offer):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _show_broken(item: Broken) -> None:
+    from cellfeat.console import console
+
+    console.print(f"broken: {item.plugin} of {item.distribution}: {item.reason}", markup=False)
+    if item.remedy:
+        console.print(f"  what to do: {item.remedy}", markup=False)

@@ -51,6 +51,7 @@ class AeCfe(AutoencoderAligner):
     weights: str | None = None
 
     name: ClassVar[str] = "ae-cfe"
+    paper: ClassVar[str] = "Salehi et al., MICCAI 2022, doi 10.1007/978-3-031-16437-8_71"
     warmup_steps: ClassVar[int] = 0  # type: ignore[misc]
 
     def __post_init__(self) -> None:

@@ -49,6 +49,7 @@ class BcSamAe(AutoencoderAligner):
     weights: str | None = None
 
     name: ClassVar[str] = "bc-sam-ae"
+    paper: ClassVar[str] = "Li et al., ISBI 2024, arXiv 2408.06716"
     importers: ClassVar[Mapping[str, Callable[..., str]]] = {"bc-sam": import_bc_sam}
 
     def __post_init__(self) -> None:

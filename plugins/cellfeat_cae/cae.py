@@ -75,6 +75,7 @@ class Cae(AutoencoderAligner):
     weights: str | None = None
 
     name: ClassVar[str] = "cae"
+    paper: ClassVar[str] = "Li et al., Pattern Recognition 170:112000, 2025, arXiv 2408.07467"
     importers: ClassVar[Mapping[str, Callable[..., str]]] = {"dorl-cae": import_dorl_cae}
 
     def __post_init__(self) -> None:

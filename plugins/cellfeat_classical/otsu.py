@@ -23,6 +23,8 @@ class Otsu:
     300 masked images of Zheng et al. (2018) at 224 px: 0.83. Otsu (1979), IEEE Trans. SMC 9:62-66.
     """
 
+    paper = "Otsu, IEEE Trans. SMC 9:62-66, 1979"
+
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) uint8 RGB -> (B, S, S) bool, True on the cell; all False on a blank image."""
         import torch

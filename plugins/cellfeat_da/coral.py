@@ -25,6 +25,7 @@ class Coral(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = 'Sun, Feng and Saenko, "Return of Frustratingly Easy Domain Adaptation", AAAI 2016'
 
     def __init__(self, regularise: Literal["ledoit-wolf", "identity"] = "ledoit-wolf") -> None:
         self.regularise = regularise

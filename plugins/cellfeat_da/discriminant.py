@@ -34,6 +34,7 @@ class BalancedLDA(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", False, True
+    paper = "Ledoit and Wolf, J. Multivariate Analysis 88, 2004 (the shrinkage)"
 
     def __init__(self, components: int = 128, shrinkage: float = 0.3) -> None:
         check_parameters(components, shrinkage)
@@ -85,6 +86,7 @@ class SelfTrainedLDA(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, True
+    paper = 'Zhang et al., "Domain Adaptation under Target and Conditional Shift", ICML 2013 (the model of the shift)'
 
     def __init__(self, components: int = 128, shrinkage: float = 0.3) -> None:
         check_parameters(components, shrinkage)

@@ -38,6 +38,7 @@ class EntropicTransport(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = 'Courty, Flamary, Tuia and Rakotomamonjy, "Optimal Transport for Domain Adaptation", TPAMI 39(9), 2017'
 
     def __init__(
         self, reg: float = 0.05, max_cells: int = 1000, class_regularisation: float = 0.0, iterations: int = 1000

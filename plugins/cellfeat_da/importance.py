@@ -29,6 +29,7 @@ class ImportanceWeighting(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = "Shimodaira, Journal of Statistical Planning and Inference 90, 2000"
 
     def __init__(self, l2: float = 0.01, quantile: float = 0.95) -> None:
         require("importance", "l2", l2, l2 > 0, "above 0")

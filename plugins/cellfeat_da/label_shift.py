@@ -27,6 +27,10 @@ class LabelShift(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, True
+    paper = (
+        'Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori '
+        'Probabilities", Neural Computation 14(1), 2002'
+    )
 
     def __init__(self, iterations: int = 1000, tolerance: float = 1e-6) -> None:
         require("label-shift", "iterations", iterations, iterations >= 1, "at least 1")

@@ -32,6 +32,7 @@ class PerDomainZ(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = "Li et al., Pattern Recognition 80, 2018 (AdaBN, whose idea it is)"
 
     def fit(self, cells: Cells, context: Context) -> Self:
         self.mean_, self.std_ = {}, {}

@@ -91,6 +91,11 @@ class Reinhard(StainNormalisation):
     rounding. Values are cut to 0..255, and cut off to whole numbers, as torchstain does.
     """
 
+    paper = (
+        'Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", IEEE Computer Graphics and '
+        "Applications 21(5), 2001"
+    )
+
     name, fixed = "reinhard", REINHARD
 
     def estimate(self, image: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -134,6 +139,8 @@ class Macenko(StainNormalisation):
     too few coloured pixels, directions less than about one degree apart, or a stain of which the 99th percentile is
     below the 0.15 that count as transparent.
     """
+
+    paper = 'Macenko et al., "A Method for Normalizing Histology Slides for Quantitative Analysis", ISBI 2009'
 
     name, fixed = "macenko", MACENKO
 

@@ -27,6 +27,10 @@ class SubspaceAlignment(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = (
+        'Fernando, Habrard, Sebban and Tuytelaars, "Unsupervised Visual Domain Adaptation Using Subspace '
+        'Alignment", ICCV 2013'
+    )
 
     def __init__(self, components: int = 50) -> None:
         require("subspace", "components", components, components >= 1, "at least 1")

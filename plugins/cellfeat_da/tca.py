@@ -33,6 +33,10 @@ class TransferComponents(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = (
+        'Pan, Tsang, Kwok and Yang, "Domain Adaptation via Transfer Component Analysis", IEEE Transactions on '
+        "Neural Networks 22(2), 2011"
+    )
 
     def __init__(
         self, components: int = 50, kernel: Literal["rbf", "linear"] = "rbf", mu: float = 1.0, max_cells: int = 1000

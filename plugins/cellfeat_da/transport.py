@@ -27,6 +27,7 @@ class LinearTransport(SavesState):
     """
 
     reads, writes, uses_target, uses_labels = ("pooled",), "pooled", True, False
+    paper = 'Flamary, Lounici and Ferrari, "Concentration bounds for linear Monge mapping estimation", 2019'
 
     def __init__(self, shrinkage: float | None = None) -> None:
         if shrinkage is not None:

@@ -44,6 +44,7 @@ class LoraSam:
     """
 
     named_weights: ClassVar[Mapping[str, NamedWeights]] = NAMED_WEIGHTS
+    paper: ClassVar[str] = "Li et al., Pattern Recognition 170:112000, 2025, arXiv 2408.07467"
     importers: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": import_dorl}
     exporters: ClassVar[Mapping[str, Callable[..., str | None]]] = {"dorl": export_dorl}
     interpolation = "bilinear"

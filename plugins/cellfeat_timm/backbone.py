@@ -37,6 +37,7 @@ def timm(
 
 
 resnext50.named_weights = NAMED  # type: ignore[attr-defined]
+resnext50.paper = "Xie et al., CVPR 2017"  # type: ignore[attr-defined]
 
 
 class TimmBackbone:

@@ -47,6 +47,7 @@ class Dann(NetworkAligner):
     reversal_steps: int = 1000
 
     name: ClassVar[str] = "dann"
+    paper: ClassVar[str] = 'Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016'
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,6 +51,9 @@ class Lead(NetworkAligner):
     neighbours: int = 4
 
     name: ClassVar[str] = "lead"
+    paper: ClassVar[str] = (
+        'Qu et al., "LEAD: Learning Decomposition for Source-free Universal Domain Adaptation", CVPR 2024'
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

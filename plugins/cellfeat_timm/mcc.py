@@ -42,6 +42,7 @@ class Mcc(NetworkAligner):
     temperature: float = 2.5
 
     name: ClassVar[str] = "mcc"
+    paper: ClassVar[str] = 'Jin et al., "Minimum Class Confusion for Versatile Domain Adaptation", ECCV 2020'
 
     def __post_init__(self) -> None:
         super().__post_init__()

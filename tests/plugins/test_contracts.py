@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -92,3 +93,14 @@ def test_every_factory_explains_itself_and_its_parameters(slot):
             assert len(offer.summary) > 20, offer.name
             for name, field in offer.parameters().model_fields.items():
                 assert field.annotation is not None, (offer.name, name)
+
+
+BASELINES = ("none", "mean-centre", "source-only")  # which no publication describes
+
+
+@pytest.mark.parametrize("offer", offers("align"))
+def test_an_aligner_declares_the_publication_that_its_documentation_names(offer):
+    paper, documentation = offer.facts().paper, offer.factory.__doc__
+    assert bool(paper) == (offer.name not in BASELINES)
+    named = [*paper.split(" ")[0].split(","), *re.findall(r"\b(?:19|20)\d\d\b", paper)]  # first author and year
+    assert [word for word in named if word not in documentation] == [], paper
