@@ -8,9 +8,9 @@
     def test_contract(conformance):
         conformance()
 
-is one test for every check. `check_align(MyMethod, epochs=1)` makes them all at once and raises AssertionError with every
-fault and its remedy; `examine("align", MyMethod, {"epochs": 1})` gives them as a report; so does `cellfeat plugins check
-NAME`. A factory that asks for `context` is handed a CPU context, as in a run.
+is one test for every check. `check_align(MyMethod, epochs=1)` makes them all at once and raises AssertionError with
+every fault and its remedy; `examine("align", MyMethod, {"epochs": 1})` gives them as a report; so does
+`cellfeat plugins check NAME`. A factory that asks for `context` is handed a CPU context, as in a run.
 """
 
 from __future__ import annotations

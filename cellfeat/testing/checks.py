@@ -11,7 +11,7 @@ from typing import Any
 
 from cellfeat.errors import CellfeatError, unknown
 
-OWN = Path(__file__).resolve().parent
+OWN = Path(__file__).resolve().parent.parent
 
 
 class Failed(AssertionError):
@@ -112,7 +112,7 @@ def looked_at(item: Check, subject: Any) -> Finding:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line, with the place outside of the kit where it was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN]
+    """An error in one line, with the last place outside of cellfeat that it went through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if OWN not in Path(frame.filename).parents]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

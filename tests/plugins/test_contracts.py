@@ -6,7 +6,7 @@ import re
 from functools import partial
 
 import pytest
-from helpers import narrow_autoencoders
+from helpers import narrow_autoencoders, narrowed
 
 from cellfeat.registry import installed
 from cellfeat.testing import check_align, toy_cells
@@ -61,9 +61,11 @@ def test_every_shipped_plugin_loads():
 
 
 @pytest.mark.parametrize("offer", offers("align"))
-def test_aligners(offer, tmp_path, narrow):
-    few = toy_cells(per_class=1) if offer.name in TRAINED else None
-    check_align(partial(offer.factory, **SMALL.get(offer.name, {})), tmp_path, few)
+def test_aligners(offer, narrow):
+    small, few = partial(offer.factory, **SMALL.get(offer.name, {})), None
+    if offer.name in TRAINED:
+        small, few = partial(narrowed, offer.factory, **SMALL[offer.name]), toy_cells(per_class=1)
+    check_align(small, cells=few)
 
 
 @pytest.mark.parametrize("slot", ["backbone", "segmenter", "align", "classifier"])
