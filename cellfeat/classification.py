@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cellfeat import prototypes
 from cellfeat.artifacts import load_estimator, save_estimator
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import Progress
@@ -134,6 +136,21 @@ def try_saving(estimator: Any, name: str, trust: tuple[str, ...]) -> None:
                 f"classifier {name!r} cannot be saved and read back ({error}); its factory must name the packages "
                 "it is made of, as in `factory.trusted = ('lightgbm.',)`"
             ) from error
+
+
+def trusted_by(factory: Any) -> tuple[str, ...]:
+    """Prefixes of the types that may be read back for a classifier's factory: its own package's, and those it names.
+
+    Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
+    """
+    named = tuple(getattr(factory, "trusted", ()))
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+        named += tuple(getattr(factory, "trusted", ()))
+    module = getattr(factory, "__module__", None) or ""
+    single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
+    package = ".".join(module.split(".")[: 3 if single else 1])
+    return (*named, *([f"{package}."] if package else []))
 
 
 def calibrate(

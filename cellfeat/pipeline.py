@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import prototypes
 from cellfeat.artifacts import atomic_folder
-from cellfeat.classification import ClassifierHead, try_saving
+from cellfeat.classification import ClassifierHead, trusted_by, try_saving
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.handing import Method
@@ -247,13 +246,8 @@ class Pipeline:
             try_saving(estimator, part.name, self._trusted(registry))
 
     def _trusted(self, registry: Registry) -> tuple[str, ...]:
-        # Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
         part = self.recipe.classifier
-        factory = registry.find("classifier", part.name).factory if part else None
-        module = getattr(factory, "__module__", None) or ""
-        single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
-        package = ".".join(module.split(".")[: 3 if single else 1])
-        return (*getattr(factory, "trusted", ()), *([f"{package}."] if package else []))
+        return trusted_by(registry.find("classifier", part.name).factory) if part else ()
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs into a new folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,16 +76,26 @@ class NearestMean:
 def narrow_autoencoders() -> Iterator[None]:
     """A few channels in every layer of the convolutional autoencoders between the first and the last, so that a
     training takes a second; kernels, strides and norms are the published."""
+    with pytest.MonkeyPatch.context() as patched:
+        _narrow(patched.setattr)
+        yield
+
+
+def narrowed(factory: Callable[..., Any], **params: Any) -> Any:
+    """What a factory gives, with such layers also in a process of its own."""
+    _narrow(setattr)
+    return factory(**params)
+
+
+def _narrow(write: Callable[[Any, str, Any], None]) -> None:
     from cellfeat_cae import ae_cfe_network, bc_sam_network
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bc_sam_network, "ENCODER_WIDTH", 8)
-        patched.setattr(bc_sam_network, "DECODER", tuple((4, *rest) for _, *rest in bc_sam_network.DECODER))
-        layers = tuple((12, kernel, stride, 3) for _, kernel, stride, _ in ae_cfe_network.ENCODER)
-        patched.setattr(ae_cfe_network, "ENCODER", layers)
-        for name in ("MAP_DECODER", "IMAGE_DECODER"):
-            patched.setattr(ae_cfe_network, name, tuple((4, *rest) for _, *rest in getattr(ae_cfe_network, name)))
-        yield
+    write(bc_sam_network, "ENCODER_WIDTH", 8)
+    write(bc_sam_network, "DECODER", tuple((4, *rest) for _, *rest in bc_sam_network.DECODER))
+    layers = tuple((12, kernel, stride, 3) for _, kernel, stride, _ in ae_cfe_network.ENCODER)
+    write(ae_cfe_network, "ENCODER", layers)
+    for name in ("MAP_DECODER", "IMAGE_DECODER"):
+        write(ae_cfe_network, name, tuple((4, *rest) for _, *rest in getattr(ae_cfe_network, name)))
 
 
 IOU_HEAD = "mask_decoder.iou_prediction_head.layers.2"

@@ -20,24 +20,28 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
     "without_folders",
-    1: "types artifacts comparison console declared decode digests distributed hookspecs invariance labels parameters "
-    "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells transfers",
+    1: "artifacts comparison console declared decode digests distributed hookspecs invariance labels parameters "
+    "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
+    "testing.devices testing.hearing testing.pickles testing.process transfers types",
     2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
-    "suite synthetic training",
-    3: "curves datasets figures known_files layouts plugin_sources testing undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results unlabelled",
-    5: "deferred exchange plugin_names plugin_pages reliability_figures thumbnails writing",
-    6: "extract grey_levels observation_files scaffold",
-    7: "components handing workplace",
-    8: "pipeline finetune ray_workers",
-    9: "depicted evaluate ray_engine",
-    10: "answers observations scoring",
-    11: "feature_figures records run_pictures",
-    12: "run",
-    13: "compose encodings results_folder run_folder use",
-    14: "bench run_facts suite_results verification",
-    15: "boards row_comparison run_report",
-    16: "commands.new_plugin leaderboard ranking submission",
+    "suite synthetic testing.bars testing.columns testing.gates testing.says training",
+    3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
+    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
+    "unlabelled",
+    5: "deferred exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit testing.used "
+    "thumbnails writing",
+    6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
+    "testing.common_checks",
+    7: "components handing testing.classifier testing.encoder_checks workplace",
+    8: "finetune pipeline ray_workers testing.backbone testing.life testing.segmenter",
+    9: "depicted evaluate ray_engine testing.align_subject",
+    10: "answers observations scoring testing.align_form",
+    11: "feature_figures records run_pictures testing.align_process",
+    12: "run testing.align_answers",
+    13: "compose encodings results_folder run_folder testing.align_fits use",
+    14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
+    15: "boards row_comparison run_report testing.align",
+    16: "commands.check_plugin commands.new_plugin leaderboard ranking submission",
     17: "commands commands.bench commands.data commands.plugins commands.weights",
     18: "cli",
     19: "__main__",

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat.commands.check_plugin import check
 from cellfeat.commands.new_plugin import new
 
 if TYPE_CHECKING:
     from cellfeat.registry import Broken, Offer, Registry
 
-app = typer.Typer(help="List the installed methods and their parameters.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, check and begin methods for the four slots.", no_args_is_help=True)
 app.command("new")(new)
+app.command("check")(check)
 
 
 @app.command("list")

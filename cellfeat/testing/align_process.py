@@ -1,0 +1,87 @@
+"""That a method does its work and nothing beside it: to its inputs, the process, the disk, the terminal, the clock."""
+
+from __future__ import annotations
+
+import os
+
+from cellfeat.testing.align_form import lived, stopped_by
+from cellfeat.testing.align_subject import AlignSubject
+from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.devices import gpu_in_sight
+from cellfeat.testing.gates import gate
+from cellfeat.testing.process import unusual_process
+
+SAID = 200  # characters of what a method prints that are told
+
+
+@gate("Copy before you change: `values = cells.pooled` is yours, `cells.label` and the others are not.")
+def inputs(subject: AlignSubject) -> None:
+    """Nothing that the method is handed is changed by it."""
+    life = stopped_by(subject, "inputs")
+    if life.disturbed:
+        raise Failed(f"it changed {', '.join(dict.fromkeys(life.disturbed))}")
+
+
+@check("Use `context.generator` and `cellfeat.training.seeded`; put back every setting that you change.")
+def process(subject: AlignSubject) -> None:
+    """The process is left as it was: random states, threads, defaults, environment, filters of warnings."""
+    lived(subject)  # so that what the method imports is imported: that is its right
+    with unusual_process():
+        changed = subject.life(subject.data()).changed
+    if changed:
+        raise Failed(f"it changed {', '.join(dict.fromkeys(changed))}")
+
+
+@check("Compute on `context.device`; do not ask torch whether there is a GPU.")
+def device(subject: AlignSubject) -> None:
+    """The method computes on the device that its context names, also where torch sees another."""
+    stopped_by(subject, "device")
+    with gpu_in_sight() as tempted:
+        try:
+            subject.life(subject.data())
+        except Exception as error:
+            if not tempted:
+                raise Failed(f"where torch sees a GPU it raises {told(error)}") from error
+    if tempted:
+        raise Failed(tempted[0])
+
+
+@check("Write into `context.scratch`, and in save into its folder, and nowhere else.")
+def scratch(subject: AlignSubject) -> None:
+    """Files are written into the scratch folder and the folder of save alone."""
+    life = lived(subject)
+    if life.written:
+        paths = [os.path.relpath(path, life.folder) for path in life.written]
+        raise Failed(f"it wrote {', '.join(paths)}, outside of its scratch folder")
+
+
+@check("Tell the user something by `context.note` and `context.progress`; leave prints out.")
+def quiet(subject: AlignSubject) -> None:
+    """Nothing is printed."""
+    said = " ".join("".join(lived(subject).heard).split())
+    if said:
+        raise Failed(f"it printed {said[:SAID]!r}")
+
+
+@check("`with context.progress(total, 'what it does') as bar: bar.advance()`, and no more than `total` of them.")
+def progress(subject: AlignSubject) -> None:
+    """Bars have a text, and are advanced within their total and inside of their `with`."""
+    life = lived(subject)
+    if not life.reporter.bars:
+        raise Skipped("it shows no bar")
+    faults = [fault for bar in life.reporter.bars for fault in bar.faults()]
+    if faults:
+        raise Failed("; ".join(dict.fromkeys(faults)))
+
+
+@check("Check it with fewer epochs, or make it faster: on a few dozen toy cells nothing should take so long.")
+def budget(subject: AlignSubject) -> None:
+    """One fit and one transform on a few toy cells end within the seconds that they are given."""
+    life = lived(subject)
+    for what in ("fit", "transform"):
+        # The first time something may still have to be imported.
+        if life.seconds[what] > subject.budget < subject.second.seconds[what]:
+            raise Failed(f"{what} took {subject.second.seconds[what]:.2g} s, more than {subject.budget:g} s")
+
+
+PROCESS = (inputs, process, device, scratch, quiet, progress, budget)

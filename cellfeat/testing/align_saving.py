@@ -1,0 +1,94 @@
+"""That a fitted method outlives its process: saved without a pickle, loaded elsewhere, and the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat.testing.align_answers import same_answer
+from cellfeat.testing.align_fits import same_seed
+from cellfeat.testing.align_form import compared, formed, lived
+from cellfeat.testing.align_subject import AlignSubject
+from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.columns import ARRAYS
+from cellfeat.testing.fresh import in_fresh_process
+from cellfeat.testing.gates import gate, needs
+from cellfeat.testing.pickles import pickles
+from cellfeat.types import ArrayColumn, Cells
+
+LOADED, FITTED = "loaded/", "fitted/"
+
+
+@check("Inherit `cellfeat.SavesState`, or write safetensors, JSON or skops: a pickle runs whatever its author likes.")
+def no_pickles(subject: AlignSubject) -> None:
+    """What is saved has no pickle in it, under whatever name."""
+    life = lived(subject)
+    if not life.saved.is_dir():
+        raise Skipped("not reached: save-load failed")
+    found = pickles(life.saved)
+    if found:
+        raise Failed(f"{', '.join(found)}: a pickle was saved; use safetensors, JSON or skops")
+
+
+@gate("Write all that fit learned, and every parameter, into the folder of save; keep no path to that folder.")
+def save_load(subject: AlignSubject) -> None:
+    """A saved method, loaded from another place, gives the same answers."""
+    needs(subject, same_answer)
+    life = formed(subject)
+    if "save-load" in life.errors:
+        raise Failed(f"saving or loading raises {told(life.errors['save-load'])}")
+    compared("a loaded copy answers differently", life.loaded, life.answers)
+
+
+@check("Write all that is needed in save; never depend on import order, `hash`, or the order of a set.")
+def fresh_process(subject: AlignSubject) -> None:
+    """In a fresh interpreter a loaded method answers as before, and a new fit is the same."""
+    needs(subject, save_load)
+    life = formed(subject)
+    cells = subject.data()
+    there = ask_there(subject, cells, {"loaded"} | ({"fitted"} if _comparable(subject) else set()))
+    compared("a copy loaded there answers differently", _part(there, LOADED), life.answers)
+    compared("a fit there is another", _part(there, FITTED), life.answers)
+
+
+def _comparable(subject: AlignSubject) -> bool:
+    try:
+        needs(subject, same_seed)
+    except Skipped:
+        return False
+    return True
+
+
+def ask_there(subject: AlignSubject, cells: Cells, wanted: set[str]) -> dict[str, np.ndarray]:
+    """What the saved method, and one that is fitted there, answer in a fresh interpreter."""
+    arrays = {name: getattr(cells, name) for name in ARRAYS}
+    arrays |= {f"column-{name}": cells.read(name) for name in subject.product.reads}
+    arrays["wanted"] = np.array(sorted(wanted))
+    return in_fresh_process(answers_there, subject.factory, subject.params, lived(subject).folder, arrays, slot="align")
+
+
+def answers_there(
+    factory: Callable[..., Any], params: Mapping[str, Any], folder: Path, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The task of the fresh interpreter, in a folder of a life that was saved."""
+    columns = {name.removeprefix("column-"): values for name, values in arrays.items() if name.startswith("column-")}
+    cells = Cells(**{name: arrays[name] for name in ARRAYS}, columns={k: ArrayColumn(v) for k, v in columns.items()})
+    subject = AlignSubject(factory, params, folder / "there", cells=cells)
+    found = _answers(LOADED, subject.begun().revived(subject.made, cells, folder))
+    if "fitted" in arrays["wanted"]:
+        found |= _answers(FITTED, subject.life(cells).answers)
+    return found
+
+
+def _answers(prefix: str, answers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": np.asarray(value) for name, value in answers.items()}
+
+
+def _part(answers: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in answers.items() if name.startswith(prefix)}
+
+
+SAVING = (no_pickles, save_load, fresh_process)
