@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellfeat.testing import check_align, checks_of, cpu_context, toy_cells, toy_images
+from cellfeat.testing import checks_of, cpu_context, examine, toy_cells, toy_images
 from cellfeat.testing.bars import WatchedReporter
 from cellfeat.testing.columns import Reads, Snapshot
 from cellfeat.testing.pickles import pickles
@@ -131,6 +131,6 @@ def test_pickles_are_found_by_their_content(tmp_path):
 def test_a_check_of_a_method_keeps_its_files_where_it_is_told(tmp_path):
     from mutants.right_aligners import Walk
 
-    check_align(Walk, tmp_path / "kept", steps=3)
+    examine("align", Walk, {"steps": 3}, folder=tmp_path / "kept", only=["save-load"]).raise_failures()
     assert (tmp_path / "kept" / "life-1" / "moved" / "state.json").is_file()
     assert "row-order" in {item.name for item in checks_of("align")}
