@@ -143,12 +143,14 @@ def trusted_by(factory: Any) -> tuple[str, ...]:
 
     Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
     """
+    named = tuple(getattr(factory, "trusted", ()))
     while isinstance(factory, functools.partial):
         factory = factory.func
+        named += tuple(getattr(factory, "trusted", ()))
     module = getattr(factory, "__module__", None) or ""
     single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
     package = ".".join(module.split(".")[: 3 if single else 1])
-    return (*getattr(factory, "trusted", ()), *([f"{package}."] if package else []))
+    return (*named, *([f"{package}."] if package else []))
 
 
 def calibrate(

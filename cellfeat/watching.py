@@ -48,7 +48,7 @@ CACHES = (".cache", ".config", ".matplotlib", ".triton", ".nv", ".keras", "Libra
 MOST_FILES = 5_000  # looked at in one folder, and no more
 
 
-@dataclass
+@dataclass(eq=False)  # each is itself alone, when it is taken out of the list again
 class _Watch:
     """One block that is watched: where it may write, and what it wrote elsewhere."""
 

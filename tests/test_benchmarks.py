@@ -23,7 +23,7 @@ from cellfeat import CellfeatError, cli, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
-SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard")
+SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard", "plugins_help")
 PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD, *(f"benchmarks.speed.{name}" for name in SPEED))
 FRAME = 224
 
@@ -678,6 +678,20 @@ def test_the_page_of_many_records_is_built_and_answers(tmp_path, monkeypatch, ca
     assert set(record["answers_ms"]) == {"sort", "unfold", "search", "clear", "source", "matrix", "time", "table"}
     assert all(took > 0 for took in record["answers_ms"].values())
     assert "12 records" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_help_is_measured_with_and_without_plugins(tmp_path, monkeypatch, capsys):
+    arguments = ("--plugins", 2, "--repeats", 1, "--json", tmp_path / "h.jsonl")
+    run(monkeypatch, "benchmarks.speed.plugins_help", *arguments)
+    found = {row["way"]: row for row in map(json.loads, (tmp_path / "h.jsonl").open())}
+    assert set(found) == {
+        "interpreter alone",
+        *(f"{what}, {number} plugins more" for what in ("help", "list") for number in (0, 2)),
+    }
+    assert found["interpreter alone"]["seconds"] < found["help, 2 plugins more"]["seconds"]
+    assert found["help, 0 plugins more"]["ratio"] == 1
+    assert "With many plugins" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -12,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from cellfeat import classification
-from cellfeat.classification import ClassifierHead, calibrate
+from cellfeat.classification import ClassifierHead, calibrate, trusted_by
 from cellfeat.errors import CellfeatError
 
 
@@ -325,3 +327,22 @@ def test_every_fit_is_shown(make, fits):
     bar = Counted()
     ClassifierHead.fit(make, *drawn(12), progress=bar)
     assert (bar.total, bar.done, bar.open) == (fits, fits, False)
+
+
+def made_of_another_package():
+    """A factory of this module."""
+
+
+def test_a_factorys_package_and_those_it_names_are_trusted_also_when_its_arguments_are_partly_given(monkeypatch):
+    own = f"{__name__.partition('.')[0]}."
+    assert trusted_by(made_of_another_package) == (own,)
+    given = partial(partial(made_of_another_package))
+    assert trusted_by(given) == (own,), "and not functools"
+    monkeypatch.setattr(made_of_another_package, "trusted", ("lightgbm.",), raising=False)
+    given.trusted = ["catboost."]
+    assert trusted_by(given) == ("catboost.", "lightgbm.", own)
+
+
+def test_of_a_single_file_its_own_module_is_trusted_and_not_its_home(monkeypatch):
+    monkeypatch.setattr(made_of_another_package, "__module__", "cellfeat.prototypes.mine.parts")
+    assert trusted_by(made_of_another_package) == ("cellfeat.prototypes.mine.",)

@@ -29,7 +29,7 @@ LEVELS = {
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
     5: "deferred exchange plugin_pages reliability_figures testing.fresh testing.kit testing.used thumbnails writing",
-    6: "extract grey_levels observation_files testing testing.classifier_subject testing.common_checks",
+    6: "extract grey_levels observation_files pytest_plugin testing testing.classifier_subject testing.common_checks",
     7: "components handing testing.classifier testing.encoder_checks workplace",
     8: "finetune pipeline ray_workers testing.backbone testing.life testing.segmenter",
     9: "depicted evaluate ray_engine testing.align_subject",
@@ -39,7 +39,7 @@ LEVELS = {
     13: "compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
-    16: "leaderboard ranking submission",
+    16: "commands.check_plugin leaderboard ranking submission",
     17: "commands commands.bench commands.data commands.plugins commands.weights",
     18: "cli",
     19: "__main__",

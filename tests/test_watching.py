@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,15 @@ def test_blocks_within_blocks_are_watched_each_for_itself(places):
             text(elsewhere)
         text(scratch)
     assert (outer, inner) == ([elsewhere / "a.txt"], [])
+
+
+def test_blocks_of_one_kind_end_in_any_order(places):
+    with ExitStack() as stack:
+        first, second = written_outside([places[0]]), written_outside([places[0]])
+        lists = [first.__enter__(), stack.enter_context(second)]
+        first.__exit__(None, None, None)
+        text(places[1])
+    assert lists == [[], [places[1] / "a.txt"]]
 
 
 def test_an_error_of_the_block_comes_out_and_what_was_written_is_known(places):

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat.commands import check_plugin
+
 if TYPE_CHECKING:
     from cellfeat.registry import Broken, Offer, Registry
 
 app = typer.Typer(help="List the installed methods and their parameters.", no_args_is_help=True)
+app.command("check")(check_plugin.check)
 
 
 @app.command("list")

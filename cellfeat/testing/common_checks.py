@@ -71,8 +71,7 @@ def process(subject: Used) -> None:
 @check("Tell the user by `context.note` and show progress by `context.progress`; print nothing.")
 def quiet(subject: Used) -> None:
     """It writes nothing to the terminal by itself."""
-    subject.works()
-    subject.use()
+    subject.works()  # all that it did so far was listened to
     if subject.heard:
         first = next(line for line in subject.heard[0].splitlines() if line.strip())
         raise Failed(f"it wrote to the terminal: {first.strip()[:100]!r}")
@@ -81,8 +80,7 @@ def quiet(subject: Used) -> None:
 @check("Write into `context.scratch` alone, for which the factory asks by an argument `context`.")
 def scratch(subject: Used) -> None:
     """It writes no file outside of its scratch folder."""
-    subject.works()
-    subject.use()
+    subject.works()  # all that it did so far was watched
     if subject.written:
         named = ", ".join(map(str, subject.written[:TOLD]))
         more = f" and {len(subject.written) - TOLD} more" if len(subject.written) > TOLD else ""

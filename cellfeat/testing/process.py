@@ -55,18 +55,16 @@ def unusual_process() -> Iterator[None]:
 
 
 def _settings() -> dict[str, Setting]:
-    import cv2
-
+    """Of Python, and of the libraries that are loaded: whoever has not loaded one cannot have set it."""
     return {
         "Python's random numbers": Setting(random.getstate, random.setstate),
         "NumPy's random numbers": Setting(_numpy_state, np.random.set_state),
         "NumPy's treatment of floating-point errors": Setting(np.geterr, lambda kept: np.seterr(**kept)),
-        "OpenCV's threads": Setting(cv2.getNumThreads, cv2.setNumThreads),
         "the environment": Setting(lambda: dict(os.environ), _write_environment),
         "the working folder": Setting(_working_folder, os.chdir),
-        "Python's import path": Setting(lambda: list(sys.path), lambda kept: sys.path.__setitem__(slice(None), kept)),
-        **_torch_settings(),
-        **_sklearn_settings(),
+        **(_torch_settings() if "torch" in sys.modules else {}),
+        **(_opencv_settings() if "cv2" in sys.modules else {}),
+        **(_sklearn_settings() if "sklearn" in sys.modules else {}),
     }
 
 
@@ -93,9 +91,13 @@ def _torch_settings() -> dict[str, Setting]:
     }
 
 
+def _opencv_settings() -> dict[str, Setting]:
+    import cv2
+
+    return {"OpenCV's threads": Setting(cv2.getNumThreads, cv2.setNumThreads)}
+
+
 def _sklearn_settings() -> dict[str, Setting]:
-    if "sklearn" not in sys.modules:  # whoever has not loaded it cannot have set it
-        return {}
     import sklearn
 
     return {"scikit-learn's settings": Setting(sklearn.get_config, lambda kept: sklearn.set_config(**kept))}

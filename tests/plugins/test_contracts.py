@@ -9,7 +9,7 @@ import pytest
 from helpers import narrow_autoencoders, narrowed
 
 from cellfeat.registry import installed
-from cellfeat.testing import check_align, check_backbone, check_classifier, check_segmenter, toy_cells
+from cellfeat.testing import check_align, toy_cells
 
 SMALL = {  # parameters that keep a check short; a method without an entry is checked as it is
     "cae": {"epochs": 1, "batch_size": 4, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8},
@@ -19,13 +19,8 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "dann": {"epochs": 1, "iterations_per_epoch": 3},
     "mcc": {"epochs": 1, "iterations_per_epoch": 3},
     "lead": {"epochs": 1, "source_epochs": 1},
-    "resnext50": {"weights": "random"},
-    "timm": {"model": "test_vit", "weights": "random"},
-    "rf": {"n_estimators": 20},
-    "xgboost": {"n_estimators": 10},
 }
 TRAINED = ("cae", "bc-sam-ae", "ae-cfe")  # on images of 128 px, so that a few cells keep the checks short
-LEARNS_NOTHING = ("majority",)  # which the check of classifiers asks for; tested by itself
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +66,6 @@ def test_aligners(offer, narrow):
     if offer.name in TRAINED:
         small, few = partial(narrowed, offer.factory, **SMALL[offer.name]), toy_cells(per_class=1)
     check_align(small, cells=few)
-
-
-@pytest.mark.parametrize("offer", offers("backbone"))
-def test_backbones(offer):
-    check_backbone(partial(offer.factory, **SMALL.get(offer.name, {})))
-
-
-@pytest.mark.parametrize("offer", offers("segmenter"))
-def test_segmenters(offer):
-    check_segmenter(offer.factory)
-
-
-@pytest.mark.parametrize("offer", [offer for offer in offers("classifier") if offer.id not in LEARNS_NOTHING])
-def test_classifiers(offer):
-    check_classifier(offer.factory, **SMALL.get(offer.name, {}))
 
 
 @pytest.mark.parametrize("slot", ["backbone", "segmenter", "align", "classifier"])

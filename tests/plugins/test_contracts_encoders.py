@@ -1,0 +1,45 @@
+"""Every shipped backbone, segmenter and classifier keeps the contract of its slot, as third parties check theirs."""
+
+from __future__ import annotations
+
+import pytest
+from warm_interpreter import warm_interpreter
+
+from cellfeat.registry import Offer, installed
+from cellfeat.testing import examine
+
+SMALL = {  # parameters that keep a check short; a method without an entry is checked as it is
+    "resnext50": {"weights": "random", "image_size": 64},
+    "timm": {"model": "test_vit", "weights": "random"},
+    "rf": {"n_estimators": 20},
+    "xgboost": {"n_estimators": 10},
+}
+BY_DESIGN = {"majority": {"learns"}}  # it is there to be beaten
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_processes():
+    with warm_interpreter():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads(one_thread):
+    """The two processes of a check share the cores with other tests."""
+
+
+def offers() -> list:
+    return [
+        pytest.param(offer, id=f"{offer.slot}-{offer.name}")
+        for offer in installed().offers
+        if offer.slot in ("backbone", "segmenter", "classifier")
+    ]
+
+
+@pytest.mark.parametrize("offer", offers())
+def test_shipped_methods_keep_the_contract(offer: Offer):
+    report = examine(offer.slot, offer.factory, SMALL.get(offer.name, {}), name=offer.name)
+    faults = {finding.check: finding.text for finding in report.failed}
+    assert faults.keys() == BY_DESIGN.get(offer.name, set()), faults
+    fresh = next(finding for finding in report.findings if finding.check == "fresh-process")
+    assert fresh.passed, fresh.text  # found by its name where it is used, and not skipped
