@@ -24,7 +24,7 @@ from cellfeat.testing import fresh
 PROGRAM = """
 import json, os, sys, torch, torchvision, sklearn.base, skops.io
 from cellfeat.registry import installed
-from cellfeat.testing import backbone, classifier, fresh, segmenter
+from cellfeat.testing import align, backbone, classifier, fresh, segmenter
 
 installed()
 for line in sys.stdin:
