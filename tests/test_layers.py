@@ -24,7 +24,7 @@ LEVELS = {
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
     2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
-    "suite synthetic testing.bars testing.columns testing.gates testing.says training",
+    "suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
@@ -38,7 +38,7 @@ LEVELS = {
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "run testing.align_answers",
-    13: "compose encodings results_folder run_folder testing.align_fits use",
+    13: "compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin leaderboard ranking submission",

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cellfeat.testing import check_align, checks_of, cpu_context, toy_cells, toy_images
+from cellfeat.testing import checks_of, cpu_context, examine, toy_cells, toy_images
 from cellfeat.testing.bars import WatchedReporter
 from cellfeat.testing.columns import Reads, Snapshot
+from cellfeat.testing.devices import gpu_in_sight
 from cellfeat.testing.pickles import pickles
 from cellfeat.types import UNLABELED
 
@@ -131,6 +132,34 @@ def test_pickles_are_found_by_their_content(tmp_path):
 def test_a_check_of_a_method_keeps_its_files_where_it_is_told(tmp_path):
     from mutants.right_aligners import Walk
 
-    check_align(Walk, tmp_path / "kept", steps=3)
+    examine("align", Walk, {"steps": 3}, folder=tmp_path / "kept", only=["save-load"]).raise_failures()
     assert (tmp_path / "kept" / "life-1" / "moved" / "state.json").is_file()
     assert "row-order" in {item.name for item in checks_of("align")}
+
+
+def test_a_real_gpu_is_found_to_be_used_by_what_is_allocated_there(monkeypatch):
+    allocated = [5]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"allocation.all.allocated": allocated[0]})
+    with gpu_in_sight() as tempted:
+        pass
+    assert tempted == []
+    with gpu_in_sight() as tempted:
+        allocated[0] += 1
+    assert tempted == ["it chose the GPU that torch sees, though its context names the CPU"]
+
+
+def test_a_pretended_gpu_is_seen_by_all_but_torch_and_gone_afterwards():
+    before = torch.cuda.is_available, torch.cuda.device_count
+    with gpu_in_sight() as tempted:
+        assert torch.cuda.is_available()
+        assert torch.cuda.device_count() == 1
+        torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]).step()
+        torch.manual_seed(torch.initial_seed())
+        with torch.random.fork_rng():
+            pass
+    assert tempted == []
+    assert (torch.cuda.is_available, torch.cuda.device_count) == before
+    with gpu_in_sight() as tempted, pytest.raises(RuntimeError, match="it chose the GPU"):
+        torch.ones(1).cuda()
+    assert tempted

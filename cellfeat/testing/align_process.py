@@ -7,9 +7,7 @@ import os
 from cellfeat.testing.align_form import lived, stopped_by
 from cellfeat.testing.align_subject import AlignSubject
 from cellfeat.testing.checks import Failed, Skipped, check, told
-from cellfeat.testing.devices import gpu_in_sight
 from cellfeat.testing.gates import gate
-from cellfeat.testing.process import unusual_process
 
 SAID = 200  # characters of what a method prints that are told
 
@@ -25,25 +23,19 @@ def inputs(subject: AlignSubject) -> None:
 @check("Use `context.generator` and `cellfeat.training.seeded`; put back every setting that you change.")
 def process(subject: AlignSubject) -> None:
     """The process is left as it was: random states, threads, defaults, environment, filters of warnings."""
-    lived(subject)  # so that what the method imports is imported: that is its right
-    with unusual_process():
-        changed = subject.life(subject.data()).changed
-    if changed:
-        raise Failed(f"it changed {', '.join(dict.fromkeys(changed))}")
+    lived(subject)
+    if subject.beside.changed:
+        raise Failed(f"it changed {', '.join(dict.fromkeys(subject.beside.changed))}")
 
 
 @check("Compute on `context.device`; do not ask torch whether there is a GPU.")
 def device(subject: AlignSubject) -> None:
     """The method computes on the device that its context names, also where torch sees another."""
     stopped_by(subject, "device")
-    with gpu_in_sight() as tempted:
-        try:
-            subject.life(subject.data())
-        except Exception as error:
-            if not tempted:
-                raise Failed(f"where torch sees a GPU it raises {told(error)}") from error
-    if tempted:
-        raise Failed(tempted[0])
+    if subject.beside.tempted:
+        raise Failed(subject.beside.tempted[0])
+    if subject.beside.error is not None:
+        raise Failed(f"where torch sees a GPU it raises {told(subject.beside.error)}")
 
 
 @check("Write into `context.scratch`, and in save into its folder, and nowhere else.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from cellfeat.slots import Context
 from cellfeat.testing.bars import WatchedReporter
 from cellfeat.testing.checks import told
 from cellfeat.testing.columns import ARRAYS, Reads
+from cellfeat.testing.devices import gpu_in_sight
 from cellfeat.testing.hearing import heard
 from cellfeat.testing.life import Life, stand_in
-from cellfeat.testing.process import kept_process
+from cellfeat.testing.process import kept_process, unusual_process
 from cellfeat.testing.subject import Subject
 from cellfeat.testing.toys import cpu_context, toy_cells
 from cellfeat.types import UNLABELED, Cells, MissingColumnError
@@ -34,6 +35,21 @@ class Fault:
     text: str
 
 
+class Tried(NamedTuple):
+    """What the first life's method answers after a fit on others, and a later life in whose reach labels lay."""
+
+    first_again: Any
+    answers: dict[str, Any]
+
+
+class Beside(NamedTuple):
+    """What a life changed of its process, whether it went to a GPU in sight, and what it then raised."""
+
+    changed: list[str]
+    tempted: list[str]
+    error: Exception | None
+
+
 @dataclass(eq=False)
 class AlignSubject(Subject):
     """What the checks of aligners share: the first life is led once, whoever asks for it first.
@@ -45,6 +61,7 @@ class AlignSubject(Subject):
     slot: ClassVar[str] = "align"
     cells: Cells | None = None
     outcomes: dict[Any, BaseException | None] = field(default_factory=dict, init=False)
+    tried: Tried | None = field(default=None, init=False)
     _lives: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -97,8 +114,19 @@ class AlignSubject(Subject):
 
     @functools.cached_property
     def second(self) -> Life:
-        """The same again, with a new object."""
+        """The same again, with a new object and everything imported."""
         return self.life(self.data())
+
+    @functools.cached_property
+    def beside(self) -> Beside:
+        """A life in an unusual process, in which torch sees a GPU. What it imports has been imported before."""
+        life, error = self.begun(), None
+        with unusual_process(), gpu_in_sight() as tempted:
+            try:
+                life.lead(self.made, self.data())
+            except Exception as raised:
+                error = raised
+        return Beside(life.changed, tempted, error)
 
     @contextmanager
     def asking(self) -> Iterator[Context]:

@@ -68,13 +68,13 @@ class Life:
         return self.folder / MOVED
 
     def lead(self, make: Make, cells: Cells, saving: bool = False) -> Life:
-        """Fit on cells whose labels may all be known, as a run knows them, and ask for everything.
+        """Fit on cells whose labels may all be known, as a run knows them, and ask; saving: also draw, save and load.
 
         Raises: whatever the method raises when it is made, fitted, or asked for features.
         """
         with self.watched():
             self._fit(make, cells)
-            self._ask(cells)
+            self._ask(cells, saving)
             if saving:
                 self._save()
         return self
@@ -136,14 +136,14 @@ class Life:
         self.method = method if fitted is None else fitted
         self.disturbed += [*whole.changes(), *handed.changes()]
 
-    def _ask(self, cells: Cells) -> None:
-        """Everything that a fitted method can be asked."""
+    def _ask(self, cells: Cells, draw: bool) -> None:
+        """Everything that a fitted method can be asked; draw: pictures too, which takes long."""
         whole = Snapshot("the cells", cells, tuple(self.method.reads))
         started = time.monotonic()
         self._ask_features(cells)
         self.seconds["transform"] = time.monotonic() - started
         handed = Snapshot("the cells of transform", self.seen)
-        self.answers |= self._optional(self.method, self.errors)
+        self.answers |= self._optional(self.method, self.errors, draw)
         self._correct()
         self.disturbed += [*whole.changes(), *handed.changes()]
 
@@ -168,7 +168,7 @@ class Life:
     def _shown(self, cells: Cells) -> Cells:
         return shown(cells, self.method, shuffled(cells, self.context)).hide_labels()
 
-    def _optional(self, method: Any, errors: dict[str, BaseException]) -> dict[str, Any]:
+    def _optional(self, method: Any, errors: dict[str, BaseException], draw: bool) -> dict[str, Any]:
         asked: dict[str, tuple[str, str, Callable[[], Any]]] = {
             "predict_proba": ("head", "proba", lambda: method.predict_proba(self.seen, self.context)),
             "sample_weight": ("sample-weight", "weight", lambda: method.sample_weight(self.source)),
@@ -176,7 +176,7 @@ class Life:
         }
         found = {}
         for member, (check, name, ask) in asked.items():
-            if hasattr(method, member):
+            if hasattr(method, member) and (draw or member != "reconstruct"):
                 with kept_error(errors, check):
                     found[name] = ask()
         return found
@@ -222,7 +222,7 @@ class Life:
     def answers_of(self, method: Any) -> dict[str, Any]:
         """What a loaded copy answers to the same cells; an error that is told already is not raised again."""
         errors: dict[str, BaseException] = {}
-        answers = {"features": method.transform(self.seen, self.context), **self._optional(method, errors)}
+        answers = {"features": method.transform(self.seen, self.context), **self._optional(method, errors, draw=True)}
         if hasattr(method, "adjust"):
             with kept_error(errors, "adjust"):
                 answers["corrected"] = self.corrected(method)

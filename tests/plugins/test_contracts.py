@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 from helpers import narrow_autoencoders, narrowed
+from warm_interpreter import warm_interpreter
 
 from cellfeat.registry import installed
-from cellfeat.testing import check_align, toy_cells
+from cellfeat.testing import examine, toy_cells
 
 SMALL = {  # parameters that keep a check short; a method without an entry is checked as it is
     "cae": {"epochs": 1, "batch_size": 4, "encoder_depth": 1, "decoder_depth": 1, "head_width": 8},
@@ -21,6 +22,17 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "lead": {"epochs": 1, "source_epochs": 1},
 }
 TRAINED = ("cae", "bc-sam-ae", "ae-cfe")  # on images of 128 px, so that a few cells keep the checks short
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_processes():
+    with warm_interpreter():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads(one_thread):
+    """The two processes of a check share the cores with other tests."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +77,10 @@ def test_aligners(offer, narrow):
     small, few = partial(offer.factory, **SMALL.get(offer.name, {})), None
     if offer.name in TRAINED:
         small, few = partial(narrowed, offer.factory, **SMALL[offer.name]), toy_cells(per_class=1)
-    check_align(small, cells=few)
+    report = examine("align", small, cells=few)
+    report.raise_failures()
+    reasons = [item.text for item in report.findings if item.passed is None]
+    assert not [text for text in reasons if text.startswith(("not reached", "another process"))], reasons
 
 
 @pytest.mark.parametrize("slot", ["backbone", "segmenter", "align", "classifier"])
