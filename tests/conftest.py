@@ -63,6 +63,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def warm():
+    """Fresh processes of the conformance kit have their libraries loaded already."""
+    from warm_interpreter import warm_interpreter
+
+    with warm_interpreter():
+        yield
+
+
 @pytest.fixture(scope="session")
 def laboratories(tmp_path_factory) -> Path:
     """Manifest of three drawn laboratories, five classes of ten cells each, 32 px, without masks."""

@@ -16,6 +16,7 @@ from cellfeat.testing import check_align, check_backbone, check_classifier, chec
 from cellfeat.use import predict
 from cellfeat.workplace import Workplace
 
+pytestmark = pytest.mark.usefixtures("warm")
 WRITTEN_THEN = "2db377fffa06f224bf83c84362883bcaa81031679712938255e82e6ba356405c"
 
 

@@ -230,7 +230,7 @@ def entry_modules() -> list[str]:
 
 
 def test_every_plugin_folder_has_an_entry_point():
-    assert {name.partition(".")[0] for name in entry_modules()} == set(PLUGIN_NAMES)
+    assert {name.partition(".")[0] for name in entry_modules()} - {"cellfeat"} == set(PLUGIN_NAMES)
 
 
 @pytest.mark.parametrize("module", ["cellfeat", "cellfeat.cli", *entry_modules()])

@@ -104,6 +104,15 @@ def test_a_fault_is_told_with_its_remedy_and_without_a_traceback(run):
     result.stdout.no_fnmatch_line("*cellfeat/testing/*")
 
 
+def test_a_check_whose_ground_is_not_asked_for_and_fails_is_no_silent_skip(run):
+    result = run(
+        '@pytest.mark.cellfeat_options(only=("row-order",))\n'
+        '@pytest.mark.cellfeat("backbone", Counts)\ndef test_contract(conformance):\n    conformance()\n',
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["row-order: not reached: same-answer failed"])
+
+
 def test_a_method_can_be_named_and_its_parameters_are_checked(run):
     result = run(
         f'{CHEAP}@pytest.mark.cellfeat("backbone", "colour", bins=3)\ndef test_named(conformance):\n    conformance()\n'

@@ -13,7 +13,6 @@ import pytest
 import torch
 from mutants import align as mutants
 from mutants.right_aligners import RIGHT, Centre, Paint
-from warm_interpreter import warm_interpreter
 
 from cellfeat.testing import NonconformityError, checks_of, examine, toy_cells
 from cellfeat.types import Cells
@@ -103,10 +102,7 @@ def each(mutants_by_check):
     ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_processes():
-    with warm_interpreter():
-        yield
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 @pytest.fixture(autouse=True)

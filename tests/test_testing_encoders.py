@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mutants import backbone, classifier, segmenter
-from warm_interpreter import warm_interpreter
 
 from cellfeat.testing import (
     NonconformityError,
@@ -28,10 +27,7 @@ OWN = {"segmenter": {"size": 16}}
 HURRY = 0.05  # seconds; what is too slow for it need not take longer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_processes():
-    with warm_interpreter():
-        yield
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +90,7 @@ def test_where_a_plugin_cannot_be_built_the_rest_is_not_reached(slot):
     findings = {finding.check: finding for finding in examine(slot, broken).findings}
     assert findings.pop("runs").passed is False
     assert {finding.passed for finding in findings.values()} == {None}
-    assert {finding.text for finding in findings.values()} == {"not reached: the factory raised, as `runs` tells"}
+    assert {finding.text for finding in findings.values()} == {"not reached: runs failed"}
 
 
 def test_what_waits_for_what_is_told(tmp_path):
@@ -153,6 +149,13 @@ def test_the_functions_raise_with_every_fault_and_its_remedy(check, factory, mes
         check(factory)
 
 
+def test_a_check_that_could_not_be_made_is_no_pass():
+    report = examine("backbone", backbone.MUTANTS["same-answer"][0], only=["row-order"])
+    assert not report.failed
+    with pytest.raises(NonconformityError, match="1 of 1 checks failed\nrow-order: not reached: same-answer failed"):
+        report.raise_failures()
+
+
 def test_parameters_reach_the_factory_and_scratch_lies_in_the_folder(tmp_path):
     seen = []
 
@@ -160,7 +163,7 @@ def test_parameters_reach_the_factory_and_scratch_lies_in_the_folder(tmp_path):
         seen.append((side, context.scratch))
         return backbone.Told(side, context=context)
 
-    check_backbone(factory, tmp_path / "here", side=32)
+    examine("backbone", factory, {"side": 32}, folder=tmp_path / "here").raise_failures()
     assert {side for side, _ in seen} == {32}
     assert all(scratch.is_relative_to(tmp_path / "here") for _, scratch in seen)
     assert len({scratch for _, scratch in seen}) == len(seen), "every object has its own"

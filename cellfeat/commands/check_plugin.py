@@ -38,6 +38,11 @@ class Examined:
     def failed(self) -> list[Finding]:
         return [finding for finding in self.found if finding.passed is False]
 
+    @property
+    def holds(self) -> bool:
+        """Whether every check asked for was made, and none failed; --only may leave out what others wait for."""
+        return len(self.found) == self.asked and not any(one.awaited or one.passed is False for one in self.found)
+
     def summary(self) -> str:
         """As in "backbone colour: 1 of 19 checks failed, 2 not asked, 3.4 s"."""
         skipped = sum(finding.passed is None for finding in self.found)
@@ -54,7 +59,7 @@ class Examined:
         return {
             **{name: getattr(self.offer, name) for name in ("slot", "name", "plugin", "distribution", "version")},
             "params": {name: str(value) for name, value in self.params.items()},
-            "passed": not self.failed and len(self.found) == self.asked,
+            "passed": self.holds,
             "findings": [{**asdict(finding), "passed": states[finding.passed]} for finding in self.found],
         }
 
@@ -69,13 +74,14 @@ def check(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="This check alone; repeat for several")] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that one fit, or one pass, may take [default: 60]")
+        float | None, typer.Option(min=0, help="Seconds that one fit, or one pass, may take; default: 60")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document")] = False,
 ) -> None:
     """Look at a method with every check of its slot; each fault is told with what to do.
 
-    Exit status: 0 where nothing failed, 1 where a check failed or the plugin did not load, 2 for a wrong question.
+    Exit status: 0 where all passed that have something to look at, 1 where a check failed or could not be made or the
+    plugin did not load, 2 for a wrong question.
     """
     from cellfeat.registry import installed
 
@@ -91,7 +97,7 @@ def check(
         print(json.dumps(_document(examined, broken, complete), indent=1))
     else:
         _tell(examined, broken, complete)
-    if broken or not complete or any(one.failed for one in examined):
+    if broken or not all(one.holds for one in examined):
         raise typer.Exit(1)
 
 

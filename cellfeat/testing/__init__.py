@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cellfeat.testing.checks import Finding, NonconformityError, Report
-from cellfeat.testing.kit import checks_of, examine
+from cellfeat.testing.checks import Finding, NonconformityError, Report, looked
+from cellfeat.testing.kit import checks_of, examine, name_of, subject
+from cellfeat.testing.subject import BUDGET
 from cellfeat.testing.toys import cpu_context, toy_cells, toy_images
 
 __all__ = [
@@ -39,26 +40,35 @@ __all__ = [
 ]
 
 
-def check_align(factory: Callable[..., Any], folder: Path | None = None, cells: Any = None, **params: Any) -> None:
+def check_align(factory: Callable[..., Any], folder: Path | None = None, cells: Any = None, **params: Any) -> Any:
     """Check an alignment method on toy cells, or on `cells` of your own: (N,) with the columns that it reads.
+
+    folder: for scratch folders and what is saved; by default one that goes away. Gives the fitted method.
 
     Raises: NonconformityError, an AssertionError, with every fault and its remedy.
     """
-    examine("align", factory, params, folder=folder, cells=cells).raise_failures()
+    return _judged("align", factory, params, folder, cells=cells)
 
 
-def check_backbone(factory: Callable[..., Any], folder: Path | None = None, **params: Any) -> None:
-    """Check a backbone on toy images of its own size. Raises: NonconformityError, as `check_align`."""
-    examine("backbone", factory, params, folder=folder).raise_failures()
+def check_backbone(factory: Callable[..., Any], **params: Any) -> Any:
+    """Check a backbone on toy images of its own size; gives the backbone. Raises: as `check_align`."""
+    return _judged("backbone", factory, params)
 
 
-def check_segmenter(
-    factory: Callable[..., Any], folder: Path | None = None, size: int | None = None, **params: Any
-) -> None:
-    """Check a segmenter on toy images of `size` pixels. Raises: NonconformityError, as `check_align`."""
-    examine("segmenter", factory, params, folder=folder, size=size).raise_failures()
+def check_segmenter(factory: Callable[..., Any], size: int = 224, **params: Any) -> Any:
+    """Check a segmenter on toy images of `size` pixels; gives the segmenter. Raises: as `check_align`."""
+    return _judged("segmenter", factory, params, size=size)
 
 
-def check_classifier(factory: Callable[..., Any], folder: Path | None = None, **params: Any) -> None:
-    """Check a classifier on separable toy features. Raises: NonconformityError, as `check_align`."""
-    examine("classifier", factory, params, folder=folder).raise_failures()
+def check_classifier(factory: Callable[..., Any], **params: Any) -> Any:
+    """Check a classifier on separable toy features; gives a fitted one. Raises: as `check_align`."""
+    return _judged("classifier", factory, params)
+
+
+def _judged(
+    slot: str, factory: Callable[..., Any], params: dict[str, Any], folder: Path | None = None, **own: Any
+) -> Any:
+    with subject(slot, factory, params, folder, BUDGET, **own) as looked_on:
+        found = tuple(looked(checks_of(slot), looked_on))
+        Report(slot, name_of(factory), found).raise_failures()
+        return looked_on.judged()

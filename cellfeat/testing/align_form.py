@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cellfeat.testing.align_subject import AlignSubject
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
 from cellfeat.testing.gates import gate, needs
 from cellfeat.testing.life import Life
 from cellfeat.testing.says import check_facts
@@ -46,7 +46,7 @@ def _first(subject: AlignSubject, check_name: str) -> Life:
         return subject.first
     if subject.first.check == check_name:
         raise Failed(subject.first.text)
-    raise Skipped(f"not reached: {subject.first.check} failed")
+    raise NotReached(subject.first.check)
 
 
 @gate("Name in `reads` every column that the method asks the cells for.")

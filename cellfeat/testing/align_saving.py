@@ -12,7 +12,7 @@ from cellfeat.testing.align_answers import same_answer
 from cellfeat.testing.align_fits import same_seed
 from cellfeat.testing.align_form import compared, formed, lived
 from cellfeat.testing.align_subject import AlignSubject
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
 from cellfeat.testing.columns import ARRAYS
 from cellfeat.testing.fresh import in_fresh_process
 from cellfeat.testing.gates import gate, needs
@@ -27,7 +27,7 @@ def no_pickles(subject: AlignSubject) -> None:
     """What is saved has no pickle in it, under whatever name."""
     life = lived(subject)
     if not life.saved.is_dir():
-        raise Skipped("not reached: save-load failed")
+        raise NotReached("save-load")
     found = pickles(life.saved)
     if found:
         raise Failed(f"{', '.join(found)}: a pickle was saved; use safetensors, JSON or skops")

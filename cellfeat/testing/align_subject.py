@@ -67,6 +67,9 @@ class AlignSubject(Subject):
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()  # a life has a working folder of its own
 
+    def judged(self) -> Any:
+        return self.first.method if isinstance(self.first, Life) else self.product
+
     @functools.cached_property
     def product(self) -> Any:
         """An object that is asked for its declarations alone."""

@@ -22,6 +22,14 @@ class Skipped(Exception):
     """A check that has nothing to look at in this plugin, and why."""
 
 
+class NotReached(Skipped):
+    """A check that waits for another one, by whose name this is raised, and which failed."""
+
+    def __init__(self, awaited: str) -> None:
+        super().__init__(f"not reached: {awaited} failed")
+        self.awaited = awaited
+
+
 class NonconformityError(AssertionError):
     """A plugin that breaks the contract of its slot; the message names every failed check and its remedy."""
 
@@ -51,7 +59,8 @@ def check(remedy: str) -> Callable[[Callable[[Any], None]], Check]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. passed: None where it was not asked; `text` says why."""
+    """What one check found. passed: None where it was not asked; `text` says why. awaited: the check that it waits for,
+    where that failed."""
 
     check: str
     promise: str
@@ -59,6 +68,7 @@ class Finding:
     text: str
     remedy: str
     seconds: float
+    awaited: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,11 @@ class Report:
         return [finding for finding in self.findings if finding.passed is False]
 
     def raise_failures(self) -> None:
-        """Raises: NonconformityError, unless every check that was asked passed."""
-        if self.failed:
-            lines = [f"{item.check}: {item.text}\n    remedy: {item.remedy}" for item in self.failed]
-            count = f"{len(self.failed)} of {len(self.findings)} checks failed"
+        """Raises: NonconformityError, unless every check that was asked for passed or has nothing to look at."""
+        lines = [f"{item.check}: {item.text}\n    remedy: {item.remedy}" for item in self.failed]
+        lines = lines or [f"{item.check}: {item.text}" for item in self.findings if item.awaited]
+        if lines:
+            count = f"{len(lines)} of {len(self.findings)} checks failed"
             raise NonconformityError("\n".join([f"{self.slot} {self.name}: {count}", *lines]))
 
 
@@ -99,16 +110,19 @@ def looked_at(item: Check, subject: Any) -> Finding:
     """The finding of one check; only an interruption gets through."""
     started = time.monotonic()
     passed: bool | None = True
-    text = ""
+    text = awaited = ""
     try:
         item.look(subject)
+    except NotReached as reason:
+        passed, text, awaited = None, str(reason), reason.awaited
     except Skipped as reason:
         passed, text = None, str(reason)
     except Failed as fault:
         passed, text = False, str(fault)
     except (Exception, SystemExit) as error:  # the plugin's own, which must not stop the other checks
         passed, text = False, told(error)
-    return Finding(item.name, item.promise, passed, " ".join(text.split()), item.remedy, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Finding(item.name, item.promise, passed, " ".join(text.split()), item.remedy, seconds, awaited)
 
 
 def told(error: BaseException) -> str:

@@ -42,6 +42,9 @@ class ClassifierSubject(Used):
 
     slot: ClassVar[str] = "classifier"
 
+    def judged(self) -> Any:
+        return self.answered[0]
+
     def check_product(self) -> None:
         check_facts(self.slot, self.factory, self.product)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, check, told
 from cellfeat.testing.devices import gpu_in_sight
 from cellfeat.testing.gates import gate, needs
 from cellfeat.testing.process import unusual_process
@@ -21,7 +21,7 @@ def members(subject: Used) -> None:
     except Failed:
         raise
     except (Exception, SystemExit):
-        raise Skipped("not reached: the factory raised, as `runs` tells") from None
+        raise NotReached("runs") from None
     subject.check_product()
 
 
@@ -31,7 +31,7 @@ def runs(subject: Used) -> None:
     try:
         _ = subject.product
     except Failed:
-        raise Skipped("not reached: members failed") from None
+        raise NotReached("members") from None
     needs(subject, members)
     subject.first()
 

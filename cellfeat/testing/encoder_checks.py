@@ -12,7 +12,7 @@ import numpy as np
 from cellfeat.deferred import facts_of
 from cellfeat.registry import Offer
 from cellfeat.slots import EncoderFacts
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
 from cellfeat.testing.fresh import Arrays, Task, in_fresh_process
 from cellfeat.testing.gates import gate, needs
 from cellfeat.testing.toys import cpu_context, toy_images
@@ -201,7 +201,7 @@ def blank_images(subject: EncoderSubject) -> None:
     try:
         check_finite(subject)
     except Failed:
-        raise Skipped("not reached: finite failed") from None
+        raise NotReached("finite") from None
     side = subject.side()
     blank = torch.stack([torch.full((3, side, side), level, dtype=torch.uint8) for level in (230, 0, 255)])
     try:

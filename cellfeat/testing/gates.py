@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from cellfeat.testing.checks import Check, Skipped, check
+from cellfeat.testing.checks import Check, NotReached, Skipped, check
 
 
 def gate(remedy: str) -> Callable[[Callable[[Any], None]], Check]:
@@ -48,19 +48,21 @@ class NotAsked(Skipped):
 def needs(subject: Any, *gates: Check) -> None:
     """Go on only where these checks passed.
 
-    Raises: Skipped, naming the first one that failed, or with the reason why it was not asked itself.
+    Raises: NotReached, naming the first one that failed; NotAsked, with the reason why one was not asked itself.
     """
     for item in gates:
         try:
             item.look(subject)
+        except NotReached as reason:
+            raise NotReached(reason.awaited) from None
         except Skipped as reason:
             raise NotAsked(str(reason)) from None
         except (Exception, SystemExit):
-            raise Skipped(f"not reached: {item.name} failed") from None
+            raise NotReached(item.name) from None
 
 
 def after(subject: Any, *gates: Check) -> None:
-    """Go on where these checks passed or were not asked. Raises: Skipped, naming the first one that failed."""
+    """Go on where these checks passed or were not asked. Raises: NotReached, naming the first one that failed."""
     for item in gates:
         with suppress(NotAsked):
             needs(subject, item)

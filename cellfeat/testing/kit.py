@@ -85,4 +85,9 @@ def examine(
     Raises: CellfeatError for an unknown slot or check.
     """
     found = findings(slot, factory, params, folder=folder, only=only, budget=budget, **own)
-    return Report(slot, name or getattr(factory, "__name__", type(factory).__name__), tuple(found))
+    return Report(slot, name or name_of(factory), tuple(found))
+
+
+def name_of(factory: Callable[..., Any]) -> str:
+    """How a report calls a factory that nobody named."""
+    return getattr(factory, "__name__", type(factory).__name__)

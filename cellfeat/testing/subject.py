@@ -29,6 +29,10 @@ class Subject:
     budget: float = BUDGET
     _made: int = field(default=0, init=False)
 
+    def judged(self) -> Any:
+        """The object that the checks looked at, for whoever goes on with it; aligners and classifiers are fitted."""
+        raise NotImplementedError
+
     def made(self, context: Context | None = None) -> Any:
         """A new product of the factory, with every member that its slot asks for."""
         self._made += 1

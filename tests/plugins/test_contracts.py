@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 from helpers import narrow_autoencoders, narrowed
-from warm_interpreter import warm_interpreter
 
 from cellfeat.registry import installed
 from cellfeat.testing import examine, toy_cells
@@ -22,12 +21,6 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "lead": {"epochs": 1, "source_epochs": 1},
 }
 TRAINED = ("cae", "bc-sam-ae", "ae-cfe")  # on images of 128 px, so that a few cells keep the checks short
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_processes():
-    with warm_interpreter():
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from warm_interpreter import warm_interpreter
 
 from cellfeat.registry import Offer, installed
 from cellfeat.testing import examine
@@ -15,12 +14,6 @@ SMALL = {  # parameters that keep a check short; a method without an entry is ch
     "xgboost": {"n_estimators": 10},
 }
 BY_DESIGN = {"majority": {"learns"}}  # it is there to be beaten
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_processes():
-    with warm_interpreter():
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

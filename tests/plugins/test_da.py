@@ -13,7 +13,7 @@ from cellfeat_da import cellfeat_align
 from sklearn.covariance import LedoitWolf
 
 from cellfeat import CellfeatError, Cells, UnseenDomainError
-from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.testing import cpu_context, toy_cells
 
 OWN_FILE = {"balanced-lda", "self-trained-lda"}  # they need labels: test_da_discriminant.py
 FACTORIES = {
@@ -48,11 +48,6 @@ def aligned(name: str, cells: Cells, context, **params) -> np.ndarray:
 def root(matrix: np.ndarray, power: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     return vectors @ np.diag(values**power) @ vectors.T
-
-
-@pytest.mark.parametrize("name", FACTORIES)
-def test_contract(name, tmp_path):
-    check_align(FACTORIES[name], tmp_path)
 
 
 def test_names_and_what_they_may_see():
