@@ -1,7 +1,7 @@
 """Write reference.json: what an independent ComBat gives, neuroCombat 0.2.12 (Fortin et al., NeuroImage 167, 2018).
 
-    python -m venv /tmp/reference && /tmp/reference/bin/pip install neuroCombat==0.2.12 numpy==2.4.6 pandas==2.3.3
-    /tmp/reference/bin/python tests/make_reference.py
+    python -m venv reference-env && reference-env/bin/pip install neuroCombat==0.2.12 numpy==2.4.6 pandas==2.3.3
+    reference-env/bin/python tests/make_reference.py
 
 The cells are drawn with NumPy's generator of seed 7 and rounded to 1/1024, which float32 holds exactly. `settled` is
 the same program with the threshold of its iteration lowered from 1e-4 to 1e-12: where both programs come to rest.

@@ -9,8 +9,3 @@ from cellfeat_combat.combat import Combat
 @pytest.mark.cellfeat("align", Combat)
 def test_contract(conformance):
     conformance()
-
-
-@pytest.mark.cellfeat("align", Combat, reference="here")
-def test_contract_with_a_reference(conformance):
-    conformance()

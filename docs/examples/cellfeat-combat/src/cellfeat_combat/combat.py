@@ -14,7 +14,7 @@ class Combat(SavesState):
     """ComBat: each laboratory's location and scale of every feature, estimated by empirical Bayes and taken away.
 
     Johnson, Li and Rabinovic, "Adjusting batch effects in microarray expression data using empirical Bayes methods",
-    Biostatistics 8(1):118-127, 2007, section 3.2, the parametric prior. A feature of a cell is
+    Biostatistics 8(1):118-127, 2007, with the parametric priors. A feature of a cell is
     x = mean + deviation * (gamma_d + sqrt(delta_d) * noise) in domain d; gamma and delta are drawn towards what the
     domain's other features say of them, which steadies a laboratory with few cells. The adjusted feature is
     mean + deviation * (z - gamma_d) / sqrt(delta_d), z being the standardised one.

@@ -39,8 +39,8 @@ def prior(gamma: np.ndarray, delta: np.ndarray) -> Prior:
 def posterior(standardised: np.ndarray, tolerance: float) -> Adjustment:
     """The joint posterior means of one batch's location and scale, (n, D) -> two of (D,).
 
-    Equations 3.2 and 3.3 in turn, until neither moves by `tolerance`, gamma in pooled standard deviations and delta in
-    pooled variances. A batch without spread, of one cell or of equal cells, has no scale to estimate:
+    Gamma given delta and delta given gamma in turn, until neither moves by `tolerance`, in pooled standard deviations
+    and pooled variances. A batch without spread, of one cell or of equal cells, has no scale to estimate:
     its delta is 1 and only its location is adjusted.
 
     Raises: CellfeatError when that does not come to rest.
@@ -69,12 +69,12 @@ def posterior(standardised: np.ndarray, tolerance: float) -> Adjustment:
 
 
 def location(count: int, mean: np.ndarray, delta: np.ndarray, given: Prior) -> np.ndarray:
-    """Equation 3.2: the posterior mean of gamma, given delta."""
+    """The posterior mean of gamma, given delta: the batch's own mean, drawn to that of all its features."""
     return (count * given.spread * mean + delta * given.centre) / (count * given.spread + delta)
 
 
 def scale(count: int, squares: np.ndarray, given: Prior) -> np.ndarray:
-    """Equation 3.3: the posterior mean of delta, given the batch's sum of squares around gamma.
+    """The posterior mean of delta, given the batch's sum of squares around gamma.
 
     (b + squares / 2) / (count / 2 + a - 1) with a = (2 s + m^2) / s and b = (m s + m^3) / s, m and s the mean and the
     variance of the variances; multiplied through by s, which is 0 where all features vary alike.
