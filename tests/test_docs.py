@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,18 @@ import typer
 import yaml
 
 import cellfeat
-from cellfeat import cli, leaderboard, recipe, run_report
+from cellfeat import cli, leaderboard, plugin_pages, recipe, run_report
+from cellfeat.declared import Facts
 from cellfeat.pipeline import Pipeline, resolve
 from cellfeat.registry import installed
+from cellfeat.slots import MEMBERS, SLOTS
 from cellfeat.suite import planned, read_suite
+from cellfeat.testing import checks_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLUGIN_PAGES = [ROOT / "docs" / "plugins.md", *sorted((ROOT / "docs" / "plugins").glob("*.md"))]
+ANYWHERE = {"--plugins-dir", "-p"}  # options that every command line may have
 SCRIPTS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), *sorted((ROOT / "docs").glob("*.sh"))]
 
 
@@ -45,7 +51,11 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=lambda page: page.name)
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=named)
 def test_commands_and_their_options_exist(page, monkeypatch):
     monkeypatch.setattr("sys.argv", ["cellfeat", "lora-sam"])
     for words in commands(page):
@@ -56,7 +66,7 @@ def test_commands_and_their_options_exist(page, monkeypatch):
         assert not hasattr(command, "commands") or not words or words[0].startswith("-"), f"{page.name}: {words}"
         options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("-")}
-        assert used <= options, f"{page.name}: cellfeat … {' '.join(words)}: {used - options}"
+        assert used <= options | ANYWHERE, f"{page.name}: cellfeat … {' '.join(words)}: {used - options}"
 
 
 def test_scripts_and_workflows_have_commands_to_test():
@@ -206,7 +216,7 @@ def test_the_pages_are_current(page, digest):
     assert f'name="cellfeat-built-from" content="{digest()}"' in text, "make them anew: bash docs/pages.sh"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
@@ -250,9 +260,39 @@ def test_the_plugin_in_the_docs_is_the_one_that_is_tested():
 
 
 def test_the_public_api_is_what_plugins_are_told():
-    text = (ROOT / "docs" / "plugins.md").read_text()
-    for name in re.findall(r"`cellfeat\.(\w+)", text):
-        assert name in cellfeat.__all__, name
+    for page in PLUGIN_PAGES:
+        for name in re.findall(r"`cellfeat\.(\w+)", page.read_text()):
+            assert name in cellfeat.__all__ or name == "commands", (page.name, name)  # a group of entry points
+
+
+def test_the_pages_of_the_methods_are_current():
+    folder, pages = ROOT / "docs" / "methods", dict[str, list[str]]()
+    listed = (folder / "README.md").read_text()
+    for slot in SLOTS:
+        for offer in sorted(installed().offers, key=lambda offer: offer.name):
+            if offer.slot == slot and offer.distribution == "cellfeat":
+                pages.setdefault(f"{offer.name}.md", []).append(plugin_pages.page(offer))
+                assert f"| [`{offer.name}`]({offer.name}.md) | {offer.summary} |" in listed
+    assert {path.name for path in folder.iterdir()} == {"README.md", *pages}
+    for name, texts in pages.items():
+        assert (folder / name).read_text() == "\n".join(texts), "make them anew: python docs/reference.py"
+
+
+def test_every_check_is_on_the_page_of_the_kit():
+    text = (ROOT / "docs" / "plugins" / "conformance.md").read_text()
+    for slot in SLOTS:
+        for check in checks_of(slot):
+            line = f"| `{check.name}` | {check.promise} | {check.remedy} |"
+            assert line in text, f"{check.name}: make it anew: python docs/reference.py"
+
+
+def test_every_fact_and_member_is_on_the_page_of_its_slot():
+    overview = (ROOT / "docs" / "plugins.md").read_text()
+    for name in (field.name for field in fields(Facts)):
+        assert f"`{name}`" in overview or name.replace("_", "-") in overview or name == "api", name
+    for slot, members in MEMBERS.items():
+        page = (ROOT / "docs" / "plugins" / f"{slot}.md").read_text()
+        assert [name for name in members if not re.search(rf"`{name}\b", page)] == [], slot
 
 
 def test_the_changelog_names_the_version():
