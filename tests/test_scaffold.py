@@ -199,10 +199,15 @@ def test_they_are_listed_by_being_installed(site):
 
 def test_their_own_tests_pass(site, repositories):
     folders = [folder / "tests" for folder in repositories.values()]
-    options = ["-q", "-p", "no:cacheprovider", "--strict-markers", "--import-mode=importlib", "--rootdir", ROOT.anchor]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "--strict-markers", "--import-mode=importlib"]
+    options += ["--rootdir", ROOT.anchor]
     done = python(site, "-m", "pytest", *options, *folders)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    assert "skipped" not in done.stdout
+    reasons = set(re.findall(r"^SKIPPED \[\d+\] .*?: (.*)$", done.stdout, re.MULTILINE))
+    assert reasons, "no start method has every optional member"
+    assert all(re.match("it |its |the method has no such member|the factory has no", reason) for reason in reasons), (
+        reasons
+    )
 
 
 RECIPES = """\
