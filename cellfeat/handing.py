@@ -77,6 +77,11 @@ class Method:
     def title(self) -> str:
         return f"align {self.name!r}"
 
+    @property
+    def _advice(self) -> str:
+        """What whoever meets a method's fault in a run can do."""
+        return f". Tell its author, who finds more by `cellfeat plugins check {self.name}`"
+
     def check_declaration(self, owner: str) -> None:
         """Refuse a column that no cells have."""
         for name in self.aligner.reads:
@@ -128,6 +133,7 @@ class Method:
         if drawn.dtype != np.uint8 or drawn.ndim != 4 or drawn.shape[:2] != (len(cells), 3):
             raise CellfeatError(
                 f"{self.title}: reconstruct must give a uint8 array of ({len(cells)}, 3, s, s), but gave {_form(drawn)}"
+                f"{self._advice}"
             )
         return drawn
 
@@ -189,20 +195,26 @@ class Method:
         if np.abs(alone - together).max(initial=0) > PROBE_TOLERANCE * max(1.0, float(np.std(together))):
             raise CellfeatError(
                 f"{self.title}: {what} answers a cell differently when other cells come with it, so that cells which "
-                "are only scored would be adapted to. What is learned from cells belongs into fit; tell its author"
+                f"are only scored would be adapted to. What is learned from cells belongs into fit{self._advice}"
             )
 
     def _vectors(self, values: Any, count: int) -> np.ndarray:
         if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != count or values.dtype != np.float32:
-            raise CellfeatError(f"{self.title} must give a float32 array of ({count}, D), but gave {_form(values)}")
+            raise CellfeatError(
+                f"{self.title} must give a float32 array of ({count}, D), but gave {_form(values)}{self._advice}"
+            )
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
-            raise CellfeatError(f"{self.title} gave NaN or infinite features for {bad.sum()} of {count} cells")
+            raise CellfeatError(
+                f"{self.title} gave NaN or infinite features for {bad.sum()} of {count} cells{self._advice}"
+            )
         return values
 
     def _images(self, values: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.uint8:
-            raise CellfeatError(f"{self.title} must give a uint8 array of {shape}, but gave {_form(values)}")
+            raise CellfeatError(
+                f"{self.title} must give a uint8 array of {shape}, but gave {_form(values)}{self._advice}"
+            )
         return values
 
 
