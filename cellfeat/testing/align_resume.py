@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from cellfeat.testing.align_fits import comparable, forgets
 from cellfeat.testing.align_form import compared
@@ -26,10 +26,14 @@ def resume(subject: AlignSubject) -> None:
         begun = subject.begun()
         for advanced, read in stops:
             life = subject.begun(begun.folder, advanced, read)
-            with suppress(KeyboardInterrupt):
+            try:
                 life.lead(subject.made, subject.data())
-                if life.reporter.stopped or life.reads.stopped:
-                    raise Failed("fit went on although it was interrupted: it must let KeyboardInterrupt through")
+            except KeyboardInterrupt:
+                if not (life.reporter.stopped or life.reads.stopped):
+                    raise  # the user's own
+                continue
+            if life.reporter.stopped or life.reads.stopped:
+                raise Failed("fit went on although it was interrupted: it must let KeyboardInterrupt through")
         resumed = subject.begun(begun.folder).lead(subject.made, subject.data())
     compared("a fit that was interrupted and resumed is another", resumed.answers, first.answers)
 

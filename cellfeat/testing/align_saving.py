@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,13 @@ import numpy as np
 
 from cellfeat.testing.align_answers import same_answer
 from cellfeat.testing.align_fits import same_seed
-from cellfeat.testing.align_form import compared, formed, lived
+from cellfeat.testing.align_form import close, compared, differing, formed, lived
 from cellfeat.testing.align_subject import AlignSubject
 from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
 from cellfeat.testing.columns import ARRAYS
 from cellfeat.testing.fresh import in_fresh_process
 from cellfeat.testing.gates import gate, needs
+from cellfeat.testing.life import Life
 from cellfeat.testing.pickles import pickles
 from cellfeat.types import ArrayColumn, Cells
 
@@ -41,6 +45,35 @@ def save_load(subject: AlignSubject) -> None:
     if "save-load" in life.errors:
         raise Failed(f"saving or loading raises {told(life.errors['save-load'])}")
     compared("a loaded copy answers differently", life.loaded, life.answers)
+    _keeps_parameters(subject, life)
+
+
+def _keeps_parameters(subject: AlignSubject, life: Life) -> None:
+    """Look at parameters that the answers depend on, each with another value than it was fitted with. Raises: Failed."""
+    for name in inspect.signature(type(life.method)).parameters:
+        other = _another(getattr(life.method, name, None))
+        if other is None:
+            continue
+        changed, folder = copy.copy(life.method), subject.folder / f"with-{name}"
+        got = wanted = None
+        # A value that it does not take, or that what it learned does not fit, tells nothing.
+        with suppress(Exception), subject.asking() as context:
+            setattr(changed, name, other)
+            wanted = changed.transform(life.seen, context)
+            folder.mkdir()
+            changed.save(folder)
+            got = type(changed).load(folder).transform(life.seen, context)
+        if got is not None and not close(got, wanted):
+            raise Failed(f"saved with {name} = {other!r}, a loaded copy answers differently: {differing(got, wanted)}")
+
+
+def _another(value: Any) -> Any:
+    """Another value of the same kind; None for what is no number."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1 if isinstance(value, int) else value / 2 + 0.25
+    return None
 
 
 @check("Write all that is needed in save; never depend on import order, `hash`, or the order of a set.")
@@ -67,7 +100,9 @@ def ask_there(subject: AlignSubject, cells: Cells, wanted: set[str]) -> dict[str
     arrays = {name: getattr(cells, name) for name in ARRAYS}
     arrays |= {f"column-{name}": cells.read(name) for name in subject.product.reads}
     arrays["wanted"] = np.array(sorted(wanted))
-    return in_fresh_process(answers_there, subject.factory, subject.params, lived(subject).folder, arrays, slot="align")
+    life = lived(subject)
+    with life.without_scratch():
+        return in_fresh_process(answers_there, subject.factory, subject.params, life.folder, arrays, slot="align")
 
 
 def answers_there(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 import time
 import warnings
@@ -28,8 +29,8 @@ from cellfeat.types import Cells
 from cellfeat.watching import written_outside
 
 Make = Callable[[Context], Any]
-SCRATCH, MADE, SAVED, MOVED = "scratch", "made", "saved", "moved"
-OWN = (SCRATCH, MADE, SAVED, MOVED)  # folders of a life; all else in its folder is astray
+SCRATCH, MADE, SAVED, MOVED, AWAY = "scratch", "made", "saved", "moved", "away"
+OWN = (SCRATCH, MADE, SAVED, MOVED, AWAY)  # folders of a life; all else in its folder is astray
 
 
 @dataclass(eq=False)
@@ -217,7 +218,20 @@ class Life:
         with kept_error(self.errors, "save-load"):
             self.method.save(self.folder / SAVED)
             (self.folder / SAVED).rename(self.saved)  # as a run does, once everything is written
-            self.loaded = self.answers_of(type(self.method).load(self.saved))
+            with self.without_scratch():
+                self.loaded = self.answers_of(type(self.method).load(self.saved))
+
+    @contextmanager
+    def without_scratch(self) -> Iterator[None]:
+        """An empty scratch folder, as where a saved run is used; what fit left in it is back afterwards."""
+        scratch, away = self.folder / SCRATCH, self.folder / AWAY
+        scratch.rename(away)
+        scratch.mkdir()
+        try:
+            yield
+        finally:
+            shutil.rmtree(scratch)
+            away.rename(scratch)
 
     def answers_of(self, method: Any) -> dict[str, Any]:
         """What a loaded copy answers to the same cells; an error that is told already is not raised again."""

@@ -62,4 +62,4 @@ def _unpacked(head: bytes) -> bytes:
 
 def _holds_objects(head: bytes) -> bool:
     """Whether this is NumPy's file of an array of objects, which are pickled."""
-    return head[:6] == b"\x93NUMPY" and b"'descr': '|O'" in head[:256]
+    return head[:6] == b"\x93NUMPY" and b"'|O'" in head[: 10 + int.from_bytes(head[8:10], "little")]

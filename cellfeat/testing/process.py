@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +64,10 @@ def _settings() -> dict[str, Setting]:
         "NumPy's treatment of floating-point errors": Setting(np.geterr, lambda kept: np.seterr(**kept)),
         "the environment": Setting(lambda: dict(os.environ), _write_environment),
         "the working folder": Setting(_working_folder, os.chdir),
+        "the import path": Setting(lambda: list(sys.path), _write_path),
+        "the handler of Ctrl-C": Setting(lambda: signal.getsignal(signal.SIGINT), _write_handler),
+        "the garbage collector": Setting(gc.isenabled, lambda kept: gc.enable() if kept else gc.disable()),
+        "the limit of recursion": Setting(sys.getrecursionlimit, sys.setrecursionlimit),
         **(_torch_settings() if "torch" in sys.modules else {}),
         **(_opencv_settings() if "cv2" in sys.modules else {}),
         **(_sklearn_settings() if "sklearn" in sys.modules else {}),
@@ -126,6 +132,14 @@ def _working_folder() -> Path | None:
         return Path.cwd()
     except FileNotFoundError:
         return None
+
+
+def _write_path(kept: list[str]) -> None:
+    sys.path[:] = kept
+
+
+def _write_handler(kept: Any) -> None:
+    signal.signal(signal.SIGINT, kept)
 
 
 def _write_environment(kept: dict[str, str]) -> None:
