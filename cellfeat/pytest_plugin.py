@@ -44,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     item = metafunc.definition
+    if _markers(item) > 1:
+        raise _misused(f"{item.name} has several markers, of which one alone would count: write a function for each")
     if FIXTURE not in metafunc.fixturenames:
         if any(marker.name == MARKER for marker in item.own_markers):
             raise _misused(f"{item.name} is marked, but has no argument `{FIXTURE}`: nothing would be checked")
@@ -56,6 +58,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except ValueError as error:
         raise _misused(f"{item.name}: {error}") from None
     metafunc.parametrize(FIXTURE, names, indirect=True)
+
+
+def _markers(item: pytest.Item) -> int:
+    """How many methods a function, or one set of its parameters, names; those of its class do not count."""
+    return sum(marker.name == MARKER for marker in item.own_markers)
 
 
 def _misused(text: str) -> Exception:
@@ -91,6 +98,8 @@ def _options(item: pytest.Item) -> dict[str, Any]:
                 f"{MARKER}_options takes {', '.join(f'{name}=' for name in OPTIONS)} and was given {given}"
             )
         found = {**marker.kwargs, **found}
+    if isinstance(found.get("only"), str):
+        found["only"] = (found["only"],)
     return found
 
 
@@ -102,7 +111,7 @@ class _Subjects:
         self._made: dict[str, Subject] = {}
 
     def of(self, item: pytest.Item) -> Subject:
-        key = f"{item.nodeid.partition('[')[0]}"
+        key = item.nodeid.removesuffix(item.name) + getattr(item, "originalname", item.name)
         if key not in self._made:
             self._made[key] = self.stack.enter_context(_subject(item))
         return self._made[key]
@@ -152,6 +161,8 @@ def _look(item: pytest.Item, name: str, subjects: _Subjects) -> None:
     from cellfeat.testing.checks import find, looked_at
     from cellfeat.testing.kit import checks_of
 
+    if _markers(item) > 1:
+        pytest.fail(f"cellfeat: {item.name} has several markers, of which one alone would count", pytrace=False)
     try:
         subject = subjects.of(item)
     except (CellfeatError, TypeError) as error:  # an unknown method, a wrong parameter, an option of another slot

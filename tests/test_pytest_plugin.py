@@ -113,6 +113,22 @@ def test_a_check_whose_ground_is_not_asked_for_and_fails_is_no_silent_skip(run):
     result.stdout.fnmatch_lines(["row-order: not reached: same-answer failed"])
 
 
+def test_two_methods_on_one_function_are_refused_instead_of_one_being_passed_over(run):
+    result = run(
+        '@pytest.mark.cellfeat("backbone", Counts)\n@pytest.mark.cellfeat("backbone", "colour")\n'
+        "def test_contract(conformance):\n    conformance()\n",
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_contract has several markers, of which one alone would count*"])
+    result = run(
+        '@pytest.mark.cellfeat_options(only="members")\n@pytest.mark.cellfeat("backbone", "colour")\n'
+        '@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.cellfeat("backbone", Counts))])\n'
+        "def test_contract(conformance, n):\n    conformance()\n",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*several markers, of which one alone would count*"])
+
+
 def test_a_method_can_be_named_and_its_parameters_are_checked(run):
     result = run(
         f'{CHEAP}@pytest.mark.cellfeat("backbone", "colour", bins=3)\ndef test_named(conformance):\n    conformance()\n'

@@ -48,13 +48,13 @@ def findings(
     params: Mapping[str, Any] | None = None,
     *,
     folder: Path | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | str = (),
     budget: float = BUDGET,
     **own: Any,
 ) -> Iterator[Finding]:
     """What every check finds, one after the other. See `examine`."""
     known = checks_of(slot)
-    asked = [find(known, name) for name in only] or list(known)
+    asked = [find(known, name) for name in ([only] if isinstance(only, str) else only)] or list(known)
     with subject(slot, factory, params or {}, folder, budget, **own) as looked_on:
         yield from looked(asked, looked_on)
 
@@ -66,7 +66,7 @@ def examine(
     *,
     name: str = "",
     folder: Path | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | str = (),
     budget: float = BUDGET,
     **own: Any,
 ) -> Report:
