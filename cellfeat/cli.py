@@ -129,6 +129,7 @@ def run(
     console.print(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
+    choice += plugin_choice.Choice.of_environment().options()
     say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
     say(f"Its report: cellfeat report {folder}")
 
@@ -282,11 +283,9 @@ def add_plugin_commands(arguments: list[str]) -> None:
             continue
         app.registered_groups[:] = [group for group in app.registered_groups if group.name != point.name]
         if arguments[:1] == [point.name]:
-            try:
-                app.add_typer(point.load(), name=point.name)
-            except (Exception, SystemExit) as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise CellfeatError(f"command {point.name!r} of {owner} did not load: {reason}") from error
+            from cellfeat.plugin_sources import load_command
+
+            app.add_typer(load_command(point), name=point.name)
         else:
             stub = typer.Typer(help=f"Commands of the plugin {point.name}.")
             stub.callback(invoke_without_command=True)(lambda: None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -34,3 +35,17 @@ def unknown(kind: str, got: str, choices: Iterable[str], remedy: str = "") -> st
     guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listing = ", ".join(names) if names else "nothing"
     return f"no {kind} named {got!r}.{guess} Available: {listing}{'. ' + remedy if remedy else ''}"
+
+
+@contextmanager
+def blamed(method: str, name: str) -> Iterator[None]:
+    """Around other people's code: an error that is no message for the user says at its end whose it is."""
+    try:
+        yield
+    except CellfeatError:
+        raise
+    except Exception as error:
+        error.add_note(
+            f"This was raised by {method}. Tell its author, who finds more by `cellfeat plugins check {name}`."
+        )
+        raise

@@ -258,13 +258,18 @@ class Evaluator:
         """A context whose scratch folder is named after exactly what is fitted, and whose generator starts anew."""
         import torch
 
-        key = hashlib.sha256(f"{self.identity}|{self._method()}|{seed}".encode())
+        key = hashlib.sha256(f"{self.identity}|{self._method()}|{self._made_by()}|{seed}".encode())
         for part in (rows.source, rows.shown, rows.target) if len(rows.shown) else (rows.source, rows.target):
             key.update(np.ascontiguousarray(part, np.int64).tobytes() + b"|")
         scratch = self.context.scratch / key.hexdigest()[:20]
         scratch.mkdir(parents=True, exist_ok=True)
         self._scratch.add(scratch)
         return replace(self.context, scratch=scratch, generator=torch.Generator().manual_seed(seed))
+
+    def _made_by(self) -> str:
+        """Distribution and version of every aligner: what other code left half done is nothing to go on from."""
+        offers = [self.registry.find("align", part.name) for part in self.recipe.align]
+        return ",".join(f"{offer.distribution} {offer.version}" for offer in offers)
 
     def _method(self) -> str:
         return str(self.recipe.model_copy(update={"classifier": None, "protocol": type(self.recipe.protocol)()}).digest)

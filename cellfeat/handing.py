@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from cellfeat.errors import CellfeatError, unknown
+from cellfeat.errors import CellfeatError, blamed, unknown
 from cellfeat.slots import Context
 from cellfeat.store import COLUMNS, cache_folder
 from cellfeat.types import Cells
@@ -106,7 +106,8 @@ class Method:
         view = self._shown(cells, shuffled(cells, context))
         found: list[Path] = []
         try:
-            with written_outside([context.scratch, cache_folder()], _home(self.aligner)) as found:
+            watched = written_outside([context.scratch, cache_folder()], _home(self.aligner))
+            with blamed(self.title, self.name), watched as found:
                 fitted = self.aligner.fit(view, context)
         finally:
             self._tell_written(found, context)
@@ -123,9 +124,10 @@ class Method:
 
     def transform(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, D) float32 or (N, 3, S, S) uint8, in the order of the cells."""
-        if self.aligner.writes == "image":
-            return self._painted(cells, context)
-        return self._asked(cells, context, "transform", lambda view: self.aligner.transform(view, context))
+        with blamed(self.title, self.name):
+            if self.aligner.writes == "image":
+                return self._painted(cells, context)
+            return self._asked(cells, context, "transform", lambda view: self.aligner.transform(view, context))
 
     def reconstruct(self, cells: Cells, context: Context) -> np.ndarray:
         """(N, 3, s, s) uint8 RGB in the order of the cells, of a method that draws what it kept of them."""

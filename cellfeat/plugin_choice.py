@@ -9,6 +9,7 @@ The command line's choice goes into the environment, so that child processes see
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ class Choice:
             _parted(os.environ.get(LEFT_OUT, ""), ","),
             tuple(_place(text, PLACES) for text in _parted(os.environ.get(PLACES, ""), os.pathsep)),
         )
+
+    def options(self) -> str:
+        """The places as options of a command line that is to see the same single files."""
+        return "".join(f" {PLACE_OPTION} {shlex.quote(str(place))}" for place in self.places)
 
     @property
     def is_all(self) -> bool:
@@ -79,12 +84,16 @@ def taken_from(arguments: Sequence[str]) -> list[str]:
                 rest += [argument] if value is None else [argument, value]
         else:
             rest.append(argument)
+    if os.environ.get(PLACES):  # child processes may have another working folder
+        os.environ[PLACES] = os.pathsep.join(map(str, Choice.of_environment().places))
     _add(PLACES, places, os.pathsep)
     _add(LEFT_OUT, left_out, ",")
     return rest
 
 
 def _add(variable: str, values: Sequence[str], separator: str) -> None:
+    if variable == LEFT_OUT and not all(value.strip() for value in values):
+        raise CellfeatError(f"{LEAVE_OPTION} {NO} leaves nothing out: name a plugin, as in {LEAVE_OPTION} {NO}cae")
     if values:
         before = [os.environ[variable]] if os.environ.get(variable) else []
         os.environ[variable] = separator.join(dict.fromkeys([*before, *values]))

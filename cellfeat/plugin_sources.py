@@ -100,14 +100,24 @@ class Source:
             return error.remedy
         name = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
         own = name.startswith(f"{prototypes.__name__}.") or name.partition(".")[0] == self.plugin
-        if own and single_files.is_single_file(self.distribution, self.version):
-            return "a file or package given by --plugins-dir imports what is beside it by `from . import …`"
+        single = single_files.is_single_file(self.distribution, self.version)
+        if single and (own or self._lies_beside(name.partition(".")[0])):
+            return (
+                "a file or package given by --plugins-dir imports what is beside it by `from . import …`; in a folder, "
+                "what is no plugin has a name that begins with _"
+            )
         if name.partition(".")[0] == OWN:
             return f"it wants another cellfeat than this one ({own_version()}): update it, or cellfeat"
         if isinstance(error, ModuleNotFoundError) and name:
             package = name.partition(".")[0]
             return f"install what it imports (the package that has {package}), or {self.distribution} with all it needs"
-        return f"tell the author of {self.distribution}; -p no:{self.plugin} leaves it out"
+        whose = "mend it" if single else f"tell the author of {self.distribution}"
+        return f"{whose}; -p no:{self.plugin} leaves it out"
+
+    def _lies_beside(self, name: str) -> bool:
+        """Whether a module of this name is in the folder of the plugin's own file."""
+        path = self.code()
+        return bool(name) and path is not None and any((path.parent / one).exists() for one in (f"{name}.py", name))
 
 
 def _listed(versions: Iterable[int]) -> str:
@@ -156,6 +166,21 @@ def commands(choice: Choice, points: Iterable[EntryPoint]) -> list[EntryPoint]:
         return {point.name, _owner(point), *beside}
 
     return [point for point in points if choice.takes(*names(point))]
+
+
+def load_command(point: EntryPoint) -> Any:
+    """The Typer app of a plugin's command.
+
+    Raises: CellfeatError, with what the user can do.
+    """
+    owner = point.dist.name if point.dist else "an unknown distribution"
+    source, what = _installed(point), f"command {point.name!r} of {owner} did not load"
+    try:
+        source.check_requirement()
+        return point.load()
+    except (Exception, SystemExit) as error:
+        reason = error.reason if isinstance(error, NotLoadable) else f"{type(error).__name__}: {error}"
+        raise CellfeatError(f"{what}: {reason}; {source.remedy(error)}") from error
 
 
 def _owner(point: EntryPoint) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -17,12 +21,13 @@ import pydantic_core
 
 from cellfeat import hookspecs, plugin_sources
 from cellfeat.declared import Facts, facts, faults
-from cellfeat.errors import CellfeatError, unknown
+from cellfeat.errors import CellfeatError, blamed, unknown
 from cellfeat.parameters import kind, model_of
 from cellfeat.plugin_choice import ONLY, Choice
 from cellfeat.plugin_sources import NotLoadable, Source
 from cellfeat.slots import MEMBERS, SLOTS, Context, Factory
 
+OWN_FOLDER = Path(__file__).resolve().parent
 NAME = re.compile(r"[\w-]+")  # `,` `:` and `.` part names on the command line
 
 
@@ -108,7 +113,9 @@ class Offer:
     def create(self, params: Mapping[str, Any], context: Context) -> Any:
         """The object itself, checked for what its slot asks."""
         handed = {"context": context} if "context" in inspect.signature(self.factory).parameters else {}
-        product = self.factory(**self.arguments(params), **handed)
+        arguments = self.arguments(params)
+        with blamed(f"{self.slot} {self.name!r} of {self.distribution}", self.name):
+            product = self.factory(**arguments, **handed)
         missing = [member for member in MEMBERS[self.slot] if not hasattr(product, member)]
         if missing:
             raise CellfeatError(
@@ -127,7 +134,8 @@ class Broken:
     distribution: str
     reason: str
     remedy: str = ""
-    method: str = ""  # its name, where the rest of the plugin did load
+    method: str = ""  # its name, where the rest of the plugin did load, and its slot
+    slot: str = ""
 
 
 @dataclass
@@ -146,7 +154,8 @@ class Registry:
         """As `add`."""
         try:
             source.check_requirement()
-            offers = _offers(_loaded(source), source)
+            with redirect_stdout(sys.stderr):  # what a plugin prints is no part of a list for other programs
+                offers = _offers(_loaded(source), source)
         except (Exception, SystemExit) as error:
             self._refuse(source, error)
             return
@@ -155,15 +164,15 @@ class Registry:
                 offer.check_declaration(offer.factory)
                 self.offers.append(offer)
             except CellfeatError as error:
-                self._refuse(source, error, offer.name)
+                self._refuse(source, error, offer.name, offer.slot)
 
-    def _refuse(self, source: Source, error: BaseException, method: str = "") -> None:
+    def _refuse(self, source: Source, error: BaseException, method: str = "", slot: str = "") -> None:
         if isinstance(error, NotLoadable):
             text = error.reason
         else:
-            text = str(error) if isinstance(error, CellfeatError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, CellfeatError) else f"{type(error).__name__}: {error}{_where(error)}"
         reason, remedy = (" ".join(part.split()) for part in (text, source.remedy(error)))
-        self.broken.append(Broken(source.plugin, source.distribution, reason, remedy, method))
+        self.broken.append(Broken(source.plugin, source.distribution, reason, remedy, method, slot))
 
     def names(self, slot: str) -> list[str]:
         return sorted({offer.name for offer in self.offers if offer.slot == slot})
@@ -191,7 +200,7 @@ class Registry:
     def _tell_broken(self, slot: str, name: str) -> None:
         """Say what is wrong with the very method, or the plugin of that name, that was asked for."""
         for item in self.broken:
-            if item.method == name:
+            if item.method == name and item.slot == slot:
                 raise CellfeatError(f"{item.reason}; {item.remedy}")
             if item.plugin == name:
                 raise CellfeatError(
@@ -205,6 +214,14 @@ class Registry:
         hints = [f"Not loaded: {broken} (`cellfeat plugins list` says why)"] if broken else []
         hints += [f"Left out by {ONLY} or -p: {', '.join(self.left_out)}"] if self.left_out else []
         return ". ".join(hints)
+
+
+def _where(error: BaseException) -> str:
+    """The last place in a plugin's own code, or in what it imported, that an error came through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] != "<"]
+    own = [frame for frame in frames if OWN_FOLDER not in Path(frame.filename).parents]
+    own = [frame for frame in own if Path(frame.filename).parent.name != "importlib"]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _loaded(source: Source) -> Any:

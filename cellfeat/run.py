@@ -160,7 +160,7 @@ def describe(
     work: Workplace,
 ) -> dict[str, Any]:
     """What every record of this run says of itself."""
-    plugins, plugin_facts = _plugins(recipe, encoder, pipeline, work)
+    plugins, plugin_facts = plugins_of(recipe, encoder, pipeline, work, context)
     return {
         "recipe": recipe.as_dict(),
         "recipe_digest": recipe.digest,
@@ -188,12 +188,14 @@ def describe(
     }
 
 
-def _plugins(
-    recipe: Recipe, encoder: Encoder, pipeline: Pipeline, work: Workplace
+def plugins_of(
+    recipe: Recipe, encoder: Encoder, pipeline: Pipeline, work: Workplace, context: Context
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """By slot and name: who offers what is used, in which version, and what it declares of itself."""
     used = [("backbone", recipe.backbone, encoder.backbone), ("segmenter", recipe.segmenter, encoder.segmenter)]
-    used += [("classifier", recipe.classifier, None)]
+    if recipe.classifier is not None:
+        named = recipe.classifier
+        used += [("classifier", named, work.registry.create("classifier", named.name, named.params, context))]
     used += [("align", part, aligner) for part, aligner in zip(recipe.align, pipeline.aligners, strict=True)]
     plugins, facts = {}, {}
     for slot, part, product in used:

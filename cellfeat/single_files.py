@@ -38,14 +38,15 @@ class SingleFile:
 
     @property
     def version(self) -> str:
-        """Digest of the source; of a package, of all its files and their names."""
+        """Digest of the source; of a package, of all its .py files and their names."""
         if self.path.is_file():
             return hashlib.sha256(self.path.read_bytes()).hexdigest()[:DIGITS]
         digest = hashlib.sha256()
-        for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            if "__pycache__" not in file.parts:
+        for file in sorted(self.path.rglob("*.py")):
+            name = file.relative_to(self.path)
+            if not any(part.startswith(".") for part in name.parts):
                 content = file.read_bytes()
-                digest.update(f"{file.relative_to(self.path).as_posix()}\0{len(content)}\0".encode() + content)
+                digest.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()[:DIGITS]
 
     @property

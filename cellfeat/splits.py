@@ -102,7 +102,10 @@ def settings(
         found = [((name,), [d for d in to if d != name]) for name in from_]
     else:
         found = [(tuple(d for d in from_ if d != name), [name]) for name in to]
-    return [(source, others) for source, others in found if source]
+    merged: dict[tuple[str, ...], list[str]] = {}
+    for source, others in found:  # one source domain alone leaves the same source for every target
+        merged.setdefault(source, []).extend(others)
+    return [(source, others) for source, others in merged.items() if source]
 
 
 def _with_shots(split: Split, cells: Cells, shots: int, seed: int) -> Split:

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 
-from cellfeat import answers, metrics, provenance, records
+from cellfeat import answers, metrics, records
+from cellfeat.claims import changed_versions, claims_here, drawn_anew, false_claims
 from cellfeat.encodings import Encodings
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.pipeline import resolve
@@ -156,11 +158,15 @@ def _scores(record: Mapping[str, Any], table: Any, label: Mapping[str, str]) -> 
 
 
 class Again(NamedTuple):
-    """A recorded fit, done anew: its predictions and records, or what kept it from being done; faults of its data."""
+    """A recorded fit, done anew: its predictions and records, or what kept it from being done; faults of its data.
+
+    about: what its methods are and say of themselves here, by the names of a record's fields.
+    """
 
     table: Any
     records: list[dict[str, Any]]
     faults: list[str]
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
 def verify(
@@ -201,7 +207,8 @@ def _judged(record: Mapping[str, Any], content: Content, again: Again, enough: f
             faults.append(f"only {100 * equal:.2f} % of its predictions came out again")
         # What is already told by the record's own predictions need not be told again.
         faults += _changed_facts(record, again.records, scored=not faults, exactly=equal == 1 and not faults)
-        remark = "; ".join(filter(None, [_differences(record), _drawn_anew(record)]))
+        faults += false_claims(record, again.about)
+        remark = "; ".join(filter(None, [changed_versions(record, again.about), drawn_anew(again.about)]))
     return Verdict(record["id"], record["address"], _transfer(record), tuple(faults), equal, remark)
 
 
@@ -230,7 +237,8 @@ def _again(record: Mapping[str, Any], encodings: Encodings, folder: Path, data: 
         result = evaluator.run(split, record["seed"])
         table = answers.table_of(result, encoded.cells, encoded.dataset.classes, _fit(record), False)
         new = records.of(result, encoded.cells, encoded.dataset.classes, {})
-        return Again(table, new, faults + _changed_cells(folder, encoded.cells, encoded.dataset.classes))
+        faults += _changed_cells(folder, encoded.cells, encoded.dataset.classes)
+        return Again(table, new, faults, claims_here(recipe, encoded.encoder, work, context))
     finally:
         shutil.rmtree(context.scratch, ignore_errors=True)
 
@@ -284,20 +292,3 @@ def _equal(record: Mapping[str, Any], stored: Any, again: Any) -> float:
 
     first, second = of(stored), of(again)
     return (first & second).total() / max(first.total(), second.total(), 1)
-
-
-def _differences(record: Mapping[str, Any]) -> str:
-    """Versions that are not those of the record: the first place to look where predictions differ."""
-    here = provenance.versions()
-    others = [f"{name} {version} → {here.get(name, 'absent')}" for name, version in record["versions"].items()]
-    changed = [text for text in others if text.split(" ")[1] != text.rpartition(" ")[2]]
-    return f"versions: {', '.join(changed)}" if changed else ""
-
-
-def _drawn_anew(record: Mapping[str, Any]) -> str:
-    """Methods of which two fits with one seed differ, as they say themselves."""
-    declared = record.get("plugin_facts") or {}
-    names = [
-        f"{name.replace(':', ' ', 1)!r}" for name, facts in declared.items() if facts.get("deterministic") is False
-    ]
-    return f"{', '.join(names)} is declared not deterministic: two fits with one seed may differ" if names else ""

@@ -230,6 +230,16 @@ def test_the_first_hour(cellfeat, drawn):
     assert "no images in this folder" in one_line(err)
 
 
+def test_a_name_in_one_slot_of_one_distribution_is_told_of(cellfeat, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from cellfeat import hookimpl\n@hookimpl\ndef cellfeat_align():\n    return {'otsu': lambda: None}\n"
+    )
+    code, out, _ = cellfeat("plugins", "info", "mine.py:otsu", "--plugins-dir", tmp_path / "mine.py")
+    assert (code, out.splitlines()[0].startswith("align otsu, mine.py ")) == (0, True)
+    code, out, _ = cellfeat("plugins", "info", "cellfeat:otsu")
+    assert (code, out.startswith("segmenter otsu, cellfeat ")) == (0, True)
+
+
 def test_a_default_that_is_made_anew_is_shown_as_what_it_is(cellfeat, monkeypatch):
     @dataclass
     class Listed:
@@ -278,7 +288,8 @@ def test_a_plugins_command_that_does_not_load_is_one_line(cellfeat, monkeypatch,
     offer_commands(monkeypatch, tmp_path, stain=source)
     code, _, err = cellfeat("stain", "normalise")
     assert code == 2
-    assert one_line(err) == f"error: command 'stain' of an unknown distribution did not load: {reason}"
+    assert one_line(err).startswith(f"error: command 'stain' of an unknown distribution did not load: {reason}; ")
+    assert re.search("; (tell the author|install what it imports)", one_line(err))
     assert cellfeat("--help")[0] == 0
 
 

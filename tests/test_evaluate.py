@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import Identity, labelled_cells, with_plugins
 
-from cellfeat import CellfeatError, metrics
-from cellfeat.evaluate import Evaluator, check_enough
+from cellfeat import CellfeatError, hookimpl, metrics
+from cellfeat.evaluate import Evaluator, Shown, check_enough
 from cellfeat.pipeline import resolve
 from cellfeat.recipe import parse
-from cellfeat.registry import installed
+from cellfeat.registry import Registry, installed
 from cellfeat.scoring import score
 
 CLASSES = ("x", "y", "z")
@@ -494,3 +495,17 @@ def test_a_symmetric_method_is_not_fitted_again_for_the_pipeline_that_is_kept(co
         assert pipeline.head is not None
         assert set(pipeline.predict(cells, context)[0]) <= {0, 1, 2}
     assert len(log) == 1, "one fit serves three sources and what is kept of each"
+
+
+def test_checkpoints_of_another_version_of_a_plugin_are_not_found(context):
+    """What other code left half done must not be gone on from under the name of this one."""
+    cells, folders = labelled_cells(), []
+    for version in ("1.0", "1.1", "1.0"):
+        registry = Registry(list(installed().offers))
+        hook = hookimpl(lambda: {"mine": Identity})
+        registry.add("mine", "mine", version, lambda hook=hook: SimpleNamespace(cellfeat_align=hook))
+        recipe = resolve(parse({"align": {"name": "mine"}, "classifier": {"name": "lr"}}), registry)
+        evaluator = Evaluator(recipe, registry, cells, ("x", "y", "z"), context)
+        split = next(evaluator.splits(1))
+        folders.append(evaluator._context(1, Shown(split.rows, np.zeros(0, int), np.zeros(0, int))).scratch)
+    assert folders[0] == folders[2] != folders[1]

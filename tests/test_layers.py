@@ -38,7 +38,7 @@ LEVELS = {
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "run testing.align_answers",
-    13: "compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
+    13: "claims compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin leaderboard ranking submission",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cellfeat.errors import CellfeatError
-from cellfeat.plugin_choice import VARIABLES, Choice, taken_from
+from cellfeat.plugin_choice import PLACES, VARIABLES, Choice, taken_from
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +111,17 @@ def test_an_unknown_name_is_answered_with_the_choices(choice, message):
     assert str(error.value).startswith(message)
     assert str(error.value).endswith("Available: cae, da")
     Choice(("cae",), ("da",)).check({"cae", "da"})
+
+
+def test_places_in_the_environment_do_not_depend_on_the_working_folder(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(PLACES, "mine.py")
+    assert taken_from(["plugins", "list"]) == ["plugins", "list"]
+    assert os.environ[PLACES] == str(tmp_path / "mine.py")
+    assert Choice.of_environment().options() == f" --plugins-dir {tmp_path / 'mine.py'}"
+
+
+def test_leaving_nothing_out_is_refused():
+    with pytest.raises(CellfeatError, match="-p no: leaves nothing out: name a plugin, as in -p no:cae"):
+        taken_from(["plugins", "list", "-p", "no:"])

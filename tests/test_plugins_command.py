@@ -57,7 +57,7 @@ def site(tmp_path_factory) -> Path:
     """A good plugin, one that raises on import, one for API 99, and one whose method declares nonsense."""
     folder = tmp_path_factory.mktemp("site")
     install(folder, "good", MODULE)
-    install(folder, "raises", "raise RuntimeError('no [GPU] here')")
+    install(folder, "raises", "print('printed on import')\nraise RuntimeError('no [GPU] here')")
     install(folder, "future", "from cellfeat import TimeSeries\nCELLFEAT_API_VERSION = 99\n")
     odd = MODULE.replace("unit-", "odd-").replace('"pooled", False, False', '"map", False, False')
     install(folder, "odd", odd)
@@ -74,7 +74,10 @@ def test_json_is_all_that_goes_to_stdout_and_names_every_fault_with_its_remedy(s
     assert {one["name"] for one in found["offers"]} >= {"cae", "svm-linear", "lora-sam", "otsu"}
     told = {one["plugin"]: (one["reason"], one["remedy"]) for one in found["broken"]}
     assert told == {
-        "raises": ("RuntimeError: no [GPU] here", "tell the author of raises; -p no:raises leaves it out"),
+        "raises": (
+            "RuntimeError: no [GPU] here (raises.py, line 2)",
+            "tell the author of raises; -p no:raises leaves it out",
+        ),
         "future": (
             "it is written for plugin API 99, this cellfeat has 1",
             "update cellfeat (pip install --upgrade cellfeat), or install a release of future for plugin API 1",
@@ -88,7 +91,7 @@ def test_json_is_all_that_goes_to_stdout_and_names_every_fault_with_its_remedy(s
 
 def test_people_are_told_both_too(site, tmp_path):
     out = cellfeat(tmp_path, "plugins", "list", site=site).stdout
-    assert "broken: raises of raises: RuntimeError: no [GPU] here\n" in out
+    assert "broken: raises of raises: RuntimeError: no [GPU] here (raises.py, line 2)\n" in out
     assert "  what to do: tell the author of raises; -p no:raises leaves it out\n" in out
     info = cellfeat(tmp_path, "plugins", "info", "future", site=site)
     assert info.returncode == 0

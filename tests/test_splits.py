@@ -78,6 +78,12 @@ def test_leaving_one_domain_out_trains_on_all_others():
     assert all_splits(cells, "leave-one-domain-out", targets=["c"], sources=["c"]) == []
 
 
+def test_one_source_named_is_one_split_however_many_are_left_out():
+    (split,) = all_splits(make_cells(), "leave-one-domain-out", sources=["b"])
+    assert split.source == ("b",)
+    assert set(split.targets) == {"a", "c"}
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     cells = make_cells()
     with pytest.raises(CellfeatError, match=r"no domain named 'd'. Available: a, b, c"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cellfeat_da.moments import NoAlignment
 
-from cellfeat import CellfeatError, answers, records, results_folder, verification
+from cellfeat import CellfeatError, answers, claims, records, results_folder, verification
 from cellfeat.console import SilentReporter
 from cellfeat.evaluate import Evaluator
 from cellfeat.registry import installed
@@ -234,15 +236,38 @@ def test_other_versions_are_a_remark(results, laboratories):
     assert verdict.remark.endswith("lost 2 → absent")
 
 
-def test_a_method_that_is_declared_not_deterministic_is_a_remark(results, laboratories):
+def test_a_method_that_is_declared_not_deterministic_is_a_remark(results, laboratories, monkeypatch):
     record = one_of(results)
+    monkeypatch.setattr(NoAlignment, "deterministic", False, raising=False)
     record["plugin_facts"]["align:none"]["deterministic"] = False
     verdict = checked(results, with_id(record), laboratories)
     assert verdict.passed
     assert verdict.remark == "'align none' is declared not deterministic: two fits with one seed may differ"
+    monkeypatch.undo()
     del record["plugin_facts"]
     older = checked(results, with_id(record), laboratories)
     assert (older.passed, older.remark) == (True, "")
+
+
+def test_what_a_record_says_of_its_methods_must_be_what_they_say(results, laboratories):
+    record = one_of(results)
+    record["plugin_facts"]["align:none"] |= {"deterministic": False, "paper": "Mine, 2026"}
+    record["plugins"]["classifier:lr"] = "somebody 1.0"
+    record["uses_labels"] = not record["uses_labels"]
+    assert checked(results, with_id(record), laboratories).faults == (
+        f"uses_labels is {record['uses_labels']}, but its methods say {not record['uses_labels']}",
+        f"classifier:lr is by somebody 1.0, but here by cellfeat {version('cellfeat')}",
+        "align:none does not declare what its record says: deterministic, paper",
+    )
+
+
+def test_another_version_of_a_plugin_is_a_remark():
+    record = {"plugins": {"align:x": "mine 1.0"}, "versions": {}, "uses_target": True, "uses_labels": False}
+    facts = {"align:x": {"deterministic": True, "paper": "new"}}
+    about = {"plugins": {"align:x": "mine 1.1"}, "plugin_facts": facts, "uses_target": True, "uses_labels": False}
+    record["plugin_facts"] = {"align:x": {"deterministic": True, "paper": "old"}}
+    assert claims.false_claims(record, about) == []
+    assert claims.changed_versions(record, about) == "versions: mine 1.0 → 1.1"
 
 
 def test_predictions_that_are_not_there_are_one_line(results):

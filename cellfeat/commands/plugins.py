@@ -73,7 +73,9 @@ def info(
     from cellfeat.slots import SLOTS
 
     registry = installed()
-    offers = [registry.find(slot, name) for slot in SLOTS if name.rpartition(":")[2] in registry.names(slot)]
+    distribution, _, bare = name.rpartition(":")
+    there = {(one.slot, one.name) for one in registry.offers if distribution in ("", one.distribution)}
+    offers = [registry.find(slot, name) for slot in SLOTS if (slot, bare) in there]
     broken = [item for item in registry.broken if name in (item.plugin, item.method)]
     if markdown and offers:
         print("\n".join(map(plugin_pages.page, offers)), end="")
