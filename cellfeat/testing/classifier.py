@@ -11,15 +11,15 @@ import numpy as np
 
 from cellfeat.classification import ClassifierHead, trusted_by
 from cellfeat.errors import CellfeatError
+from cellfeat.testing import classifier_rows as rows
 from cellfeat.testing import common_checks as common
 from cellfeat.testing.checks import Check, Failed, Skipped, check, told
-from cellfeat.testing.classifier_subject import CLASSES, PER_CLASS, ClassifierSubject, Rows, noise, separable
+from cellfeat.testing.classifier_subject import CLASSES, TOLERANCE, ClassifierSubject, Rows, differing, noise, separable
 from cellfeat.testing.fresh import Arrays, in_fresh_process
 from cellfeat.testing.gates import after, gate, needs
 
 ACCURACY = 0.8  # of classes that lie several deviations apart
 AGREEING = 0.9  # of rows: how often the largest of other scores is the label (votes decide otherwise, at times)
-TOLERANCE = 1e-4
 
 
 @gate("Take features of float32, which is what a run hands out: `features = np.asarray(features, float)` in both.")
@@ -54,65 +54,30 @@ def fit_returns_self(subject: ClassifierSubject) -> None:
         raise Failed(f"fit gives {type(given).__name__}, must be the classifier itself")
 
 
-@gate("Set `random_state` (by `context.seed`, for which the factory asks by an argument `context`).")
-def same_seed(subject: ClassifierSubject) -> None:
-    """Two fits with one seed answer equally, and so do two calls."""
-    subject.answers_well()
-    if not subject.says("deterministic", True):
-        raise Skipped("it says that it is not deterministic")
-    rows, unknown = noise(), noise(seed=2).features
-    first, second = (subject.fitted(rows) for _ in range(2))
-    wanted = subject.asked(first, unknown)
-    if not np.array_equal(subject.asked(first, unknown), wanted):
-        raise Failed("two calls of predict differ")
-    if not np.array_equal(subject.asked(second, unknown), wanted):
-        raise Failed("two fits with one seed differ")
-
-
-@gate("Answer the rows in the order in which they came.")
-def row_order(subject: ClassifierSubject) -> None:
-    """Rows in another order get the same labels in that order."""
-    needs(subject, same_seed)
-    classifier, predicted = subject.answered
-    order = np.random.default_rng(4).permutation(len(predicted))
-    if not np.array_equal(subject.asked(classifier, subject.rows.features[order]), predicted[order]):
-        raise Failed("the labels do not follow the order of the rows")
-
-
 @check("See that labels and features reach the fit in the same order, and that it ends where it has learned.")
 def learns(subject: ClassifierSubject) -> None:
     """Classes that lie far apart are told apart."""
     subject.answers_well()
-    after(subject, row_order)
+    after(subject, rows.row_order)
     _, predicted = subject.answered
     share = float(np.mean(predicted == subject.rows.labels))
     if share <= ACCURACY:
         raise Failed(f"of classes that lie far apart it told {share:.0%} of the rows it was fitted on")
 
 
-@check("Compute what is needed of other rows (means, deviations) in fit; predict answers each row by itself.")
-def one_row(subject: ClassifierSubject) -> None:
-    """A row alone is answered as it is among others."""
-    needs(subject, row_order)
-    classifier, predicted = subject.answered
-    for row in range(0, len(predicted), PER_CLASS // 2):
-        alone = subject.asked(classifier, subject.rows.features[row : row + 1])
-        if not np.array_equal(alone, predicted[row : row + 1]):
-            raise Failed("a row alone is answered differently")
-
-
 @check("Answer with labels that fit was given, whatever the row and however many classes there are.")
 def classes(subject: ClassifierSubject) -> None:
     """Of two, three or five classes, and for rows unlike any seen, it answers with labels that it was given."""
     subject.answers_well()
+    common.in_time(subject)
     strangers = np.concatenate([noise().features, 100 * noise(seed=5).features])
     for count in (2, CLASSES, 5):
-        rows = separable(count)
+        toys = separable(count)
         try:
-            predicted = subject.asked(subject.fitted(rows), strangers)
+            predicted = subject.asked(subject.fitted(toys), strangers)
         except (Exception, SystemExit) as error:
             raise Failed(f"labels 0..{count - 1} raise {told(error)}") from error
-        foreign = sorted(set(predicted.tolist()) - set(rows.labels.tolist()))
+        foreign = sorted(set(predicted.tolist()) - set(toys.labels.tolist()))
         if foreign:
             raise Failed(f"fitted on the labels 0..{count - 1} it answered {', '.join(map(str, foreign))}")
 
@@ -121,36 +86,38 @@ def classes(subject: ClassifierSubject) -> None:
 def probabilities(subject: ClassifierSubject) -> None:
     """Probabilities, where it has them, are (rows, classes), sum to 1, and agree with its labels."""
     subject.answers_well()
+    after(subject, rows.one_row)
     if not hasattr(subject.answered[0], "predict_proba"):
         raise Skipped("it has no `predict_proba`")
     for count in (CLASSES, 2):
-        rows = separable(count)
-        classifier = subject.fitted(rows)
-        proba = subject.asked(classifier, rows.features, "predict_proba").astype(float)
-        if proba.shape != (len(rows.labels), count):
-            raise Failed(f"predict_proba gives the shape {proba.shape}, must be {(len(rows.labels), count)}")
+        toys = separable(count)
+        classifier = subject.fitted(toys)
+        proba = subject.asked(classifier, toys.features, "predict_proba").astype(float)
+        if proba.shape != (len(toys.labels), count):
+            raise Failed(f"predict_proba gives the shape {proba.shape}, must be {(len(toys.labels), count)}")
         if not np.isfinite(proba).all() or proba.min() < 0:
             raise Failed("predict_proba gives negative probabilities, or NaN")
         if not np.allclose(proba.sum(axis=1), 1, atol=TOLERANCE):
             raise Failed("the rows of predict_proba do not sum to 1")
-        _check_agreeing("predict_proba", proba.argmax(axis=1), subject.asked(classifier, rows.features))
+        _check_agreeing("predict_proba", proba.argmax(axis=1), subject.asked(classifier, toys.features))
 
 
 @check("Give (N,) for two classes, positive for label 1, and (N, K) for more, or leave `decision_function` out.")
 def scores(subject: ClassifierSubject) -> None:
     """Scores, where it has them and no probabilities, are as scikit-learn's and agree with its labels."""
     subject.answers_well()
+    after(subject, rows.one_row)
     if hasattr(subject.answered[0], "predict_proba") or not hasattr(subject.answered[0], "decision_function"):
         raise Skipped("it has no `decision_function`, or probabilities beside it")
     for count in (CLASSES, 2):
-        rows = separable(count)
-        classifier = subject.fitted(rows)
-        found = subject.asked(classifier, rows.features, "decision_function").astype(float)
-        wanted = (len(rows.labels), count) if count > 2 else (len(rows.labels),)
+        toys = separable(count)
+        classifier = subject.fitted(toys)
+        found = subject.asked(classifier, toys.features, "decision_function").astype(float)
+        wanted = (len(toys.labels), count) if count > 2 else (len(toys.labels),)
         if found.shape != wanted:
             raise Failed(f"decision_function gives the shape {found.shape} for {count} classes, must be {wanted}")
         best = found.argmax(axis=1) if count > 2 else (found > 0).astype(int)
-        _check_agreeing("decision_function", best, subject.asked(classifier, rows.features))
+        _check_agreeing("decision_function", best, subject.asked(classifier, toys.features))
 
 
 def _check_agreeing(what: str, best: np.ndarray, predicted: np.ndarray) -> None:
@@ -185,9 +152,10 @@ def inputs(subject: ClassifierSubject) -> None:
 def one_class(subject: ClassifierSubject) -> None:
     """One class alone is fitted, or refused in words."""
     subject.answers_well()
-    rows = Rows(subject.rows.features, np.zeros_like(subject.rows.labels))
+    common.in_time(subject)
+    toys = Rows(subject.rows.features, np.zeros_like(subject.rows.labels))
     try:
-        predicted = subject.asked(subject.fitted(rows), rows.features)
+        predicted = subject.asked(subject.fitted(toys), toys.features)
     except (ValueError, CellfeatError) as error:
         if str(error).strip():
             return
@@ -207,7 +175,8 @@ def one_class(subject: ClassifierSubject) -> None:
 def saves(subject: ClassifierSubject) -> None:
     """Saved by skops and read back with the types that a run trusts, it answers equally."""
     subject.answers_well()
-    after(subject, same_seed)
+    after(subject, rows.forgets)
+    common.in_time(subject)
     classifier, folder = subject.answered[0], subject.folder / "saved"
     folder.mkdir(exist_ok=True)
     try:
@@ -229,6 +198,7 @@ def saves(subject: ClassifierSubject) -> None:
 def fresh_process(subject: ClassifierSubject) -> None:
     """Read back in a new process, it answers equally."""
     needs(subject, saves)
+    common.in_time(subject)
     got = in_fresh_process(
         loaded_and_asked,
         subject.factory,
@@ -237,25 +207,14 @@ def fresh_process(subject: ClassifierSubject) -> None:
         {"features": subject.mixed},
         slot=subject.slot,
     )
-    if not np.array_equal(got["labels"], subject.asked(subject.answered[0], subject.mixed)):
-        raise Failed("a copy that a new process read back answers differently")
+    if name := differing(got, subject.answers(subject.answered[0], subject.mixed)):
+        raise Failed(f"{name} of a copy that a new process read back answers differently")
 
 
 def loaded_and_asked(factory: Callable[..., Any], params: Mapping[str, Any], folder: Path, arrays: Arrays) -> Arrays:
-    """In the new process: the labels that the saved classifier gives for the features."""
+    """In the new process: what the saved classifier gives for the features."""
     head = ClassifierHead.load(folder / "saved", trusted_by(factory))
-    return {"labels": np.asarray(head.estimator.predict(arrays["features"]))}
-
-
-@check("Begin every fit anew; keep nothing of an earlier one.")
-def forgets(subject: ClassifierSubject) -> None:
-    """A second fit forgets the first."""
-    needs(subject, same_seed)
-    rows, unknown = noise(), noise(seed=2).features
-    wanted = subject.asked(subject.fitted(rows), unknown)
-    used = subject.fitted(Rows(rows.features, np.roll(rows.labels, 1)))
-    if not np.array_equal(subject.asked(subject.fitted(rows, used), unknown), wanted):
-        raise Failed("fitted a second time, on other labels, it answers differently from one fitted on those alone")
+    return dict(Examined(factory, params, folder / "fresh").answers(head.estimator, arrays["features"]))
 
 
 @dataclass(eq=False)
@@ -274,17 +233,17 @@ CHECKS: tuple[Check, ...] = (
     float32,
     shape,
     fit_returns_self,
-    same_seed,
-    row_order,
+    rows.same_seed,
+    rows.row_order,
     learns,
-    one_row,
+    rows.one_row,
     classes,
     probabilities,
     scores,
     inputs,
     one_class,
     saves,
-    forgets,
+    rows.forgets,
     common.device,
     common.process,
     common.quiet,

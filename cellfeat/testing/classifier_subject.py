@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +14,10 @@ from cellfeat.testing.says import check_facts
 from cellfeat.testing.used import Used
 
 CLASSES, PER_CLASS, WIDTH = 3, 20, 6
+ANSWERING = ("predict", "predict_proba", "decision_function")
+TOLERANCE = 1e-4  # of probabilities, and of the largest score
+
+Answers = Mapping[str, np.ndarray]
 
 
 class Rows(NamedTuple):
@@ -34,6 +40,23 @@ def noise(seed: int = 1) -> Rows:
     rng = np.random.default_rng(seed)
     labels = np.tile(np.arange(CLASSES), PER_CLASS)
     return Rows(rng.normal(size=(len(labels), WIDTH)).astype(np.float32), labels)
+
+
+def differing(got: Answers, wanted: Answers) -> str | None:
+    """The first member whose answers differ: labels at all, numbers by more than rounding."""
+    for name in ANSWERING:
+        if name not in got and name not in wanted:
+            continue
+        if name not in got or name not in wanted or not _same(name, got[name], wanted[name]):
+            return name
+    return None
+
+
+def _same(name: str, got: np.ndarray, wanted: np.ndarray) -> bool:
+    if name == "predict" or got.shape != wanted.shape:
+        return np.array_equal(got, wanted)
+    largest = max(1.0, float(np.abs(np.nan_to_num(wanted, posinf=0, neginf=0)).max(initial=0)))
+    return np.allclose(got, wanted, rtol=0, atol=TOLERANCE * largest, equal_nan=True)
 
 
 @dataclass(eq=False)
@@ -59,6 +82,16 @@ class ClassifierSubject(Used):
         """What it gives for a copy of the features."""
         with self.watched():
             return np.asarray(getattr(classifier, member)(features.copy()))
+
+    def answers(self, classifier: Any, features: np.ndarray) -> Answers:
+        """{member: what it gives}, of all that answer row by row; `probabilities` and `scores` tell of a wrong form."""
+        found = {"predict": self.asked(classifier, features)}
+        for member in ANSWERING[1:]:
+            if hasattr(classifier, member):
+                with suppress(Exception, SystemExit):
+                    value = self.asked(classifier, features, member).astype(float)
+                    found |= {member: value} if value.shape[:1] == (len(features),) else {}
+        return found
 
     @functools.cached_property
     def rows(self) -> Rows:
@@ -97,5 +130,7 @@ class ClassifierSubject(Used):
 
     def timed(self) -> float:
         rows = separable(seed=3)
-        self.fitted(rows)
-        return self.seconds
+        classifier = self.fitted(rows)
+        fitting = self.seconds
+        self.asked(classifier, rows.features)
+        return max(fitting, self.seconds)

@@ -87,12 +87,18 @@ def scratch(subject: Used) -> None:
         raise Failed(f"it wrote, moved or removed {named}{more}")
 
 
-@check("Make it faster, have it checked with smaller parameters, or raise the budget if it has to be slow.")
+@gate("Make it faster, have it checked with smaller parameters, or raise the budget if it has to be slow.")
 def budget(subject: Used) -> None:
-    """It takes no longer than the budget: one fit, or one pass of an encoder, on the toys."""
+    """It takes no longer than the budget: one fit, one predict, or one pass of an encoder, on toys."""
     subject.works()
     seconds = subject.timed()
     if seconds > subject.budget:  # perhaps the machine was busy, or something was loaded
         seconds = min(seconds, subject.timed())
     if seconds > subject.budget:
         raise Failed(f"it took {seconds:.2g} s; the budget is {subject.budget:g} s")
+
+
+def in_time(subject: Used) -> None:
+    """Go on where nothing was too slow so far, or not by its own fault. Raises: NotReached, of `budget`."""
+    if subject.longest > subject.budget:
+        needs(subject, budget)

@@ -15,13 +15,14 @@ from cellfeat.testing import encoder_checks as encoders
 from cellfeat.testing.checks import Check, Failed, Skipped, check
 from cellfeat.testing.encoder_checks import FEW, Answer, EncoderSubject
 from cellfeat.testing.fresh import Arrays, Task
-from cellfeat.testing.gates import gate, needs
+from cellfeat.testing.gates import after, gate, needs
 from cellfeat.testing.says import check_facts
 
 if TYPE_CHECKING:
     import torch
 
 SIDE = 224
+CALLS = 5  # of an optional member: by chance, three truth values are the same so often once in 32768 times
 OPTIONAL = ("detect", "nuclei", "cells_and_nuclei", "plausible")
 
 
@@ -46,8 +47,10 @@ def detect(subject: SegmenterSubject) -> None:
     find = _optional(subject, "detect")
     side = subject.side()
     image = subject.images[0, :, :, : max(side * 3 // 4, 1)]
+    given = image.clone()
     with subject.watched():
-        boxes = np.asarray(find(image.clone()), dtype=float)
+        boxes, again = (np.asarray(find(part), dtype=float) for part in (given, image.clone()))
+    _check_kept("detect", given, image)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise Failed(f"detect gives the shape {boxes.shape}, must be (boxes, 4)")
     x1, y1, x2, y2 = boxes.T
@@ -56,6 +59,8 @@ def detect(subject: SegmenterSubject) -> None:
     height, width = image.shape[1:]
     if len(boxes) and (min(x1.min(), y1.min()) < 0 or x2.max() > width or y2.max() > height):
         raise Failed(f"detect gives boxes outside of an image {width} px wide and {height} px high")
+    if subject.says("deterministic", True) and not np.array_equal(boxes, again):
+        raise Failed("two calls of detect differ")
 
 
 @gate("Return masks as `segment` does, of the nucleus of the same cell: `nucleus & cell`.")
@@ -66,6 +71,8 @@ def nuclei(subject: SegmenterSubject) -> None:
     _check_masks("nuclei", found, subject)
     if bool((found.cpu() & ~subject.raw.cpu()).any()):
         raise Failed("nuclei has pixels outside of the cell's mask")
+    after(subject, encoders.one_image)
+    _check_rows("nuclei", lambda rows: _asked(subject, "nuclei", subject.images[:FEW][rows]), subject)
 
 
 @check("Return (segment(images), nuclei(images)), computed once.")
@@ -93,12 +100,51 @@ def plausible(subject: SegmenterSubject) -> None:
 
     needs(subject, *subject.working, *subject.formed, dtype)
     _optional(subject, "plausible")
-    cells = subject.raw
-    given = (subject.images[:FEW].clone(), cells.clone(), cells.clone())
-    with subject.watched(), torch.inference_mode():
-        verdict = subject.product.plausible(*given)
+    after(subject, encoders.one_image)
+    cells = subject.raw.clone()
+    cells[1], cells[2] = True, False  # all of an image, and nothing of it, as for images of one colour
+    verdict = _judged(subject, cells, list(range(FEW)))
     if not isinstance(verdict, torch.Tensor) or tuple(verdict.shape) != (FEW,) or verdict.dtype != torch.bool:
         raise Failed(f"plausible gives {_form(verdict)}, must be a tensor of ({FEW},) torch.bool")
+    _check_rows("plausible", lambda rows: _judged(subject, cells, rows), subject)
+
+
+def _judged(subject: SegmenterSubject, cells: torch.Tensor, rows: list[int]) -> Any:
+    import torch
+
+    images = subject.images[:FEW][rows]
+    given = (images.clone(), cells[rows], cells[rows])
+    with subject.watched(), torch.inference_mode():
+        verdict = subject.product.plausible(*given)
+    for value, before in zip(given, (images, cells[rows], cells[rows]), strict=True):
+        _check_kept("plausible", value, before)
+    return verdict
+
+
+def _check_rows(what: str, ask: Callable[[list[int]], Any], subject: SegmenterSubject) -> None:
+    """Raises: Failed, where answers differ from call to call, with the order of the images, or with the batch."""
+    if not subject.says("deterministic", True):
+        return
+    everything = list(range(FEW))
+    wanted = ask(everything)
+    if any(_differ(ask(everything), wanted) for _ in range(CALLS)):
+        raise Failed(f"two calls of {what} differ")
+    order = [2, 0, 1]
+    if _differ(ask(order), wanted[order]):
+        raise Failed(f"{what} does not follow the order of the images")
+    if any(_differ(ask([row]), wanted[[row]]) for row in everything):
+        raise Failed(f"{what} of an image depends on the rest of the batch")
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return encoders.alike({"answer": one}, {"answer": other}) is not None
+
+
+def _check_kept(what: str, given: torch.Tensor, before: torch.Tensor) -> None:
+    import torch
+
+    if given.shape != before.shape or not torch.equal(given, before):
+        raise Failed(f"{what} changed what it was given")
 
 
 def _optional(subject: SegmenterSubject, member: str) -> Callable[..., Any]:
@@ -110,12 +156,14 @@ def _optional(subject: SegmenterSubject, member: str) -> Callable[..., Any]:
 def _asked(subject: SegmenterSubject, member: str, images: torch.Tensor) -> Any:
     import torch
 
-    ask = _optional(subject, member)
+    ask, given = _optional(subject, member), images.clone()
     try:
         with subject.watched(), torch.inference_mode():
-            return ask(images.clone())
+            found = ask(given)
     except CellfeatError as reason:  # of weights that tell no nucleus, say
         raise Skipped(str(reason)) from None
+    _check_kept(member, given, images)
+    return found
 
 
 def _check_masks(what: str, mask: Any, subject: SegmenterSubject) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,6 @@ class Told(Mean):
 
     def progress(self):
         return torch.random.fork_rng()  # draws nothing from the process
-
-
-RIGHT = (Mean, Map, Judged, Told)
 
 
 def wrong(base=Mean, **members):
@@ -142,6 +140,41 @@ class StretchesContrast(Mean):
         return Features(super().encode(images).embedding - self.darkest)
 
 
+class KeepsTheFirstMean(Mean):
+    """It centres by the first batch that it saw."""
+
+    centre = None
+
+    def encode(self, images):
+        mean = super().encode(images).embedding
+        self.centre = mean.mean(0) if self.centre is None else self.centre
+        return Features(mean - self.centre)
+
+
+class OneBuffer(Mean):
+    """It writes every answer into the same memory."""
+
+    def __init__(self):
+        self.buffer = torch.zeros(64, 3)
+
+    def encode(self, images):
+        self.buffer[: len(images)] = super().encode(images).embedding
+        return Features(self.buffer[: len(images)])
+
+
+class Noisy(Mean):
+    """It encodes a view that is drawn anew every time, and says so."""
+
+    deterministic = False
+
+    def encode(self, images):
+        mean = super().encode(images).embedding
+        return Features(mean + 0.01 * torch.from_numpy(np.random.default_rng().normal(size=mean.shape)).float())
+
+
+RIGHT = (Mean, Map, Judged, Told, Noisy)
+
+
 class UnseededWeights(Mean):
     def __init__(self):
         self.weights = torch.from_numpy(np.random.default_rng().random((3, 3))).float()
@@ -157,6 +190,14 @@ class Unseeded(Mean):
 
 def by_brightness(features, images):
     return Features(features.embedding[images.flatten(1).double().mean(1).argsort()])
+
+
+def turned_round(features, images):
+    return Features(features.embedding.flip(0))
+
+
+def many_turned_round(features, images):
+    return turned_round(features, images) if len(images) > 5 else features
 
 
 def over_the_batch(features, images):
@@ -239,20 +280,34 @@ MUTANTS = {
         encoding(lambda features, images: features._replace(quality=features.embedding[:, 0] * torch.nan)),
     ),
     "quality-range": (encoding(lambda features, images: features._replace(quality=features.embedding[:, 0])),),
-    "same-answer": (Growing, Flicker, RemembersTheLast, StretchesContrast, UnseededWeights, Unseeded),
-    "row-order": (encoding(by_brightness),),
+    "same-answer": (
+        Growing,
+        Flicker,
+        RemembersTheLast,
+        StretchesContrast,
+        KeepsTheFirstMean,
+        OneBuffer,
+        UnseededWeights,
+        Unseeded,
+    ),
+    "row-order": (encoding(by_brightness), encoding(turned_round, Noisy)),
     "one-image": (
         encoding(over_the_batch),
         encoding(lambda features, images: Features(features.embedding * len(images))),
     ),
-    "batch-shape": (encoding(refuses_batches_of_five), encoding(zero_after_four), encoding(one_of_equals)),
+    "batch-shape": (
+        encoding(refuses_batches_of_five),
+        encoding(zero_after_four),
+        encoding(one_of_equals),
+        encoding(many_turned_round),
+    ),
     "inputs": (doing(lambda images: images.zero_()), doing(lambda images: images.resize_(0))),
     "blank-images": (encoding(normalised_image), encoding(index_of_the_darkest_row)),
     "facts": (
         says_otherwise(image_size=32),
         says_otherwise(weights_saw=()),
         wrong(facts=staticmethod(lambda context: (16, "area", None, None))),
-        wrong(facts=staticmethod(lambda: EncoderFacts(16, "area", None, None))),
+        wrong(facts=staticmethod(lambda context: EncoderFacts(16, "bilinear", None, None))),
     ),
     "device": (encoding(on_the_gpu),),
     "process": (
@@ -267,6 +322,7 @@ MUTANTS = {
         doing(lambda images: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", "0")),
         doing(lambda images: os.chdir("/")),
         doing(lambda images: np.seterr(all="ignore")),
+        doing(lambda images: warnings.simplefilter("ignore")),
     ),
     "quiet": (doing(lambda images: print(len(images), "images")), doing(prints_from_below)),
     "scratch": (doing(lambda images: Path("last.txt").write_text("seen")), doing(writes_with_torch)),

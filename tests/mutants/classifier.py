@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,77 @@ class OverTheBatch(Nearest):
 class LoneRow(Nearest):
     def predict(self, features):
         return (super().predict(features) + (len(features) == 1)) % len(self.means_)
+
+
+class ManyFlipped(Nearest):
+    """It puts together what it computed in pieces, in the wrong order."""
+
+    def predict(self, features):
+        predicted = super().predict(features)
+        return predicted[::-1] if len(features) > 200 else predicted
+
+
+class SomeShuffled(Sure):
+    def predict_proba(self, features):
+        proba = super().predict_proba(features)
+        proba[1:4] = proba[1:4][::-1]
+        return proba
+
+
+class ScoresShuffled(Scored):
+    def decision_function(self, features):
+        score = super().decision_function(features)
+        return np.concatenate([score[:1], score[1:4][::-1], score[4:]])
+
+
+class BalancedOverTheBatch(Sure):
+    """Every class is to have its share of the rows that it is asked about."""
+
+    def predict_proba(self, features):
+        proba = super().predict_proba(features)
+        proba = proba / (proba.mean(0) + 1e-3)
+        return proba / proba.sum(1, keepdims=True)
+
+
+class ScoresCentred(Scored):
+    def decision_function(self, features):
+        score = super().decision_function(features)
+        return score - 0.1 * score.mean(0)
+
+
+class UnseededProbabilities(Sure):
+    def predict_proba(self, features):
+        proba = super().predict_proba(features)
+        return 0.9 * proba + 0.1 * np.random.default_rng().dirichlet(np.ones(proba.shape[1]), len(proba))
+
+
+class LatestOfAll(Nearest):
+    """It keeps what it learned on the class."""
+
+    def fit(self, features, labels):
+        super().fit(features, labels)
+        type(self).latest = self.means_
+        return self
+
+    def predict(self, features):
+        self.means_ = getattr(type(self), "latest", self.means_)
+        return super().predict(features)
+
+
+SEEN: dict[bytes, int] = {}
+
+
+class RemembersRows(Nearest):
+    """It looks rows up that any object was ever fitted on."""
+
+    def fit(self, features, labels):
+        SEEN.update({row.tobytes(): int(label) for row, label in zip(features, labels, strict=True)})
+        return super().fit(features, labels)
+
+    def predict(self, features):
+        known = zip(features, super().predict(features), strict=True)
+        found = np.array([SEEN.get(row.tobytes(), int(label)) for row, label in known])
+        return np.minimum(found, len(self.means_) - 1)
 
 
 class Rejects(Nearest):
@@ -283,6 +355,15 @@ class KeptInTheModule(Nearest):
         return (np.abs(features[:, None] - KEPT.get(self.key_, self.means_)) ** self.power).sum(-1)
 
 
+class HashedDoubt(Sure):
+    """How sure it is depends on the hash of a string, which every process salts."""
+
+    def predict_proba(self, features):
+        doubt = hash("doubt") % 1000 / 2000
+        proba = super().predict_proba(features)
+        return (1 - doubt) * proba + doubt / proba.shape[1]
+
+
 class WarmStart(Nearest):
     def fit(self, features, labels):
         before = getattr(self, "means_", None)
@@ -323,6 +404,18 @@ class OnTheGpu(Nearest):
         return super().fit(features, labels)
 
 
+class SlowToAnswer(Nearest):
+    def predict(self, features):
+        time.sleep(0.06)
+        return super().predict(features)
+
+
+class Unwarned(Nearest):
+    def fit(self, features, labels):
+        warnings.simplefilter("ignore")
+        return super().fit(features, labels)
+
+
 class Slow(Nearest):
     def fit(self, features, labels):
         time.sleep(0.06)
@@ -345,20 +438,20 @@ MUTANTS = {
     "shape": (Column, Words),
     "fit-returns-self": (Short,),
     "learns": (Useless, Shuffled),
-    "same-seed": (UnseededFit, UnseededPredict),
-    "row-order": (Sorted,),
-    "one-row": (OverTheBatch, LoneRow),
+    "same-seed": (UnseededFit, UnseededPredict, UnseededProbabilities),
+    "row-order": (Sorted, ManyFlipped, SomeShuffled, ScoresShuffled),
+    "one-row": (OverTheBatch, LoneRow, BalancedOverTheBatch, ScoresCentred),
     "classes": (Rejects, ThreeOnly),
     "probabilities": (Reversed, OneColumn, NoSum, Negative),
     "scores": (TwoColumns, Distances),
     "inputs": (Centres, NeedsToWrite, SortsLabels),
     "one-class": (Spread, Mute, AlwaysTwo),
     "saves": (Forgets, Rounds, Closure, Foreign),
-    "forgets": (WarmStart,),
+    "forgets": (WarmStart, LatestOfAll, RemembersRows),
     "device": (OnTheGpu,),
-    "process": (Seeds, Threads),
+    "process": (Seeds, Threads, Unwarned),
     "quiet": (Prints,),
     "scratch": (WritesCheckpoints,),
-    "fresh-process": (KeptInTheModule,),
-    "budget": (Slow,),
+    "fresh-process": (KeptInTheModule, HashedDoubt),
+    "budget": (Slow, SlowToAnswer),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,21 @@ class Alternating:
         return torch.full((len(images), *images.shape[-2:]), self.calls % 2 == 0)
 
 
+class KeepsTheFirstThreshold:
+    """Its threshold is that of the first batch that it saw."""
+
+    level = None
+
+    def segment(self, images):
+        grey = images.float().mean(1)
+        self.level = float(grey.mean()) if self.level is None else self.level
+        return grey < self.level
+
+
+def many_turned_round(mask, images):
+    return mask.flip(0) if len(images) > 5 else mask
+
+
 def by_brightness(mask, images):
     return mask[images.flatten(1).double().mean(1).argsort()]
 
@@ -140,6 +156,71 @@ class Larger(Careful):
         return images.float().mean(1) < 255
 
 
+class NucleiTurnedRound(Careful):
+    """As their cells are one disc, no pixel is outside of another image's smaller cell."""
+
+    def nuclei(self, images):
+        return core(images) & shares(images).flip(0)[:, None, None]
+
+    def cells_and_nuclei(self, images):
+        return self.segment(images), self.nuclei(images)
+
+
+def core(images):
+    """The middle pixels, which lie in every disc."""
+    middle = torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool)
+    middle[:, 8, 8] = True
+    return middle
+
+
+def shares(images):
+    """Whether an image is among the darker ones, by a fixed threshold."""
+    return images.float().mean((1, 2, 3)) < 200
+
+
+class NucleiOverTheBatch(Careful):
+    """Of an image that is no darker than the rest of the batch it tells no nucleus."""
+
+    def nuclei(self, images):
+        grey = images.float().mean((1, 2, 3))
+        return core(images) & (grey < grey.mean())[:, None, None]
+
+
+class NucleiBlackened(Careful):
+    def nuclei(self, images):
+        found = super().nuclei(images)
+        images.zero_()
+        return found
+
+
+class RandomVerdict(Dark):
+    def plausible(self, images, cells, nuclei):
+        return torch.from_numpy(np.random.default_rng().random(len(images)) < 0.5)
+
+
+class VerdictsTurnedRound(Careful):
+    def plausible(self, images, cells, nuclei):
+        return super().plausible(images, cells, nuclei).flip(0)
+
+
+class VerdictsOverTheBatch(Careful):
+    def plausible(self, images, cells, nuclei):
+        share = cells.flatten(1).float().mean(1)
+        return share >= share.max()
+
+
+class RandomBoxes(Careful):
+    def detect(self, image):
+        return np.sort(np.random.default_rng().uniform(0, 8, 4))[None]
+
+
+class Blackens(Careful):
+    def detect(self, image):
+        found = super().detect(image)
+        image.zero_()
+        return found
+
+
 def boxes(*rows):
     return member("detect", lambda image: np.array(rows, dtype=float))
 
@@ -156,10 +237,10 @@ MUTANTS = {
         segmenting(lambda mask, images: mask.numpy()),
     ),
     "dtype": (segmenting(lambda mask, images: mask.float()), segmenting(lambda mask, images: mask.to(torch.uint8))),
-    "same-answer": (Alternating,),
+    "same-answer": (Alternating, KeepsTheFirstThreshold),
     "row-order": (segmenting(by_brightness),),
     "one-image": (segmenting(near_the_darkest_of_the_batch),),
-    "batch-shape": (segmenting(four_at_once),),
+    "batch-shape": (segmenting(four_at_once), segmenting(many_turned_round)),
     "inputs": (doing(lambda images: images.zero_()),),
     "blank-images": (segmenting(around_the_first_dark_pixel), segmenting(without_the_blank)),
     "detect": (
@@ -168,21 +249,33 @@ MUTANTS = {
         boxes((5, 5, 1, 1)),
         boxes((-1, 0, 3, 3)),
         member("detect", lambda image: torch.tensor([[0.0, 0.0, image.shape[1], image.shape[2]]])),
+        RandomBoxes,
+        Blackens,
     ),
     "nuclei": (
         Larger,
         member("nuclei", lambda images: dark(images).float()),
         member("nuclei", lambda images: dark(images)[0]),
         member("nuclei", lambda images: None),
+        NucleiTurnedRound,
+        NucleiOverTheBatch,
+        NucleiBlackened,
     ),
     "cells-and-nuclei": (OtherCells, OneMask),
     "plausible": (
         member("plausible", lambda images, cells, nuclei: cells),
         member("plausible", lambda images, cells, nuclei: [True, True, True]),
+        RandomVerdict,
+        VerdictsTurnedRound,
+        VerdictsOverTheBatch,
     ),
     "facts": (wrong(facts=staticmethod(lambda context: EncoderFacts(None, None, "another digest", None))),),
     "device": (segmenting(on_the_gpu),),
-    "process": (doing(lambda images: torch.manual_seed(1)), doing(lambda images: os.chdir("/"))),
+    "process": (
+        doing(lambda images: torch.manual_seed(1)),
+        doing(lambda images: os.chdir("/")),
+        doing(lambda images: warnings.simplefilter("ignore")),
+    ),
     "quiet": (doing(lambda images: print("segmenting")),),
     "scratch": (doing(lambda images: Path("masks").mkdir(exist_ok=True)),),
     "fresh-process": (Hashes,),
