@@ -55,6 +55,10 @@ MESSAGES = {
     "OverwritesProbabilities": "it changed the probabilities of adjust",
     "SeedsNumPy": "it changed NumPy's random numbers",
     "SilencesWarnings": "it changed Python's filters of warnings",
+    "IgnoresCtrlC": "it changed the handler of Ctrl-C",
+    "StopsTheCollector": "it changed the garbage collector",
+    "RecursesDeeper": "it changed the limit of recursion",
+    "AddsToThePath": "it changed the import path",
     "TakesTheGPU": "it chose the GPU that torch sees, though its context names the CPU",
     "TriesTheGPU": "it chose the GPU that torch sees, though its context names the CPU",
     "WritesBesideScratch": "it wrote shared.json, outside of its scratch folder",
@@ -69,16 +73,19 @@ MESSAGES = {
     "Dropout": "asked again, it answers differently: ",
     "SortsByDomain": "cells in another order get other rows: ",
     "Whitens": "one cell alone is answered differently than among others: ",
+    "RemembersRows": "one cell alone is answered differently than among others: ",
     "LooksAtLabels": "transform looks at labels: 36 of 36 rows differ, by up to 1",
     "UnknownKey": "an unseen domain must be placed or refused by UnseenDomainError, not by KeyError: 'never-seen'",
     "UnseenNaN": "an unseen domain: transform gave NaN or infinite values",
     "SavesAPickleInDisguise": "means.bin: a pickle was saved; use safetensors, JSON or skops",
-    "ForgetsTheScale": "a loaded copy answers differently: of the features 36 of 36 rows differ",
+    "ForgetsTheScale": r"saved with scale = 0\.75, a loaded copy answers differently: 36 of 36 rows differ",
     "ForgetsTheHead": "a loaded copy answers differently: of the probabilities",
     "ForgetsTheShare": "a loaded copy answers differently: of the corrected probabilities",
     "KeepsThePlace": "saving or loading raises FileNotFoundError",
     "KeepsItInTheModule": "a copy loaded there answers differently",
-    "DependsOnHashes": "a fit there is another",
+    "SavesAPathIntoScratch": "saving or loading raises FileNotFoundError",
+    "RemembersAFit": "a fit in other roles, here the second one, is another there: of the features",
+    "DependsOnHashes": "a fit .*is another there: ",
     "Unseeded": "two fits with one seed differ: of the features 36 of 36 rows differ",
     "KeepsItOnTheClass": "another fit changed a fitted method: ",
     "RemembersLabels": "another fit changed the next one: ",
@@ -111,6 +118,7 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setattr(Cells, "hide_labels", Cells.hide_labels)
     monkeypatch.setattr(mutants, "REMEMBERED", {})
     monkeypatch.setattr(mutants, "SCALES", {})
+    monkeypatch.setattr(mutants, "FITTED", {})
 
 
 @pytest.mark.parametrize("name", RIGHT)

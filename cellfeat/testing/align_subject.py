@@ -36,8 +36,9 @@ class Fault:
 
 
 class Tried(NamedTuple):
-    """What the first life's method answers after a fit on others, and a later life in whose reach labels lay."""
+    """Answers of a fit in other roles, of the first life's method after it, and of a life in whose reach labels lay."""
 
+    others: dict[str, Any]
     first_again: Any
     answers: dict[str, Any]
 

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pickle
+import signal
 import sys
 import time
 import warnings
@@ -264,6 +265,30 @@ class ChangesFolder(Centre):
         return super().fit(cells, context)
 
 
+class IgnoresCtrlC(Centre):
+    def fit(self, cells, context):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return super().fit(cells, context)
+
+
+class StopsTheCollector(Centre):
+    def fit(self, cells, context):
+        gc.disable()
+        return super().fit(cells, context)
+
+
+class RecursesDeeper(Centre):
+    def fit(self, cells, context):
+        sys.setrecursionlimit(54_321)
+        return super().fit(cells, context)
+
+
+class AddsToThePath(Centre):
+    def fit(self, cells, context):
+        sys.path.insert(0, str(context.scratch))
+        return super().fit(cells, context)
+
+
 class TakesTheGPU(Centre):
     def fit(self, cells, context):
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -377,6 +402,24 @@ class Whitens(Centre):
         return ((values - values.mean(0)) / (values.std(0) + 1e-6)).astype(np.float32)
 
 
+class CentresOneDomain(Centre):
+    def transform(self, cells, context):
+        values = super().transform(cells, context)
+        rows = cells.domain == "there"
+        if rows.any():
+            values[rows] -= values[rows].mean(0)
+        return values
+
+
+class RemembersRows(Paint):
+    """By ids, which are numbers of rows."""
+
+    def transform(self, cells, context):
+        known = self.__dict__.setdefault("known", {})
+        rows = zip(cells.id.tolist(), super().transform(cells, context), strict=True)
+        return np.stack([known.setdefault(name, row) for name, row in rows])
+
+
 class LooksAtLabels(Centre):
     def transform(self, cells, context):
         return super().transform(cells, context) + (cells.label >= 0)[:, None].astype(np.float32)
@@ -427,7 +470,7 @@ class ForgetsTheScale(Centre):
     @classmethod
     def load(cls, folder):
         method = super().load(folder)
-        method.means_ = method.means_ * 0.99
+        method.scale = 1.0
         return method
 
 
@@ -457,6 +500,24 @@ class KeepsThePlace(Centre):
             return super().load(folder)
 
 
+class SavesAPathIntoScratch(Centre):
+    def fit(self, cells, context):
+        super().fit(cells, context)
+        self.place = context.scratch / "means.npy"
+        np.save(self.place, self.means_)
+        return self
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / "where.json").write_text(json.dumps(str(self.place)))
+
+    @classmethod
+    def load(cls, folder):
+        method = super().load(folder)
+        method.means_ = np.load(json.loads((folder / "where.json").read_text()))
+        return method
+
+
 SCALES: dict[str, np.ndarray] = {}
 
 
@@ -470,6 +531,18 @@ class KeepsItInTheModule(Centre):
         method = super().load(folder)
         method.means_ = SCALES.get("means", np.zeros_like(method.means_))
         return method
+
+
+FITTED: dict[bytes, np.ndarray] = {}
+
+
+class RemembersAFit(Centre):
+    """By what it was shown of the cells, but not by their labels: other labels change nothing."""
+
+    def fit(self, cells, context):
+        super().fit(cells, context)
+        self.means_ = FITTED.setdefault(cells.pooled.tobytes(), self.means_)
+        return self
 
 
 class DependsOnHashes(Centre):
@@ -690,6 +763,7 @@ MUTANTS = {
     "process": (
         *(SeedsNumPy, SeedsTorch, SetsThreads),
         *(SetsTheDefault, SetsTheEnvironment, SilencesWarnings, ChangesFolder),
+        *(IgnoresCtrlC, StopsTheCollector, RecursesDeeper, AddsToThePath),
     ),
     "device": (TakesTheGPU, TriesTheGPU, NeedsTheGPU),
     "scratch": (WritesBesideScratch, WritesByCompiledCode),
@@ -698,12 +772,12 @@ MUTANTS = {
     "budget": (SlowFit, SlowTransform),
     "same-answer": (Dropout,),
     "row-order": (SortsByDomain,),
-    "one-cell": (Whitens,),
+    "one-cell": (Whitens, CentresOneDomain, RemembersRows),
     "transform-labels": (LooksAtLabels,),
     "unseen-domain": (UnknownKey, UnseenNaN),
     "no-pickles": (SavesAPickle, SavesAPickleInDisguise, SavesByTorch, SavesObjects),
-    "save-load": (ForgetsTheScale, ForgetsTheHead, ForgetsTheShare, KeepsThePlace),
-    "fresh-process": (KeepsItInTheModule, DependsOnHashes),
+    "save-load": (ForgetsTheScale, ForgetsTheHead, ForgetsTheShare, KeepsThePlace, SavesAPathIntoScratch),
+    "fresh-process": (KeepsItInTheModule, RemembersAFit, DependsOnHashes),
     "same-seed": (Unseeded, BuiltByAForeignSeed, DrawsGlobally),
     "forgets": (KeepsItOnTheClass, RemembersLabels),
     "hidden-labels": (PeeksByTheCollector, PeeksUpTheStack, PeeksByGlobalState, PeeksAtTheSource),
