@@ -36,7 +36,7 @@ LEVELS = {
     8: "finetune pipeline ray_workers testing.backbone testing.life testing.segmenter",
     9: "depicted evaluate ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
-    11: "feature_figures records run_pictures testing.align_process",
+    11: "feature_figures records run_pictures testing.align_optional testing.align_process",
     12: "run testing.align_answers",
     13: "compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",

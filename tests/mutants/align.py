@@ -142,6 +142,28 @@ class SoftmaxOverCells(Centre):
         return score / score.sum(1, keepdims=True)
 
 
+class ReversesProbabilities(Centre):
+    def predict_proba(self, cells, context):
+        proba = super().predict_proba(cells, context)
+        return np.concatenate([proba[:1], proba[:0:-1]])
+
+
+class ReversesCorrections(Prior):
+    def adjust(self, proba, cells):
+        corrected = super().adjust(proba, cells)
+        return np.concatenate([corrected[:1], corrected[:0:-1]])
+
+
+class ReversesWeights(Centre):
+    def sample_weight(self, cells):
+        return super().sample_weight(cells)[::-1]
+
+
+class ReversesDrawings(Walk):
+    def reconstruct(self, cells, context):
+        return super().reconstruct(cells, context)[::-1]
+
+
 class NegativeCorrection(Centre):
     def adjust(self, proba, cells):
         return proba - 1
@@ -425,6 +447,11 @@ class LooksAtLabels(Centre):
         return super().transform(cells, context) + (cells.label >= 0)[:, None].astype(np.float32)
 
 
+class DoubleForFewCells(Centre):
+    def transform(self, cells, context):
+        return super().transform(cells, context).astype(float if len(cells) < 5 else np.float32)
+
+
 class UnknownKey(Centre):
     def transform(self, cells, context):
         number = {name: i for i, name in enumerate(self.domains_)}
@@ -665,6 +692,23 @@ class NeedsATarget(Centre):
         return self
 
 
+class HeadNeedsATarget(Centre):
+    def predict_proba(self, cells, context):
+        proba = super().predict_proba(cells, context)
+        return proba if len(self.domains_) > 1 else proba * np.nan
+
+
+class DoubleWithoutATarget(Centre):
+    def transform(self, cells, context):
+        return super().transform(cells, context).astype(np.float32 if len(self.domains_) > 1 else float)
+
+
+class HeadNeedsTwoClasses(Centre):
+    def predict_proba(self, cells, context):
+        _ = self.means_[1]
+        return super().predict_proba(cells, context)
+
+
 class TakesOneSource(Centre):
     def fit(self, cells, context):
         (self.source,) = set(cells.domain[~cells.is_target].tolist())
@@ -755,10 +799,10 @@ MUTANTS = {
     "shape": (GivesTensor, LosesARow, OneColumn, CutsImages),
     "dtype": (Float64, FloatImages),
     "finite": (NaNOnOneDomain,),
-    "head": (FourClasses, Scores, NaNProbabilities, SoftmaxOverCells),
-    "adjust": (NegativeCorrection, CorrectsByTheBatch, CorrectsOnlyWhatWasFitted),
-    "sample-weight": (ThreeWeights, NegativeWeight, NoNumberAsWeight, NoWeight),
-    "reconstruct": (DrawsFloats,),
+    "head": (FourClasses, Scores, NaNProbabilities, SoftmaxOverCells, ReversesProbabilities),
+    "adjust": (NegativeCorrection, CorrectsByTheBatch, CorrectsOnlyWhatWasFitted, ReversesCorrections),
+    "sample-weight": (ThreeWeights, NegativeWeight, NoNumberAsWeight, NoWeight, ReversesWeights),
+    "reconstruct": (DrawsFloats, ReversesDrawings),
     "inputs": (NamesTheHidden, OverwritesDomains, OverwritesColumns, OverwritesProbabilities),
     "process": (
         *(SeedsNumPy, SeedsTorch, SetsThreads),
@@ -772,7 +816,7 @@ MUTANTS = {
     "budget": (SlowFit, SlowTransform),
     "same-answer": (Dropout,),
     "row-order": (SortsByDomain,),
-    "one-cell": (Whitens, CentresOneDomain, RemembersRows),
+    "one-cell": (Whitens, CentresOneDomain, RemembersRows, DoubleForFewCells),
     "transform-labels": (LooksAtLabels,),
     "unseen-domain": (UnknownKey, UnseenNaN),
     "no-pickles": (SavesAPickle, SavesAPickleInDisguise, SavesByTorch, SavesObjects),
@@ -781,9 +825,9 @@ MUTANTS = {
     "same-seed": (Unseeded, BuiltByAForeignSeed, DrawsGlobally),
     "forgets": (KeepsItOnTheClass, RemembersLabels),
     "hidden-labels": (PeeksByTheCollector, PeeksUpTheStack, PeeksByGlobalState, PeeksAtTheSource),
-    "one-domain": (NeedsATarget,),
+    "one-domain": (NeedsATarget, HeadNeedsATarget, DoubleWithoutATarget),
     "several-sources": (TakesOneSource,),
-    "one-class": (NeedsTwoClasses,),
+    "one-class": (NeedsTwoClasses, HeadNeedsTwoClasses),
     "lone-cell": (DividesByTheSpread,),
     "empty-masks": (MeanOfAnEmptyMask, LosesEmptyMasks, StopsAtAnEmptyMask),
     "resume": (BelievesEveryCheckpoint, GoesOnWithOtherNumbers, GoesOnWhenInterrupted),
