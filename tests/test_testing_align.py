@@ -31,6 +31,9 @@ MESSAGES = {
     "PaperByYear": "paper is 2024, but must be text",
     "ReadsMore": r"no column of these cells named 'map'. .* must name in `reads` what it reads \(align.py, line ",
     "Stumbles": r"AttributeError: 'Stumbles' object has no attribute 'count' \(align.py, line ",
+    "ChangesATuple": "TypeError: 'tuple' object does not support item assignment",
+    "ChangesItsOptions": "FrozenInstanceError: cannot assign to field 'rate'",
+    "SpeaksOfCUDA": "ValueError: the CUDA kernel has an odd size",
     "GivesTensor": "transform must give a NumPy array, not Tensor",
     "LosesARow": "36 cells went in, 35 rows came out",
     "OneColumn": r"transform gave the shape \(36, 8, 1\), must be \(cells, features\)",
@@ -53,6 +56,7 @@ MESSAGES = {
     "NoNumberAsWeight": "sample_weight gave NaN or infinite weights",
     "NoWeight": "sample_weight gave no cell any weight",
     "DrawsFloats": r"reconstruct must give uint8 of \(36, 3, s, s\), but gave float64 \(36, 3, 128, 128\)",
+    "ChangesTheContext": "FrozenInstanceError: cannot assign to field 'device'",
     "NamesTheHidden": "ValueError: assignment destination is read-only",
     "OverwritesDomains": "it changed domain of the cells of fit",
     "OverwritesColumns": "it changed pooled of the cells",
@@ -67,13 +71,20 @@ MESSAGES = {
     "TriesTheGPU": "it chose the GPU that torch sees, though its context names the CPU",
     "WritesBesideScratch": "it wrote shared.json, outside of its scratch folder",
     "WritesByCompiledCode": "it wrote last.safetensors, outside of its scratch folder",
+    "WritesWhenLoaded": "load changed cache.json in the folder that it reads, which may be read-only",
     "Prints": "it printed 'fitting 36 cells'",
     "PrintsByCompiledCode": "it printed '99% done",
     "OverItsTotal": "the bar 'walk: a second bar' was advanced by 2 of 1",
     "WithoutText": "a bar has the text ''",
     "AdvancesAfterwards": "the bar 'walk: applying' was advanced outside of its `with`",
-    "SlowFit": r"fit took 0\.\d+ s, more than 0.07 s",
-    "SlowTransform": r"transform took 0\.\d+ s, more than 0.07 s",
+    "Backwards": "the bar 'walk: applying' was advanced by -3",
+    "NeverShown": "the bar 'walk: applying' was never shown: there is no `with` around it",
+    "SlowFactory": r"the factory took 0\.\d+ s, more than 0.2 s",
+    "SlowPreparation": r"prepare took 0\.\d+ s, more than 0.2 s",
+    "SlowFit": r"fit took 0\.\d+ s, more than 0.2 s",
+    "SlowTransform": r"transform took 0\.\d+ s, more than 0.2 s",
+    "SlowHead": r"predict_proba took 0\.\d+ s, more than 0.2 s",
+    "SlowSave": r"save took 0\.\d+ s, more than 0.2 s",
     "Dropout": "asked again, it answers differently: ",
     "SortsByDomain": "cells in another order get other rows: ",
     "Whitens": "one cell alone is answered differently than among others: ",
@@ -140,7 +151,7 @@ def test_right_methods_pass_every_check(name):
 @pytest.mark.parametrize(("name", "factory"), each(mutants.MUTANTS))
 def test_a_wrong_method_fails_the_check_that_is_meant_for_it_and_no_other(name, factory):
     asked = NAMES if name == FRESH else QUICK
-    report = examine("align", factory, only=asked, budget=0.07 if name == "budget" else 60)
+    report = examine("align", factory, only=asked, budget=0.2 if name == "budget" else 60)
     failed = {item.check: item.text for item in report.failed}
     assert set(failed) == {name} | mutants.ALSO.get(factory, set()), failed
     assert re.search(MESSAGES.get(factory.__name__, ""), failed[name]), failed[name]
@@ -177,6 +188,12 @@ def test_what_rests_on_a_failed_check_says_so_and_what_is_absent_too():
     assert skipped(RIGHT["prior"][0], ["resume"]) == {
         "resume": "fit has no bar and reads nothing: there is nothing to interrupt it at"
     }
+
+
+def test_a_slow_method_is_fitted_twice_and_no_more(monkeypatch):
+    monkeypatch.setattr(mutants.SlowFit, "fits", 0)
+    assert skipped(mutants.SlowFit, budget=0.2)["process"] == "not reached: budget failed"
+    assert mutants.SlowFit.fits == 2
 
 
 def test_the_error_names_every_failed_check_with_its_remedy(tmp_path):

@@ -11,7 +11,7 @@ from cellfeat.testing.align_answers import check_numbers
 from cellfeat.testing.align_cells import of_one_class, of_one_domain, of_two_sources, with_a_lone_cell, with_empty_masks
 from cellfeat.testing.align_form import NAMES, finite_rows, formed
 from cellfeat.testing.align_subject import AlignSubject
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
 from cellfeat.testing.life import Life
 from cellfeat.types import Cells, MissingColumnError
 
@@ -62,6 +62,8 @@ def _works(subject: AlignSubject, what: str, chosen: Callable[[Cells], Cells], r
     first = formed(subject)
     try:
         life = subject.life(chosen(subject.data()))
+    except NotReached:
+        raise
     except Exception as error:
         if refusals and isinstance(error, CellfeatError) and not isinstance(error, MissingColumnError):
             return

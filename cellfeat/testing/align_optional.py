@@ -10,8 +10,10 @@ import numpy as np
 from cellfeat.handing import shown
 from cellfeat.slots import Context
 from cellfeat.testing.align_form import ABSOLUTE, close, differing, lived
+from cellfeat.testing.align_process import inputs
 from cellfeat.testing.align_subject import AlignSubject
 from cellfeat.testing.checks import Failed, Skipped, check
+from cellfeat.testing.gates import needs
 from cellfeat.testing.life import Life
 
 ROUNDING = 1e-4  # of a sum of probabilities
@@ -102,6 +104,7 @@ def in_another_order(
     subject: AlignSubject, answer: Any, ask: Ask, count: int | None = None, absolute: float = ABSOLUTE
 ) -> None:
     """Raises: Failed, unless rows are answered in the order in which they come; count: of so many of them."""
+    needs(subject, inputs)  # cells that it changes have another answer
     order = np.random.default_rng(0).permutation(len(answer))[:count]
     with subject.asking() as context:
         got = ask(order, context)

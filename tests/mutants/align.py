@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -70,6 +71,29 @@ class ReadsMore(Centre):
 class Stumbles(Centre):
     def fit(self, cells, context):
         return super().fit(cells[: self.count], context)
+
+
+class ChangesATuple(Centre):
+    def fit(self, cells, context):
+        order = tuple(range(len(cells)))
+        order[0] = 1
+        return super().fit(cells, context)
+
+
+@dataclass(frozen=True)
+class Options:
+    rate: float = 0.1
+
+
+class ChangesItsOptions(Centre):
+    def fit(self, cells, context):
+        Options().rate = 0.2
+        return super().fit(cells, context)
+
+
+class SpeaksOfCUDA(Centre):
+    def fit(self, cells, context):
+        raise ValueError("the CUDA kernel has an odd size")
 
 
 class StumblesLater(Centre):
@@ -215,6 +239,12 @@ class NamesTheHidden(Centre):
         return super().fit(cells, context)
 
 
+class ChangesTheContext(Centre):
+    def fit(self, cells, context):
+        context.device = torch.device("cpu")
+        return super().fit(cells, context)
+
+
 class OverwritesDomains(Centre):
     def fit(self, cells, context):
         super().fit(cells, context)
@@ -352,6 +382,13 @@ class WritesByCompiledCode(Centre):
         return values
 
 
+class WritesWhenLoaded(Centre):
+    @classmethod
+    def load(cls, folder):
+        (folder / "cache.json").write_text("{}")
+        return super().load(folder)
+
+
 class Prints(Centre):
     def fit(self, cells, context):
         print(f"fitting {len(cells)} cells")
@@ -392,16 +429,55 @@ class AdvancesAfterwards(Walk):
         return super().transform(cells, context)
 
 
+class Backwards(Walk):
+    def transform(self, cells, context):
+        with context.progress(len(cells), "walk: applying") as bar:
+            bar.advance(-3)
+        return super().transform(cells, context)
+
+
+class NeverShown(Walk):
+    def transform(self, cells, context):
+        context.progress(len(cells), "walk: applying")
+        return super().transform(cells, context)
+
+
+class SlowFactory(Centre):
+    def __init__(self, scale=1.0):
+        time.sleep(0.3)
+        super().__init__(scale)
+
+
+class SlowPreparation(Centre):
+    def prepare(self, context):
+        time.sleep(0.3)
+
+
 class SlowFit(Centre):
+    fits = 0
+
     def fit(self, cells, context):
-        time.sleep(0.1)
+        SlowFit.fits += 1
+        time.sleep(0.3)
         return super().fit(cells, context)
 
 
 class SlowTransform(Centre):
     def transform(self, cells, context):
-        time.sleep(0.1)
+        time.sleep(0.3)
         return super().transform(cells, context)
+
+
+class SlowHead(Centre):
+    def predict_proba(self, cells, context):
+        time.sleep(0.3)
+        return super().predict_proba(cells, context)
+
+
+class SlowSave(Centre):
+    def save(self, folder):
+        time.sleep(0.3)
+        super().save(folder)
 
 
 # answers -------------------------------------------------------------------------------------------------------------
@@ -795,7 +871,7 @@ MUTANTS = {
         *(PerhapsTarget, SometimesDeterministic, PaperByYear),
     ),
     "reads": (ReadsMore,),
-    "runs": (Stumbles, StumblesLater),
+    "runs": (Stumbles, StumblesLater, ChangesATuple, ChangesItsOptions, SpeaksOfCUDA),
     "shape": (GivesTensor, LosesARow, OneColumn, CutsImages),
     "dtype": (Float64, FloatImages),
     "finite": (NaNOnOneDomain,),
@@ -803,17 +879,17 @@ MUTANTS = {
     "adjust": (NegativeCorrection, CorrectsByTheBatch, CorrectsOnlyWhatWasFitted, ReversesCorrections),
     "sample-weight": (ThreeWeights, NegativeWeight, NoNumberAsWeight, NoWeight, ReversesWeights),
     "reconstruct": (DrawsFloats, ReversesDrawings),
-    "inputs": (NamesTheHidden, OverwritesDomains, OverwritesColumns, OverwritesProbabilities),
+    "inputs": (NamesTheHidden, ChangesTheContext, OverwritesDomains, OverwritesColumns, OverwritesProbabilities),
     "process": (
         *(SeedsNumPy, SeedsTorch, SetsThreads),
         *(SetsTheDefault, SetsTheEnvironment, SilencesWarnings, ChangesFolder),
         *(IgnoresCtrlC, StopsTheCollector, RecursesDeeper, AddsToThePath),
     ),
     "device": (TakesTheGPU, TriesTheGPU, NeedsTheGPU),
-    "scratch": (WritesBesideScratch, WritesByCompiledCode),
+    "scratch": (WritesBesideScratch, WritesByCompiledCode, WritesWhenLoaded),
     "quiet": (Prints, PrintsByCompiledCode),
-    "progress": (OverItsTotal, WithoutText, AdvancesAfterwards),
-    "budget": (SlowFit, SlowTransform),
+    "progress": (OverItsTotal, WithoutText, AdvancesAfterwards, Backwards, NeverShown),
+    "budget": (SlowFactory, SlowPreparation, SlowFit, SlowTransform, SlowHead, SlowSave),
     "same-answer": (Dropout,),
     "row-order": (SortsByDomain,),
     "one-cell": (Whitens, CentresOneDomain, RemembersRows, DoubleForFewCells),
