@@ -90,6 +90,7 @@ MESSAGES = {
     "Whitens": "one cell alone is answered differently than among others: ",
     "RemembersRows": "one cell alone is answered differently than among others: ",
     "LooksAtLabels": "transform looks at labels: 36 of 36 rows differ, by up to 1",
+    "CentresAsAtFirst": "one cell, asked before all others, is answered differently: ",
     "DoubleForFewCells": "one cell alone: transform gave float64, but float32 at first",
     "UnknownKey": "an unseen domain must be placed or refused by UnseenDomainError, not by KeyError: 'never-seen'",
     "UnseenNaN": "an unseen domain: transform gave NaN or infinite values",

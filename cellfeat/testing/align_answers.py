@@ -58,6 +58,18 @@ def one_cell(subject: AlignSubject) -> None:
         if not close(got, wanted):
             raise Failed(f"one cell alone is answered differently than among others: {differing(got, wanted)}")
         same_dtype("one cell alone", got, life)
+    _first_of_all(subject, life)
+
+
+def _first_of_all(subject: AlignSubject, life: Life) -> None:
+    """Raises: Failed, if a cell that is asked for before all others has another answer. Only where fits are equal."""
+    if not subject.facts.deterministic:
+        return
+    row = len(life.seen) - 1
+    alone, wanted = shown(life.seen, life.method, np.array([row])), life.answers["features"]
+    got = subject.fitted_and_asked(alone)
+    if not close(got, wanted[[row]]) and close(subject.second.answers["features"], wanted):
+        raise Failed(f"one cell, asked before all others, is answered differently: {differing(got, wanted[[row]])}")
 
 
 @check("Do not look at `cells.label` in transform: there all labels are hidden in a run.")

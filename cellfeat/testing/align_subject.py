@@ -139,6 +139,12 @@ class AlignSubject(Subject):
         """The same again, with a new object and everything imported."""
         return self.begun().lead(self.made, self.data())
 
+    def fitted_and_asked(self, cells: Cells) -> Any:
+        """The features of these cells from a new object that is fitted alike and was asked for nothing before."""
+        if self.slow:
+            raise NotReached("budget")
+        return self.begun().first_asked(self.made, self.data(), cells)
+
     @functools.cached_property
     def beside(self) -> Beside:
         """A life in an unusual process, in which torch sees a GPU. What it imports has been imported before."""

@@ -82,6 +82,12 @@ class Life:
                 self._save()
         return self
 
+    def first_asked(self, make: Make, cells: Cells, asked: Cells) -> Any:
+        """Fit on cells, and the features of others that are the first ones asked for."""
+        with self.watched():
+            self._fit(make, cells)
+            return self.method.transform(asked, self.context)
+
     def revived(self, make: Make, cells: Cells, home: Path) -> dict[str, Any]:
         """What a copy answers that is loaded from the folder of an earlier life, with nothing fitted in this one."""
         with self.watched():

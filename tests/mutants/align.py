@@ -523,6 +523,29 @@ class LooksAtLabels(Centre):
         return super().transform(cells, context) + (cells.label >= 0)[:, None].astype(np.float32)
 
 
+class CentresAsAtFirst(Centre):
+    """By the mean of each domain's cells that it is asked for first, kept and saved."""
+
+    def transform(self, cells, context):
+        values = super().transform(cells, context)
+        kept = self.__dict__.setdefault("kept", {})
+        for name in set(cells.domain.tolist()):
+            rows = cells.domain == name
+            values[rows] -= kept.setdefault(name, values[rows].mean(0))
+        return values
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / "kept.json").write_text(json.dumps({name: mean.tolist() for name, mean in self.kept.items()}))
+
+    @classmethod
+    def load(cls, folder):
+        method = super().load(folder)
+        kept = json.loads((folder / "kept.json").read_text())
+        method.kept = {name: np.array(mean, np.float32) for name, mean in kept.items()}
+        return method
+
+
 class DoubleForFewCells(Centre):
     def transform(self, cells, context):
         return super().transform(cells, context).astype(float if len(cells) < 5 else np.float32)
@@ -892,7 +915,7 @@ MUTANTS = {
     "budget": (SlowFactory, SlowPreparation, SlowFit, SlowTransform, SlowHead, SlowSave),
     "same-answer": (Dropout,),
     "row-order": (SortsByDomain,),
-    "one-cell": (Whitens, CentresOneDomain, RemembersRows, DoubleForFewCells),
+    "one-cell": (Whitens, CentresOneDomain, RemembersRows, CentresAsAtFirst, DoubleForFewCells),
     "transform-labels": (LooksAtLabels,),
     "unseen-domain": (UnknownKey, UnseenNaN),
     "no-pickles": (SavesAPickle, SavesAPickleInDisguise, SavesByTorch, SavesObjects),
