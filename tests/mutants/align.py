@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
 import json
+import lzma
 import os
 import pickle
 import signal
@@ -580,6 +582,24 @@ class SavesAPickleInDisguise(Centre):
         (folder / "means.bin").write_bytes(pickle.dumps(self.means_))
 
 
+class SavesAnOldPickle(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "domains.bin").write_bytes(pickle.dumps(self.domains_, protocol=0))
+
+
+class SavesAPickleByBz2(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "means.bin").write_bytes(bz2.compress(pickle.dumps(self.means_)))
+
+
+class SavesAPickleByXz(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "means.bin").write_bytes(lzma.compress(pickle.dumps(self.means_)))
+
+
 class SavesByTorch(Centre):
     def save(self, folder):
         super().save(folder)
@@ -918,7 +938,15 @@ MUTANTS = {
     "one-cell": (Whitens, CentresOneDomain, RemembersRows, CentresAsAtFirst, DoubleForFewCells),
     "transform-labels": (LooksAtLabels,),
     "unseen-domain": (UnknownKey, UnseenNaN),
-    "no-pickles": (SavesAPickle, SavesAPickleInDisguise, SavesByTorch, SavesObjects),
+    "no-pickles": (
+        SavesAPickle,
+        SavesAPickleInDisguise,
+        SavesByTorch,
+        SavesObjects,
+        SavesAnOldPickle,
+        SavesAPickleByBz2,
+        SavesAPickleByXz,
+    ),
     "save-load": (ForgetsTheScale, ForgetsTheHead, ForgetsTheShare, KeepsThePlace, SavesAPathIntoScratch),
     "fresh-process": (KeepsItInTheModule, RemembersAFit, DependsOnHashes),
     "same-seed": (Unseeded, BuiltByAForeignSeed, DrawsGlobally),
