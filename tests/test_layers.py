@@ -37,7 +37,7 @@ LEVELS = {
     9: "depicted evaluate ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
-    12: "run testing.align_answers",
+    12: "run testing.align_answers testing.align_optional",
     13: "claims compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",

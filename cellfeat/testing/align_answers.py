@@ -9,11 +9,12 @@ import numpy as np
 
 from cellfeat.errors import UnseenDomainError
 from cellfeat.handing import shown
-from cellfeat.testing.align_form import close, differing, finite_rows, formed
+from cellfeat.testing.align_form import close, differing, finite_rows, formed, same_dtype
 from cellfeat.testing.align_process import inputs
 from cellfeat.testing.align_subject import AlignSubject
 from cellfeat.testing.checks import Failed, check, told
 from cellfeat.testing.gates import gate, needs
+from cellfeat.testing.life import Life
 from cellfeat.types import Cells
 
 STRANGER = "never-seen"
@@ -56,6 +57,19 @@ def one_cell(subject: AlignSubject) -> None:
         got, wanted = transformed(subject, alone), life.answers["features"][[row]]
         if not close(got, wanted):
             raise Failed(f"one cell alone is answered differently than among others: {differing(got, wanted)}")
+        same_dtype("one cell alone", got, life)
+    _first_of_all(subject, life)
+
+
+def _first_of_all(subject: AlignSubject, life: Life) -> None:
+    """Raises: Failed, if a cell that is asked for before all others has another answer. Only where fits are equal."""
+    if not subject.facts.deterministic:
+        return
+    row = len(life.seen) - 1
+    alone, wanted = shown(life.seen, life.method, np.array([row])), life.answers["features"]
+    got = subject.fitted_and_asked(alone)
+    if not close(got, wanted[[row]]) and close(subject.second.answers["features"], wanted):
+        raise Failed(f"one cell, asked before all others, is answered differently: {differing(got, wanted[[row]])}")
 
 
 @check("Do not look at `cells.label` in transform: there all labels are hidden in a run.")
@@ -83,15 +97,16 @@ def unseen_domain(subject: AlignSubject) -> None:
         raise Failed(
             f"an unseen domain must be placed or refused by UnseenDomainError, not by {told(error)}"
         ) from error
-    check_numbers("an unseen domain", answer, len(known))
+    check_numbers("an unseen domain", answer, len(known), life)
 
 
-def check_numbers(what: str, answer: Any, count: int) -> None:
-    """Raises: Failed, unless there is a row of numbers for every cell."""
+def check_numbers(what: str, answer: Any, count: int, first: Life) -> None:
+    """Raises: Failed, unless there is a row of numbers for every cell, of the dtype of the first life's."""
     if np.shape(answer)[:1] != (count,):
         raise Failed(f"{what}: {count} cells went in, the shape {np.shape(answer)} came out")
     if not np.isfinite(answer).all():
         raise Failed(f"{what}: transform gave NaN or infinite values")
+    same_dtype(what, answer, first)
 
 
 ANSWERS = (same_answer, row_order, one_cell, transform_labels, unseen_domain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from cellfeat.testing.align_answers import same_answer, transformed
 from cellfeat.testing.align_cells import with_hidden_labels, with_other_labels, with_other_roles
@@ -20,12 +21,13 @@ def tried(subject: AlignSubject) -> Tried:
     """
     if subject.tried is None:
         life = formed(subject)
+        others: dict[str, Any] = {}
         with suppress(Exception):  # how other cells can be fitted on is an affair of other checks
-            subject.life(with_other_roles(subject.data()))
+            others = subject.life(with_other_roles(subject.data())).answers
         first_again = transformed(subject, life.seen)
         cells = with_hidden_labels(subject.data())
         in_reach = subject.life(cells if life.method.uses_labels else with_other_labels(cells))
-        subject.tried = Tried(first_again, in_reach.answers)
+        subject.tried = Tried(others, first_again, in_reach.answers)
     return subject.tried
 
 

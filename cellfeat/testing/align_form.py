@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from cellfeat.testing.align_subject import AlignSubject
-from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, check, told
 from cellfeat.testing.gates import gate, needs
 from cellfeat.testing.life import Life
 from cellfeat.testing.says import check_facts
 
 READABLE = ("image", "mask", "map", "pooled", "crop")
-ROUNDING = 1e-4  # of a sum of probabilities
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # by which answers may differ that are computed in another batch
 
 
@@ -121,88 +120,21 @@ def finite_rows(life: Life) -> np.ndarray:
     return np.asarray(np.isfinite(values).reshape(len(values), -1).all(axis=1))
 
 
-def answer_of(life: Life, check_name: str, name: str) -> Any:
-    """An optional answer. Raises: what kept the method from giving it; Skipped, where it has no such member."""
-    if check_name in life.errors:
-        raise life.errors[check_name]
-    if name not in life.answers:
-        raise Skipped("the method has no such member")
-    return life.answers[name]
-
-
-@check("Return (N, K) probabilities over the K classes of the fit, in the order of the sorted labels, row by row.")
-def head(subject: AlignSubject) -> None:
-    """predict_proba gives every cell probabilities of the classes that fit was shown, each row by itself."""
-    life = lived(subject)
-    proba = answer_of(life, "head", "proba")
-    check_proba("predict_proba", proba, (len(life.seen), life.classes))
-    with subject.asking() as context:
-        alone = life.method.predict_proba(life.seen[:1], context)
-    if not close(alone, np.asarray(proba)[:1]):
-        raise Failed(f"one cell alone has other probabilities than among others: {differing(alone, proba[:1])}")
-
-
-@check("Return corrected (N, K) probabilities row by row; where `fit_adjust` was never called, those that came.")
-def adjust(subject: AlignSubject) -> None:
-    """adjust gives probabilities again, each row by itself, whether or not there was something to adapt to."""
-    life = lived(subject)
-    corrected = answer_of(life, "adjust", "corrected")
-    form = (len(life.seen), life.classes)
-    if "uncorrected" in life.answers:
-        check_proba("adjust before fit_adjust", life.answers["uncorrected"], form)
-    check_proba("adjust", corrected, form)
-    with subject.asking():
-        alone = life.corrected(life.method, slice(0, 1))
-    if not close(alone, np.asarray(corrected)[:1]):
-        raise Failed(f"one cell alone is corrected differently: {differing(alone, corrected[:1])}")
-
-
-@check("Return one weight per source cell, finite, at least 0, and not all 0.")
-def sample_weight(subject: AlignSubject) -> None:
-    """sample_weight gives every source cell a weight that a classifier can use."""
-    life = lived(subject)
-    weight = np.asarray(answer_of(life, "sample-weight", "weight"), float)
-    if weight.shape != (len(life.source),):
-        raise Failed(f"sample_weight gave {weight.shape} for {len(life.source)} cells")
-    if not np.isfinite(weight).all():
-        raise Failed("sample_weight gave NaN or infinite weights")
-    if weight.min() < 0 or weight.max() == 0:
-        raise Failed(
-            "sample_weight gave negative weights" if weight.min() < 0 else "sample_weight gave no cell any weight"
-        )
-
-
-@check("Return (N, 3, s, s) uint8 RGB, one picture per cell.")
-def reconstruct(subject: AlignSubject) -> None:
-    """reconstruct draws one picture of every cell."""
-    life = lived(subject)
-    drawn = answer_of(life, "reconstruct", "drawn")
-    form = f"{drawn.dtype} {drawn.shape}" if isinstance(drawn, np.ndarray) else type(drawn).__name__
-    right = isinstance(drawn, np.ndarray) and drawn.dtype == np.uint8 and drawn.ndim == 4
-    if not right or drawn.shape[:2] != (len(life.seen), 3) or drawn.shape[2] != drawn.shape[3]:
-        raise Failed(f"reconstruct must give uint8 of ({len(life.seen)}, 3, s, s), but gave {form}")
-
-
-def check_proba(what: str, proba: Any, form: tuple[int, ...]) -> None:
-    """Raises: Failed, unless these are (cells, classes) probabilities."""
-    if np.shape(proba) != form:
-        raise Failed(f"{what} gave {np.shape(proba)}, must be (cells, classes) = {form}")
-    if not np.isfinite(proba).all():
-        raise Failed(f"{what} gave NaN or infinite probabilities")
-    if np.min(proba) < 0:
-        raise Failed(f"{what} gave negative probabilities")
-    if not np.allclose(np.sum(proba, axis=1), 1, atol=ROUNDING):
-        raise Failed(f"the rows of {what} do not sum to 1")
-
-
-def close(got: Any, wanted: Any, exact: bool = False) -> bool:
+def close(got: Any, wanted: Any, exact: bool = False, absolute: float = ABSOLUTE) -> bool:
     """Whether two answers are the same, bit for bit or but for the rounding of another batch; NaN equals NaN."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     if got.shape != wanted.shape:
         return False
     if exact:
         return np.array_equal(got, wanted, equal_nan=True)
-    return np.allclose(got, wanted, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+    return np.allclose(got, wanted, rtol=RELATIVE, atol=absolute, equal_nan=True)
+
+
+def same_dtype(what: str, got: Any, life: Life) -> None:
+    """Raises: Failed, unless features have the dtype of the first life's; which one that must be, `dtype` tells."""
+    found, wanted = np.asarray(got).dtype, life.answers["features"].dtype
+    if found != wanted:
+        raise Failed(f"{what}: transform gave {found}, but {wanted} at first")
 
 
 def differing(got: Any, wanted: Any) -> str:
@@ -231,4 +163,4 @@ NAMES = {
     "drawn": "the drawings",
 }
 
-FORM = (members, declaration, reads, runs, shape, dtype, finite, head, adjust, sample_weight, reconstruct)
+FORM = (members, declaration, reads, runs, shape, dtype, finite)

@@ -9,9 +9,10 @@ import numpy as np
 from cellfeat.errors import CellfeatError
 from cellfeat.testing.align_answers import check_numbers
 from cellfeat.testing.align_cells import of_one_class, of_one_domain, of_two_sources, with_a_lone_cell, with_empty_masks
-from cellfeat.testing.align_form import finite_rows, formed
+from cellfeat.testing.align_form import NAMES, finite_rows, formed
 from cellfeat.testing.align_subject import AlignSubject
-from cellfeat.testing.checks import Failed, Skipped, check, told
+from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
+from cellfeat.testing.life import Life
 from cellfeat.types import Cells, MissingColumnError
 
 
@@ -61,6 +62,8 @@ def _works(subject: AlignSubject, what: str, chosen: Callable[[Cells], Cells], r
     first = formed(subject)
     try:
         life = subject.life(chosen(subject.data()))
+    except NotReached:
+        raise
     except Exception as error:
         if refusals and isinstance(error, CellfeatError) and not isinstance(error, MissingColumnError):
             return
@@ -68,7 +71,19 @@ def _works(subject: AlignSubject, what: str, chosen: Callable[[Cells], Cells], r
         raise Failed(f"{what}: a fit {must}, but it raises {told(error)}") from error
     known = np.isin(life.ids, first.ids[finite_rows(first)])  # what is no number anyway is told by another check
     answer = life.answers["features"]
-    check_numbers(what, answer[known] if np.shape(answer)[:1] == known.shape else answer, known.sum())
+    check_numbers(what, answer[known] if np.shape(answer)[:1] == known.shape else answer, known.sum(), first)
+    _optional(what, life, first, refusals)
+
+
+def _optional(what: str, life: Life, first: Life, refusals: bool) -> None:
+    """Raises: Failed, where what the first life could be asked beside features is refused to this one, or no number."""
+    for name, error in life.errors.items():
+        refused = refusals and isinstance(error, CellfeatError) and not isinstance(error, MissingColumnError)
+        if name not in first.errors and not refused:
+            raise Failed(f"{what}: {name} raises {told(error)}")
+    for name, answer in life.answers.items():
+        if np.isfinite(first.answers.get(name, np.nan)).all() and not np.isfinite(answer).all():
+            raise Failed(f"{what}: {NAMES[name]} are NaN or infinite")
 
 
 HARD = (one_domain, several_sources, one_class, lone_cell, empty_masks)

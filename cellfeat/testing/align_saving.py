@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from cellfeat.testing.align_answers import same_answer
-from cellfeat.testing.align_fits import same_seed
+from cellfeat.testing.align_cells import with_other_roles
+from cellfeat.testing.align_fits import same_seed, tried
 from cellfeat.testing.align_form import close, compared, differing, formed, lived
 from cellfeat.testing.align_subject import AlignSubject
 from cellfeat.testing.checks import Failed, NotReached, Skipped, check, told
@@ -23,7 +24,7 @@ from cellfeat.testing.life import Life
 from cellfeat.testing.pickles import pickles
 from cellfeat.types import ArrayColumn, Cells
 
-LOADED, FITTED = "loaded/", "fitted/"
+LOADED, FITTED, OTHERS = "loaded/", "fitted/", "others/"
 
 
 @check("Inherit `cellfeat.SavesState`, or write safetensors, JSON or skops: a pickle runs whatever its author likes.")
@@ -49,7 +50,7 @@ def save_load(subject: AlignSubject) -> None:
 
 
 def _keeps_parameters(subject: AlignSubject, life: Life) -> None:
-    """Look at parameters that the answers depend on, each with another value than it was fitted with. Raises: Failed."""
+    """Each parameter that answers depend on, with another value than it was fitted with. Raises: Failed."""
     for name in inspect.signature(type(life.method)).parameters:
         other = _another(getattr(life.method, name, None))
         if other is None:
@@ -76,15 +77,20 @@ def _another(value: Any) -> Any:
     return None
 
 
-@check("Write all that is needed in save; never depend on import order, `hash`, or the order of a set.")
+@check("Write all that is needed in save; never depend on an earlier fit, import order, `hash`, or the order of a set.")
 def fresh_process(subject: AlignSubject) -> None:
     """In a fresh interpreter a loaded method answers as before, and a new fit is the same."""
     needs(subject, save_load)
     life = formed(subject)
     cells = subject.data()
-    there = ask_there(subject, cells, {"loaded"} | ({"fitted"} if _comparable(subject) else set()))
+    comparable = _comparable(subject)
+    there = ask_there(subject, cells, {"loaded"} | ({"fitted"} if comparable else set()))
     compared("a copy loaded there answers differently", _part(there, LOADED), life.answers)
-    compared("a fit there is another", _part(there, FITTED), life.answers)
+    if comparable:
+        compared(
+            "a fit in other roles, here the second one, is another there", _part(there, OTHERS), tried(subject).others
+        )
+    compared("a fit is another there", _part(there, FITTED), life.answers)
 
 
 def _comparable(subject: AlignSubject) -> bool:
@@ -114,6 +120,8 @@ def answers_there(
     subject = AlignSubject(factory, params, folder / "there", cells=cells)
     found = _answers(LOADED, subject.begun().revived(subject.made, cells, folder))
     if "fitted" in arrays["wanted"]:
+        with suppress(Exception):  # how other cells can be fitted on is an affair of other checks
+            found |= _answers(OTHERS, subject.life(with_other_roles(cells)).answers)
         found |= _answers(FITTED, subject.life(cells).answers)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 from cellfeat.declared import Facts, facts
 from cellfeat.slots import Context
 from cellfeat.testing.bars import WatchedReporter
-from cellfeat.testing.checks import told
+from cellfeat.testing.checks import NotReached, told
 from cellfeat.testing.columns import ARRAYS, Reads
 from cellfeat.testing.devices import gpu_in_sight
 from cellfeat.testing.hearing import heard
@@ -24,7 +25,7 @@ from cellfeat.testing.subject import Subject
 from cellfeat.testing.toys import cpu_context, toy_cells
 from cellfeat.types import UNLABELED, Cells, MissingColumnError
 
-READ_ONLY = ("read-only", "item assignment", "cannot set WRITEABLE flag")
+READ_ONLY = ("read-only", "'mappingproxy' object does not support item", "cannot set WRITEABLE flag")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Fault:
 
 
 class Tried(NamedTuple):
-    """What the first life's method answers after a fit on others, and a later life in whose reach labels lay."""
+    """Answers of a fit in other roles, of the first life's method after it, and of a life in whose reach labels lay."""
 
+    others: dict[str, Any]
     first_again: Any
     answers: dict[str, Any]
 
@@ -95,8 +97,25 @@ class AlignSubject(Subject):
         return {**arrays, "label": label, "columns": dict(cells.columns)}
 
     def life(self, cells: Cells, saving: bool = False) -> Life:
-        """Another life, on these cells. Raises: what the method raises when made, fitted or asked for features."""
+        """Another life, on these cells.
+
+        Raises: what the method raises when made, fitted or asked for features; NotReached, where the first life took
+        so long that a dozen of them would take hours.
+        """
+        if self.slow:
+            raise NotReached("budget")
         return self.begun().lead(self.made, cells, saving)
+
+    @property
+    def slow(self) -> str:
+        """What of the first life took longer than the budget, and not only the first time; empty where nothing did."""
+        first = self.__dict__.get("first")
+        for what, seconds in first.seconds.items() if isinstance(first, Life) else ():
+            if seconds > self.budget:  # the first time something may still have to be imported
+                seconds = self.second.seconds.get(what, seconds)
+            if seconds > self.budget:
+                return f"{what} took {seconds:.2g} s, more than {self.budget:g} s"
+        return ""
 
     def begun(self, folder: Path | None = None, stop_at: float | None = None, stop_read: int | None = None) -> Life:
         """A life that is still to be led, in a folder of its own, or in that of a life that was interrupted.
@@ -111,18 +130,26 @@ class AlignSubject(Subject):
     def first(self) -> Life | Fault:
         """The first life, which most checks look at."""
         try:
-            return self.life(self.data(), saving=True)
+            return self.begun().lead(self.made, self.data(), saving=True)
         except (Exception, SystemExit) as error:
             return Fault(meant_for(error), told(error))
 
     @functools.cached_property
     def second(self) -> Life:
         """The same again, with a new object and everything imported."""
-        return self.life(self.data())
+        return self.begun().lead(self.made, self.data())
+
+    def fitted_and_asked(self, cells: Cells) -> Any:
+        """The features of these cells from a new object that is fitted alike and was asked for nothing before."""
+        if self.slow:
+            raise NotReached("budget")
+        return self.begun().first_asked(self.made, self.data(), cells)
 
     @functools.cached_property
     def beside(self) -> Beside:
         """A life in an unusual process, in which torch sees a GPU. What it imports has been imported before."""
+        if self.slow:
+            raise NotReached("budget")
         life, error = self.begun(), None
         with unusual_process(), gpu_in_sight() as tempted:
             try:
@@ -146,9 +173,17 @@ def meant_for(error: BaseException) -> str:
     while seen is not None:
         if isinstance(seen, MissingColumnError):
             return "reads"
-        if isinstance(seen, FrozenInstanceError) or any(part in str(seen) for part in READ_ONLY):
+        if _handed(seen):
             return "inputs"
-        if "CUDA" in str(seen) or "NVIDIA" in str(seen):
+        if isinstance(seen, (RuntimeError, AssertionError)) and ("CUDA" in str(seen) or "NVIDIA" in str(seen)):
             return "device"
         seen = seen.__cause__ or seen.__context__
     return "runs"
+
+
+def _handed(error: BaseException) -> bool:
+    """Whether an error says that something was to be changed which may well be what the method was handed."""
+    if not isinstance(error, FrozenInstanceError):
+        return isinstance(error, (ValueError, TypeError)) and any(part in str(error) for part in READ_ONLY)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(frames[-1].f_locals.get("self"), (Cells, Context))  # whose `__setattr__` refused

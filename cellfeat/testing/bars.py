@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +18,19 @@ class Bar:
     reporter: WatchedReporter
     done: float = 0
     open: bool = False
+    entered: bool = False
     late: bool = False  # advanced before or after its `with`
+    back: float = 0  # by how much at most it was advanced backwards
+
+    def __enter__(self) -> Bar:
+        self.open = self.entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
 
     def advance(self, n: int = 1) -> None:
+        self.back = max(self.back, -n)
         self.done += n
         self.late = self.late or not self.open
         self.reporter.came(n)
@@ -32,8 +41,12 @@ class Bar:
             yield f"a bar has the text {self.text!r}"
         if self.total is not None and self.done > self.total:
             yield f"the bar {self.text!r} was advanced by {self.done:g} of {self.total:g}"
+        if self.back > 0:
+            yield f"the bar {self.text!r} was advanced by {-self.back:g}"
         if self.late:
             yield f"the bar {self.text!r} was advanced outside of its `with`"
+        elif not self.entered:
+            yield f"the bar {self.text!r} was never shown: there is no `with` around it"
 
 
 @dataclass
@@ -48,15 +61,10 @@ class WatchedReporter(SilentReporter):
     def __post_init__(self) -> None:
         super().__init__()
 
-    @contextmanager
-    def progress(self, total: int | None, text: str) -> Iterator[Bar]:
+    def progress(self, total: int | None, text: str) -> Any:
         bar = Bar(total, text, self)
         self.bars.append(bar)
-        bar.open = True
-        try:
-            yield bar
-        finally:
-            bar.open = False
+        return bar
 
     def came(self, n: float) -> None:
         """So much more is done. Raises: KeyboardInterrupt, once, where `stop_at` is reached."""

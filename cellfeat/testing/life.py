@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -39,7 +40,7 @@ class Life:
 
     answers: features (N, D), and where the method has them proba, weight, corrected, drawn; of the rows `ids`, in
     their order. loaded: the same of its loaded copy. errors: of what is optional, by the check that tells of it.
-    disturbed: what it changed of what it was handed; changed: of the process. seconds: of fit and transform.
+    disturbed: what it changed of what it was handed; changed: of the process. seconds: of everything that it did.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Life:
     written: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    altered: list[str] = field(default_factory=list)  # of the folder that was saved, by load
     steps: tuple[float, int] = (0, 0)  # by the end of fit: what bars were advanced by, blocks of columns that were read
 
     @property
@@ -79,6 +81,12 @@ class Life:
             if saving:
                 self._save()
         return self
+
+    def first_asked(self, make: Make, cells: Cells, asked: Cells) -> Any:
+        """Fit on cells, and the features of others that are the first ones asked for."""
+        with self.watched():
+            self._fit(make, cells)
+            return self.method.transform(asked, self.context)
 
     def revived(self, make: Make, cells: Cells, home: Path) -> dict[str, Any]:
         """What a copy answers that is loaded from the folder of an earlier life, with nothing fitted in this one."""
@@ -120,7 +128,8 @@ class Life:
 
     def _fit(self, make: Make, cells: Cells) -> None:
         self.context = replace(cpu_context(self.folder / SCRATCH), reporter=self.reporter)
-        method = make(cpu_context(self.folder / MADE))
+        with self.timed("the factory"):
+            method = make(cpu_context(self.folder / MADE))
         whole = Snapshot("the cells", cells, tuple(method.reads))
         visible = cells.hide_labels(cells.is_target)
         if not method.uses_target:
@@ -128,10 +137,10 @@ class Life:
         view = shown(self.reads.of(visible), method, shuffled(visible, self.context))
         handed = Snapshot("the cells of fit", view)
         if hasattr(method, "prepare"):
-            method.prepare(self.context)
-        started = time.monotonic()
-        fitted = method.fit(view, self.context)
-        self.seconds["fit"] = time.monotonic() - started
+            with self.timed("prepare"):
+                method.prepare(self.context)
+        with self.timed("fit"):
+            fitted = method.fit(view, self.context)
         self.steps = self.reporter.done, self.reads.count
         self.reporter.stop_at = self.reads.stop_at = None  # a fit alone is interrupted
         self.method = method if fitted is None else fitted
@@ -140,9 +149,7 @@ class Life:
     def _ask(self, cells: Cells, draw: bool) -> None:
         """Everything that a fitted method can be asked; draw: pictures too, which takes long."""
         whole = Snapshot("the cells", cells, tuple(self.method.reads))
-        started = time.monotonic()
         self._ask_features(cells)
-        self.seconds["transform"] = time.monotonic() - started
         handed = Snapshot("the cells of transform", self.seen)
         self.answers |= self._optional(self.method, self.errors, draw)
         self._correct()
@@ -163,7 +170,8 @@ class Life:
     def _transform(self, cells: Cells) -> None:
         self.seen, self.ids = self._shown(cells), cells.id[shuffled(cells, self.context)]
         handed = Snapshot("the cells of transform", self.seen)
-        self.answers["features"] = self.method.transform(self.seen, self.context)
+        with self.timed("transform"):
+            self.answers["features"] = self.method.transform(self.seen, self.context)
         self.disturbed += handed.changes()
 
     def _shown(self, cells: Cells) -> Cells:
@@ -178,7 +186,7 @@ class Life:
         found = {}
         for member, (check, name, ask) in asked.items():
             if hasattr(method, member) and (draw or member != "reconstruct"):
-                with kept_error(errors, check):
+                with kept_error(errors, check), self.timed(member):
                     found[name] = ask()
         return found
 
@@ -197,7 +205,8 @@ class Life:
     def _fit_adjust(self, method: Any) -> None:
         adapted = np.flatnonzero(self.seen.is_target)
         proba = self.proba()[adapted]
-        method.fit_adjust(proba, self.seen[adapted], self.context)
+        with self.timed("fit_adjust"):
+            method.fit_adjust(proba, self.seen[adapted], self.context)
         if not np.array_equal(proba, self.proba()[adapted]):
             self.disturbed.append("the probabilities of fit_adjust")
 
@@ -208,7 +217,8 @@ class Life:
     def corrected(self, method: Any, rows: Any = slice(None)) -> Any:
         """What `adjust` makes of them, or of those at some rows."""
         proba = self.proba()[rows]
-        answer = method.adjust(proba, self.seen[rows])
+        with self.timed("adjust"):
+            answer = method.adjust(proba, self.seen[rows])
         if not np.array_equal(proba, self.proba()[rows]):
             self.disturbed.append("the probabilities of adjust")
         return answer
@@ -216,10 +226,22 @@ class Life:
     def _save(self) -> None:
         (self.folder / SAVED).mkdir()
         with kept_error(self.errors, "save-load"):
-            self.method.save(self.folder / SAVED)
+            with self.timed("save"):
+                self.method.save(self.folder / SAVED)
             (self.folder / SAVED).rename(self.saved)  # as a run does, once everything is written
+            before = _files(self.saved)
+            with self.without_scratch(), self.timed("load"):
+                loaded = type(self.method).load(self.saved)
             with self.without_scratch():
-                self.loaded = self.answers_of(type(self.method).load(self.saved))
+                self.loaded = self.answers_of(loaded)
+            self.altered += sorted({path for path, _ in before ^ _files(self.saved)})
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Around something that the method does to its end: the shortest of its times is kept."""
+        started = time.monotonic()
+        yield
+        self.seconds[what] = min(time.monotonic() - started, self.seconds.get(what, math.inf))
 
     @contextmanager
     def without_scratch(self) -> Iterator[None]:
@@ -243,6 +265,12 @@ class Life:
         for check in errors.keys() - self.errors.keys():
             raise errors[check]
         return answers
+
+
+def _files(folder: Path) -> set[tuple[str, tuple[int, int]]]:
+    """Every file below a folder, by its path in it, with its size and the time of its last change."""
+    files = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+    return {(str(path.relative_to(folder)), (found.st_size, found.st_mtime_ns)) for path, found in files}
 
 
 def stand_in(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import pickletools
 import zipfile
 import zlib
@@ -10,6 +12,7 @@ from pathlib import Path
 
 SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 HEAD = 65_536  # bytes that are looked at
+WHOLE = 2**26  # bytes at most of a file that is read as a whole
 LEAST = 4  # instructions that a file's first bytes are not by chance
 
 
@@ -26,7 +29,22 @@ def holds_pickle(path: Path) -> bool:
             return any(_in_archive(archive, name) for name in archive.namelist())
     with path.open("rb") as file:
         head = file.read(HEAD)
-    return _is_pickle(head) or _is_pickle(_unpacked(head)) or _holds_objects(head)
+    return any(_is_pickle(part) for part in (head, _unpacked(head))) or _holds_objects(head) or _is_old_pickle(path)
+
+
+def _is_old_pickle(path: Path) -> bool:
+    """Whether a file is a pickle of protocol 0 or 1: these have no mark, so that all of it must read as one."""
+    if path.stat().st_size > WHOLE:
+        return False
+    content, count = path.read_bytes(), 0
+    try:
+        for operation, _, place in pickletools.genops(content):
+            count += 1
+            if operation.name == "STOP":
+                return count >= LEAST and place == len(content) - 1
+    except Exception:  # genops has no error of its own for what is no pickle
+        return False
+    return False
 
 
 def _in_archive(archive: zipfile.ZipFile, name: str) -> bool:
@@ -53,10 +71,14 @@ def _is_pickle(head: bytes) -> bool:
 
 
 def _unpacked(head: bytes) -> bytes:
-    """The first bytes of what is compressed by zlib or gzip; none of anything else."""
+    """The first bytes of what is compressed by zlib, gzip, bz2, xz or lzma; none of anything else."""
     try:
+        if head.startswith(b"BZh"):
+            return bz2.BZ2Decompressor().decompress(head, HEAD)
+        if head.startswith((b"\xfd7zXZ\x00", b"\x5d\x00\x00")):
+            return lzma.LZMADecompressor().decompress(head, HEAD)
         return zlib.decompressobj(wbits=47).decompress(head, HEAD)
-    except zlib.error:
+    except (zlib.error, lzma.LZMAError, OSError, EOFError):
         return b""
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
 import json
+import lzma
 import os
 import pickle
+import signal
 import sys
 import time
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,6 +73,29 @@ class ReadsMore(Centre):
 class Stumbles(Centre):
     def fit(self, cells, context):
         return super().fit(cells[: self.count], context)
+
+
+class ChangesATuple(Centre):
+    def fit(self, cells, context):
+        order = tuple(range(len(cells)))
+        order[0] = 1
+        return super().fit(cells, context)
+
+
+@dataclass(frozen=True)
+class Options:
+    rate: float = 0.1
+
+
+class ChangesItsOptions(Centre):
+    def fit(self, cells, context):
+        Options().rate = 0.2
+        return super().fit(cells, context)
+
+
+class SpeaksOfCUDA(Centre):
+    def fit(self, cells, context):
+        raise ValueError("the CUDA kernel has an odd size")
 
 
 class StumblesLater(Centre):
@@ -141,6 +168,28 @@ class SoftmaxOverCells(Centre):
         return score / score.sum(1, keepdims=True)
 
 
+class ReversesProbabilities(Centre):
+    def predict_proba(self, cells, context):
+        proba = super().predict_proba(cells, context)
+        return np.concatenate([proba[:1], proba[:0:-1]])
+
+
+class ReversesCorrections(Prior):
+    def adjust(self, proba, cells):
+        corrected = super().adjust(proba, cells)
+        return np.concatenate([corrected[:1], corrected[:0:-1]])
+
+
+class ReversesWeights(Centre):
+    def sample_weight(self, cells):
+        return super().sample_weight(cells)[::-1]
+
+
+class ReversesDrawings(Walk):
+    def reconstruct(self, cells, context):
+        return super().reconstruct(cells, context)[::-1]
+
+
 class NegativeCorrection(Centre):
     def adjust(self, proba, cells):
         return proba - 1
@@ -189,6 +238,12 @@ class DrawsFloats(Walk):
 class NamesTheHidden(Centre):
     def fit(self, cells, context):
         cells.label[cells.label < 0] = 0
+        return super().fit(cells, context)
+
+
+class ChangesTheContext(Centre):
+    def fit(self, cells, context):
+        context.device = torch.device("cpu")
         return super().fit(cells, context)
 
 
@@ -264,6 +319,30 @@ class ChangesFolder(Centre):
         return super().fit(cells, context)
 
 
+class IgnoresCtrlC(Centre):
+    def fit(self, cells, context):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return super().fit(cells, context)
+
+
+class StopsTheCollector(Centre):
+    def fit(self, cells, context):
+        gc.disable()
+        return super().fit(cells, context)
+
+
+class RecursesDeeper(Centre):
+    def fit(self, cells, context):
+        sys.setrecursionlimit(54_321)
+        return super().fit(cells, context)
+
+
+class AddsToThePath(Centre):
+    def fit(self, cells, context):
+        sys.path.insert(0, str(context.scratch))
+        return super().fit(cells, context)
+
+
 class TakesTheGPU(Centre):
     def fit(self, cells, context):
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -303,6 +382,13 @@ class WritesByCompiledCode(Centre):
         values = super().transform(cells, context)
         save_file({"values": values}, "last.safetensors")
         return values
+
+
+class WritesWhenLoaded(Centre):
+    @classmethod
+    def load(cls, folder):
+        (folder / "cache.json").write_text("{}")
+        return super().load(folder)
 
 
 class Prints(Centre):
@@ -345,16 +431,55 @@ class AdvancesAfterwards(Walk):
         return super().transform(cells, context)
 
 
+class Backwards(Walk):
+    def transform(self, cells, context):
+        with context.progress(len(cells), "walk: applying") as bar:
+            bar.advance(-3)
+        return super().transform(cells, context)
+
+
+class NeverShown(Walk):
+    def transform(self, cells, context):
+        context.progress(len(cells), "walk: applying")
+        return super().transform(cells, context)
+
+
+class SlowFactory(Centre):
+    def __init__(self, scale=1.0):
+        time.sleep(0.3)
+        super().__init__(scale)
+
+
+class SlowPreparation(Centre):
+    def prepare(self, context):
+        time.sleep(0.3)
+
+
 class SlowFit(Centre):
+    fits = 0
+
     def fit(self, cells, context):
-        time.sleep(0.1)
+        SlowFit.fits += 1
+        time.sleep(0.3)
         return super().fit(cells, context)
 
 
 class SlowTransform(Centre):
     def transform(self, cells, context):
-        time.sleep(0.1)
+        time.sleep(0.3)
         return super().transform(cells, context)
+
+
+class SlowHead(Centre):
+    def predict_proba(self, cells, context):
+        time.sleep(0.3)
+        return super().predict_proba(cells, context)
+
+
+class SlowSave(Centre):
+    def save(self, folder):
+        time.sleep(0.3)
+        super().save(folder)
 
 
 # answers -------------------------------------------------------------------------------------------------------------
@@ -377,9 +502,55 @@ class Whitens(Centre):
         return ((values - values.mean(0)) / (values.std(0) + 1e-6)).astype(np.float32)
 
 
+class CentresOneDomain(Centre):
+    def transform(self, cells, context):
+        values = super().transform(cells, context)
+        rows = cells.domain == "there"
+        if rows.any():
+            values[rows] -= values[rows].mean(0)
+        return values
+
+
+class RemembersRows(Paint):
+    """By ids, which are numbers of rows."""
+
+    def transform(self, cells, context):
+        known = self.__dict__.setdefault("known", {})
+        rows = zip(cells.id.tolist(), super().transform(cells, context), strict=True)
+        return np.stack([known.setdefault(name, row) for name, row in rows])
+
+
 class LooksAtLabels(Centre):
     def transform(self, cells, context):
         return super().transform(cells, context) + (cells.label >= 0)[:, None].astype(np.float32)
+
+
+class CentresAsAtFirst(Centre):
+    """By the mean of each domain's cells that it is asked for first, kept and saved."""
+
+    def transform(self, cells, context):
+        values = super().transform(cells, context)
+        kept = self.__dict__.setdefault("kept", {})
+        for name in set(cells.domain.tolist()):
+            rows = cells.domain == name
+            values[rows] -= kept.setdefault(name, values[rows].mean(0))
+        return values
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / "kept.json").write_text(json.dumps({name: mean.tolist() for name, mean in self.kept.items()}))
+
+    @classmethod
+    def load(cls, folder):
+        method = super().load(folder)
+        kept = json.loads((folder / "kept.json").read_text())
+        method.kept = {name: np.array(mean, np.float32) for name, mean in kept.items()}
+        return method
+
+
+class DoubleForFewCells(Centre):
+    def transform(self, cells, context):
+        return super().transform(cells, context).astype(float if len(cells) < 5 else np.float32)
 
 
 class UnknownKey(Centre):
@@ -411,6 +582,24 @@ class SavesAPickleInDisguise(Centre):
         (folder / "means.bin").write_bytes(pickle.dumps(self.means_))
 
 
+class SavesAnOldPickle(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "domains.bin").write_bytes(pickle.dumps(self.domains_, protocol=0))
+
+
+class SavesAPickleByBz2(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "means.bin").write_bytes(bz2.compress(pickle.dumps(self.means_)))
+
+
+class SavesAPickleByXz(Centre):
+    def save(self, folder):
+        super().save(folder)
+        (folder / "means.bin").write_bytes(lzma.compress(pickle.dumps(self.means_)))
+
+
 class SavesByTorch(Centre):
     def save(self, folder):
         super().save(folder)
@@ -427,7 +616,7 @@ class ForgetsTheScale(Centre):
     @classmethod
     def load(cls, folder):
         method = super().load(folder)
-        method.means_ = method.means_ * 0.99
+        method.scale = 1.0
         return method
 
 
@@ -457,6 +646,24 @@ class KeepsThePlace(Centre):
             return super().load(folder)
 
 
+class SavesAPathIntoScratch(Centre):
+    def fit(self, cells, context):
+        super().fit(cells, context)
+        self.place = context.scratch / "means.npy"
+        np.save(self.place, self.means_)
+        return self
+
+    def save(self, folder):
+        super().save(folder)
+        (folder / "where.json").write_text(json.dumps(str(self.place)))
+
+    @classmethod
+    def load(cls, folder):
+        method = super().load(folder)
+        method.means_ = np.load(json.loads((folder / "where.json").read_text()))
+        return method
+
+
 SCALES: dict[str, np.ndarray] = {}
 
 
@@ -470,6 +677,18 @@ class KeepsItInTheModule(Centre):
         method = super().load(folder)
         method.means_ = SCALES.get("means", np.zeros_like(method.means_))
         return method
+
+
+FITTED: dict[bytes, np.ndarray] = {}
+
+
+class RemembersAFit(Centre):
+    """By what it was shown of the cells, but not by their labels: other labels change nothing."""
+
+    def fit(self, cells, context):
+        super().fit(cells, context)
+        self.means_ = FITTED.setdefault(cells.pooled.tobytes(), self.means_)
+        return self
 
 
 class DependsOnHashes(Centre):
@@ -592,6 +811,23 @@ class NeedsATarget(Centre):
         return self
 
 
+class HeadNeedsATarget(Centre):
+    def predict_proba(self, cells, context):
+        proba = super().predict_proba(cells, context)
+        return proba if len(self.domains_) > 1 else proba * np.nan
+
+
+class DoubleWithoutATarget(Centre):
+    def transform(self, cells, context):
+        return super().transform(cells, context).astype(np.float32 if len(self.domains_) > 1 else float)
+
+
+class HeadNeedsTwoClasses(Centre):
+    def predict_proba(self, cells, context):
+        _ = self.means_[1]
+        return super().predict_proba(cells, context)
+
+
 class TakesOneSource(Centre):
     def fit(self, cells, context):
         (self.source,) = set(cells.domain[~cells.is_target].tolist())
@@ -678,38 +914,47 @@ MUTANTS = {
         *(PerhapsTarget, SometimesDeterministic, PaperByYear),
     ),
     "reads": (ReadsMore,),
-    "runs": (Stumbles, StumblesLater),
+    "runs": (Stumbles, StumblesLater, ChangesATuple, ChangesItsOptions, SpeaksOfCUDA),
     "shape": (GivesTensor, LosesARow, OneColumn, CutsImages),
     "dtype": (Float64, FloatImages),
     "finite": (NaNOnOneDomain,),
-    "head": (FourClasses, Scores, NaNProbabilities, SoftmaxOverCells),
-    "adjust": (NegativeCorrection, CorrectsByTheBatch, CorrectsOnlyWhatWasFitted),
-    "sample-weight": (ThreeWeights, NegativeWeight, NoNumberAsWeight, NoWeight),
-    "reconstruct": (DrawsFloats,),
-    "inputs": (NamesTheHidden, OverwritesDomains, OverwritesColumns, OverwritesProbabilities),
+    "head": (FourClasses, Scores, NaNProbabilities, SoftmaxOverCells, ReversesProbabilities),
+    "adjust": (NegativeCorrection, CorrectsByTheBatch, CorrectsOnlyWhatWasFitted, ReversesCorrections),
+    "sample-weight": (ThreeWeights, NegativeWeight, NoNumberAsWeight, NoWeight, ReversesWeights),
+    "reconstruct": (DrawsFloats, ReversesDrawings),
+    "inputs": (NamesTheHidden, ChangesTheContext, OverwritesDomains, OverwritesColumns, OverwritesProbabilities),
     "process": (
         *(SeedsNumPy, SeedsTorch, SetsThreads),
         *(SetsTheDefault, SetsTheEnvironment, SilencesWarnings, ChangesFolder),
+        *(IgnoresCtrlC, StopsTheCollector, RecursesDeeper, AddsToThePath),
     ),
     "device": (TakesTheGPU, TriesTheGPU, NeedsTheGPU),
-    "scratch": (WritesBesideScratch, WritesByCompiledCode),
+    "scratch": (WritesBesideScratch, WritesByCompiledCode, WritesWhenLoaded),
     "quiet": (Prints, PrintsByCompiledCode),
-    "progress": (OverItsTotal, WithoutText, AdvancesAfterwards),
-    "budget": (SlowFit, SlowTransform),
+    "progress": (OverItsTotal, WithoutText, AdvancesAfterwards, Backwards, NeverShown),
+    "budget": (SlowFactory, SlowPreparation, SlowFit, SlowTransform, SlowHead, SlowSave),
     "same-answer": (Dropout,),
     "row-order": (SortsByDomain,),
-    "one-cell": (Whitens,),
+    "one-cell": (Whitens, CentresOneDomain, RemembersRows, CentresAsAtFirst, DoubleForFewCells),
     "transform-labels": (LooksAtLabels,),
     "unseen-domain": (UnknownKey, UnseenNaN),
-    "no-pickles": (SavesAPickle, SavesAPickleInDisguise, SavesByTorch, SavesObjects),
-    "save-load": (ForgetsTheScale, ForgetsTheHead, ForgetsTheShare, KeepsThePlace),
-    "fresh-process": (KeepsItInTheModule, DependsOnHashes),
+    "no-pickles": (
+        SavesAPickle,
+        SavesAPickleInDisguise,
+        SavesByTorch,
+        SavesObjects,
+        SavesAnOldPickle,
+        SavesAPickleByBz2,
+        SavesAPickleByXz,
+    ),
+    "save-load": (ForgetsTheScale, ForgetsTheHead, ForgetsTheShare, KeepsThePlace, SavesAPathIntoScratch),
+    "fresh-process": (KeepsItInTheModule, RemembersAFit, DependsOnHashes),
     "same-seed": (Unseeded, BuiltByAForeignSeed, DrawsGlobally),
     "forgets": (KeepsItOnTheClass, RemembersLabels),
     "hidden-labels": (PeeksByTheCollector, PeeksUpTheStack, PeeksByGlobalState, PeeksAtTheSource),
-    "one-domain": (NeedsATarget,),
+    "one-domain": (NeedsATarget, HeadNeedsATarget, DoubleWithoutATarget),
     "several-sources": (TakesOneSource,),
-    "one-class": (NeedsTwoClasses,),
+    "one-class": (NeedsTwoClasses, HeadNeedsTwoClasses),
     "lone-cell": (DividesByTheSpread,),
     "empty-masks": (MeanOfAnEmptyMask, LosesEmptyMasks, StopsAtAnEmptyMask),
     "resume": (BelievesEveryCheckpoint, GoesOnWithOtherNumbers, GoesOnWhenInterrupted),
