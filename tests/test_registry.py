@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import re
-import re
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
