@@ -13,6 +13,7 @@ import pytest
 
 from cellfeat import Cells, hookimpl
 from cellfeat.registry import Registry, installed
+from cellfeat.testing import examine
 
 
 def with_plugins(**aligners: Any) -> Registry:
@@ -125,3 +126,9 @@ def without_nucleus(path: Path) -> Path:
         state[name] = state[name][:2]
     save_weights(path, state, {"saw": ["drawn cells"], "build": "tiny"})
     return path
+
+
+def check_variant(factory: Any, folder: Path, cells: Cells | None = None, **params: Any) -> None:
+    """What other parameters of a shipped method could break; with some of them it passes every check elsewhere."""
+    only = ("declaration", "finite", "head", "one-cell", "save-load")
+    examine("align", factory, params, folder=folder, cells=cells, only=only).raise_failures()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cellfeat import cli
 from cellfeat.demo import write_demo
+from cellfeat.plugin_choice import VARIABLES
 from cellfeat.registry import Offer, Registry
 
 HEAVY = ("torch", "sklearn", "xgboost", "timm", "peft", "lance", "segment_anything", "cv2")
@@ -33,6 +34,9 @@ def drawn(tmp_path_factory) -> Path:
 def cellfeat(monkeypatch, capsys, tmp_path):
     """Run `cellfeat ARGUMENTS` in a folder of its own; gives (exit status, stdout, stderr)."""
     monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    for name in VARIABLES:  # options go into the environment, which other tests share
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:

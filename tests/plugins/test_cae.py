@@ -16,9 +16,10 @@ from cellfeat_cae.bc_sam import BcSamAe
 from cellfeat_cae.cae import Cae
 from cellfeat_cae.network import CrossDomainAutoencoder, Encoder, as_tokens, take
 from cellfeat_cae.ssim import ssim
+from helpers import check_variant
 
 from cellfeat import CellfeatError
-from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.testing import cpu_context, toy_cells
 from cellfeat.training import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,7 +64,7 @@ def interrupted_after(context, steps: int):
 
 
 def test_contract(tmp_path, cells):
-    check_align(Cae, tmp_path, cells, **TINY)
+    check_variant(Cae, tmp_path, cells, **TINY)
 
 
 def test_plugin_offers_cae_without_importing_torch():

@@ -8,9 +8,10 @@ import scipy.linalg
 import sklearn
 from cellfeat_da.tca import TransferComponents
 from da_cells import cells_of, drawn, unsigned
+from helpers import check_variant
 
 from cellfeat import CellfeatError
-from cellfeat.testing import check_align, cpu_context
+from cellfeat.testing import cpu_context
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_so_many_cells_are_fitted_half_of_them_targets(context, sizes, drawn_tar
 
 
 def test_linear_kernel_keeps_the_contract_and_notes_what_is_missing(context, tmp_path):
-    check_align(TransferComponents, tmp_path, kernel="linear")
+    check_variant(TransferComponents, tmp_path, kernel="linear")
     cells = cells_of(drawn({"s": 20, "t": 15}), ("t",))
     out = TransferComponents(kernel="linear").fit(cells, context).transform(cells, context)
     assert out.shape == (35, 5)

@@ -11,17 +11,18 @@ import torch.nn.functional as functional
 from cellfeat_timm import Dann, adapted_training, loop
 from cellfeat_timm.adapted_network import AdaptedNetwork, Standardise
 from cellfeat_timm.objectives import Discriminator, domain_loss, reversal_coefficient, reverse_gradient
+from helpers import check_variant
 from timm_helpers import SHORT, TINY_IMAGES, Interrupting, shifted
 
 from cellfeat import CellfeatError
-from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.testing import cpu_context, toy_cells
 
 DANN = {**SHORT, "hidden": 16}
 
 
 @pytest.mark.parametrize("params", [{}, TINY_IMAGES, {**TINY_IMAGES, "norm": "group", "augment": "stain"}])
 def test_dann_keeps_the_aligner_contract(tmp_path, params):
-    check_align(Dann, tmp_path, **{**DANN, **params})
+    check_variant(Dann, tmp_path, **{**DANN, **params})
 
 
 def test_what_it_reads_depends_on_what_it_works_on():

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from cellfeat_timm import Lead, lead_parts, lead_training, loop
+from helpers import check_variant
 from sklearn.mixture import GaussianMixture
 from timm_helpers import TINY_IMAGES, Interrupting, shifted
 
 from cellfeat import CellfeatError
-from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.testing import cpu_context, toy_cells
 
 LEAD = {"epochs": 2, "source_epochs": 2, "batch_size": 8, "bottleneck": 8, "learning_rate": 0.01}
 
@@ -27,7 +28,7 @@ def unit(values):
 
 @pytest.mark.parametrize("params", [{}, TINY_IMAGES, {"select": "information-maximization"}, {"select": "source-val"}])
 def test_lead_keeps_the_aligner_contract(tmp_path, params):
-    check_align(Lead, tmp_path, **{**LEAD, **params})
+    check_variant(Lead, tmp_path, **{**LEAD, **params})
 
 
 def test_the_defaults_are_the_authors():

@@ -7,10 +7,11 @@ import pytest
 import torch
 from cellfeat_timm import Mcc
 from cellfeat_timm.objectives import class_confusion
+from helpers import check_variant
 from timm_helpers import SHORT, TINY_IMAGES, shifted
 
 from cellfeat import CellfeatError
-from cellfeat.testing import check_align, cpu_context
+from cellfeat.testing import cpu_context
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 1.5, 1.0], [-0.5, 0.25, 3.0]])
 
@@ -33,7 +34,7 @@ def confusion_by_loops(logits, temperature):
 
 @pytest.mark.parametrize("params", [{}, TINY_IMAGES])
 def test_mcc_keeps_the_aligner_contract(tmp_path, params):
-    check_align(Mcc, tmp_path, **{**SHORT, **params})
+    check_variant(Mcc, tmp_path, **{**SHORT, **params})
 
 
 @pytest.mark.parametrize("temperature", [2.5, 1.0])

@@ -7,10 +7,11 @@ import pytest
 import torch
 from cellfeat_timm import SourceOnly, mixstyle
 from cellfeat_timm.network import build
+from helpers import check_variant
 from torch import nn
 
 from cellfeat import CellfeatError, Cells
-from cellfeat.testing import check_align, cpu_context
+from cellfeat.testing import cpu_context
 
 TINY = {"model": "test_resnet", "weights": "random", "image_size": 32, "epochs": 2, "batch_size": 4}
 
@@ -76,7 +77,7 @@ def test_it_stands_behind_the_first_two_stages_and_adds_nothing_to_the_state():
 
 
 def test_source_only_with_mixstyle_keeps_the_contract_and_trains_otherwise_than_without(tmp_path):
-    check_align(SourceOnly, tmp_path / "contract", **{**TINY, "epochs": 1, "mixstyle": 0.5})
+    check_variant(SourceOnly, tmp_path / "contract", **{**TINY, "epochs": 1, "mixstyle": 0.5})
     use = cpu_context(tmp_path)
     answers = []
     for probability in (0.0, 1.0):
