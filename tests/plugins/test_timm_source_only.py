@@ -9,11 +9,12 @@ import pytest
 import torch
 from cellfeat_timm import SourceOnly, augment, finetune, loop
 from cellfeat_timm.network import build, to_group_norm
+from helpers import check_variant
 from timm_helpers import Interrupting
 from torch import nn
 
 from cellfeat import CellfeatError, Cells
-from cellfeat.testing import check_align, cpu_context, toy_cells
+from cellfeat.testing import cpu_context, toy_cells
 
 TINY = {"model": "test_resnet", "weights": "random"}
 SHORT = {**TINY, "epochs": 2, "batch_size": 5, "learning_rate": 1e-3}
@@ -42,7 +43,7 @@ def drawn(per_class=10, labels=(3, 7), size=32, seed=0):
 
 @pytest.mark.parametrize("params", [{}, {"norm": "group", "augment": "stain", "image_size": 48}])
 def test_source_only_keeps_the_aligner_contract(tmp_path, params):
-    check_align(SourceOnly, tmp_path, toy_cells(), **{**SHORT, "epochs": 1, **params})
+    check_variant(SourceOnly, tmp_path, toy_cells(), **{**SHORT, "epochs": 1, **params})
 
 
 def test_it_learns_and_its_head_speaks_of_the_labels_it_saw(tmp_path):
