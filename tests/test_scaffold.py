@@ -20,6 +20,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cellfeat import CellfeatError, cli, scaffold
+from cellfeat.commands import new_plugin
 from cellfeat.plugin_names import KINDS, LONGEST, kind_of, names_for, offered_by_others
 from cellfeat.registry import Offer, Registry, installed
 from cellfeat.scaffold import Author, author_of, render, write_plugin
@@ -374,3 +375,14 @@ def test_git_s_settings_are_read_where_there_is_git(monkeypatch, tmp_path):
     (tmp_path / "git").write_text("#!/bin/sh\n[ $3 = user.name ] && echo Ana\n")
     (tmp_path / "git").chmod(0o755)
     assert (scaffold._git("user.name"), scaffold._git("user.email")) == ("Ana", "")
+
+
+@pytest.mark.parametrize(("found", "told"), [("65.5.0", True), ("77.0.1", False)])
+def test_an_old_setuptools_is_told_of_before_it_fails(found, told, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: found)
+    assert new_plugin._needed_first() == (['python -m pip install "setuptools>=77"'] if told else [])
+
+
+def test_the_templates_ask_for_the_setuptools_that_is_told_of():
+    text = (ROOT / "cellfeat/templates/plugin/common/pyproject.toml.jinja").read_text()
+    assert text.count(f'"setuptools>={new_plugin.SETUPTOOLS}"') == 2  # to build, and to develop

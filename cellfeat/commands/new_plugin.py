@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+SETUPTOOLS = "77"  # the first that knows licences by their SPDX names
+
 
 def new(
     slot: Annotated[str, typer.Argument(metavar="SLOT", help="align, backbone, segmenter or clf")],
@@ -32,12 +34,26 @@ def new(
     _print_tree(folder, paths)
     say(f"What is yours to change is marked {scaffold.WORD} and listed in {folder / scaffold.README}\nNext:")
     for line in (
+        *_needed_first(),
         f"cd {shlex.quote(str(folder))}",
         "python -m pip install --no-deps --no-build-isolation -e .",
         f"cellfeat plugins check {name}",
         "cellfeat run --recipe recipe.yaml",
     ):
         say(f"  {line}")
+
+
+def _needed_first() -> list[str]:
+    """What has to be installed before the new repository can be: fresh environments come with an old setuptools."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.version import Version
+
+    try:
+        enough = Version(version("setuptools")) >= Version(SETUPTOOLS)
+    except PackageNotFoundError:
+        enough = False
+    return [] if enough else [f'python -m pip install "setuptools>={SETUPTOOLS}"']
 
 
 def _print_tree(folder: Path, paths: Sequence[str]) -> None:
