@@ -7,6 +7,7 @@ from typing import Any
 
 _HOMES = {
     "cellfeat.errors": ("CellfeatError", "UnseenDomainError"),
+    "cellfeat.extras": ("import_extra",),
     "cellfeat.types": ("UNLABELED", "Cells", "Features"),
     "cellfeat.slots": ("API_VERSION", "Aligner", "Backbone", "Classifier", "Context", "EncoderFacts", "Segmenter"),
     "cellfeat.hookspecs": ("hookimpl",),

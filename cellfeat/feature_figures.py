@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.extras import import_extra
 from cellfeat.figures import (
     BAD,
     ONE_COLUMN,
@@ -61,13 +62,7 @@ def check_method(method: str) -> None:
 
 
 def _umap() -> Any:
-    try:
-        import umap
-    except ImportError:
-        raise CellfeatError(
-            "--embedding umap needs the package umap-learn: pip install umap-learn (tsne needs nothing)"
-        ) from None
-    return umap
+    return import_extra("umap", "--embedding umap", "tsne needs nothing")
 
 
 def _places(values: np.ndarray, method: str, seed: int) -> np.ndarray:

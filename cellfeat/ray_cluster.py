@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellfeat.errors import CellfeatError
+from cellfeat.extras import import_extra
 
 OBJECT_STORE = 1 << 30  # bytes at most of a Ray that is started here: a few groups in flight per encoder
 PATIENCE = 5.0  # s for a cluster's address to answer
@@ -102,13 +103,9 @@ class Cluster:
 
 
 def _imported() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise CellfeatError(
-            f'--engine ray needs Ray Data ({_one_line(error)}): pip install "cellfeat[ray]"; --engine local does not'
-        ) from None
+    import_extra("ray.data", "--engine ray", "--engine local needs nothing")
+    import ray
+
     return ray
 
 

@@ -108,7 +108,7 @@ def _fetch_object(url: str, limit: int) -> bytes:
         system = fsspec.filesystem(protocol)
     except ImportError:
         package = PACKAGES[protocol] or "fsspec"
-        raise StorageError(f"{protocol}:// needs the package {package}: pip install {package}") from None
+        raise StorageError(f'{protocol}:// needs the package {package}: pip install "cellfeat[cloud]"') from None
     return system.cat_file(system._strip_protocol(url), start=0, end=limit + 1)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from cellfeat import datasets, provenance
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.extras import import_extra
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
 from cellfeat.recipe import DatasetSection, Recipe, parse
@@ -249,11 +250,9 @@ def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, 
 
 def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, about: Mapping[str, Any]) -> None:
     """X = features, obs = `rows`, uns["cellfeat"] = provenance as JSON."""
-    try:
-        import anndata
-        import pandas as pd
-    except ImportError:
-        raise CellfeatError('.h5ad needs anndata: pip install "cellfeat[anndata]" (.parquet needs nothing)') from None
+    anndata = import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
+    import pandas as pd
+
     obs = pd.DataFrame({name: values for name, values in rows.items() if name != "id"}, index=rows["id"].astype(object))
     names = pd.DataFrame(index=[f"f{i}" for i in range(vectors.shape[1])])
     anndata.AnnData(

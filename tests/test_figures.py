@@ -274,7 +274,7 @@ def test_an_unknown_embedding_and_one_without_its_package_are_refused(monkeypatc
     with pytest.raises(CellfeatError, match=r"no embedding named 'pca'.*Available: tsne, umap"):
         check_method("pca")
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
-    with pytest.raises(CellfeatError, match="needs the package umap-learn: pip install umap-learn"):
+    with pytest.raises(CellfeatError, match=r'needs umap-learn, .*: pip install "cellfeat\[report\]"'):
         check_method("umap")
 
 

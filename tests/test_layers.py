@@ -20,7 +20,7 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
     "without_folders",
-    1: "artifacts comparison console declared decode digests distributed hookspecs invariance labels parameters "
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
     2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
@@ -41,8 +41,9 @@ LEVELS = {
     13: "claims compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
-    16: "commands.check_plugin commands.new_plugin leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.weights",
+    16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
+    17: "commands commands.bench commands.data commands.plugins commands.report commands.run "
+    "commands.use commands.weights",
     18: "cli",
     19: "__main__",
 }

@@ -434,7 +434,8 @@ def test_without_ray_one_line_says_what_to_install(drawn, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.strip().endswith(
-        'error: --engine ray needs Ray Data (no ray here): pip install "cellfeat[ray]"; --engine local does not'
+        'error: --engine ray needs ray, which cannot be imported (no ray here): pip install "cellfeat[ray]" '
+        "(--engine local needs nothing)"
     )
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import CellfeatError, Cells, Context
+from cellfeat import CellfeatError, Cells, Context, import_extra
 
 
 def require(method: str, parameter: str, got: float, fits: bool, must: str) -> None:
@@ -50,10 +50,6 @@ def squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def pot(method: str) -> Any:
     """The package POT. Raises CellfeatError where it is not installed: it is an optional extra."""
-    try:
-        import ot
-        import ot.da
-        import ot.gaussian
-    except ImportError:
-        raise CellfeatError(f'align {method!r} needs POT: pip install "cellfeat[alignment]"') from None
-    return ot
+    for module in ("ot.da", "ot.gaussian"):
+        import_extra(module, f"align {method!r}")
+    return import_extra("ot", f"align {method!r}")

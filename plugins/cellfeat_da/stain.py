@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from cellfeat import CellfeatError, Cells, Context, SavesState
+from cellfeat import CellfeatError, Cells, Context, SavesState, import_extra
 from cellfeat_da.stain_fixed import MACENKO, REINHARD
 
 LARGEST_SAMPLE = 1000  # source images that a reference is learned from
@@ -175,12 +174,7 @@ class Macenko(StainNormalisation):
 
 def torchstain(part: str, method: str) -> Any:
     """A module of torchstain's NumPy half. Raises: CellfeatError where it is not installed."""
-    try:
-        return importlib.import_module(f"torchstain.numpy.{part}")
-    except ModuleNotFoundError as error:
-        raise CellfeatError(
-            f'align {method!r} needs torchstain, which is not installed: pip install "cellfeat[alignment]"'
-        ) from error
+    return import_extra(f"torchstain.numpy.{part}", f"align {method!r}")
 
 
 def _moments(channels: Any) -> dict[str, np.ndarray] | None:

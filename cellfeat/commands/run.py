@@ -1,0 +1,97 @@
+"""`cellfeat run`: options become a recipe, which is run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cellfeat import plugin_choice
+from cellfeat.commands.options import (
+    BackboneName,
+    Batch,
+    Compile,
+    Data,
+    Device,
+    Labels,
+    Offline,
+    Out,
+    Precision,
+    SegmenterName,
+    Sets,
+    SkipBad,
+)
+from cellfeat.distributed import is_main
+
+
+def run(
+    data: Data = None,
+    labels: Labels = None,
+    backbone: BackboneName = None,
+    segmenter: SegmenterName = None,
+    align: Annotated[str | None, typer.Option(help="One method or a chain: per-domain-z,coral")] = None,
+    clf: Annotated[
+        str | None, typer.Option("--clf", help="Classifier; default: the method's own head, or svm-linear")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name or YAML file; the other options change it")
+    ] = None,
+    sets: Sets = None,
+    source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
+    adapt: Annotated[
+        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout; default: test")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    compile: Compile = False,
+    batch: Batch = None,
+    half_maps: Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Keep small pictures of cells in the run folder")
+    ] = True,
+    skip_bad: SkipBad = False,
+    offline: Offline = False,
+    out: Out = None,
+) -> None:
+    """Fit on each source laboratory, test on every other, and save the pipelines.
+
+    With nothing given: LoRA-SAM, the cross-domain autoencoder and a linear SVM on the built-in demo set.
+    """
+    from cellfeat import compose
+    from cellfeat.console import console, say
+    from cellfeat.report import result_table
+    from cellfeat.run import default_out
+    from cellfeat.run import run as run_recipe
+    from cellfeat.workplace import Workplace
+
+    work = Workplace.on_terminal(device, precision, skip_bad, batch, half_maps, compile)
+    protocol = {
+        "source": source,
+        "target": target,
+        "adapt": adapt,
+        "folds": folds,
+        "seeds": None if seed is None else [seed],
+    }
+    composed = compose.recipe(
+        recipe=recipe,
+        data=data,
+        labels=labels,
+        backbone=backbone,
+        segmenter=segmenter,
+        align=align,
+        classifier=clf,
+        protocol=protocol,
+        sets=sets or [],
+    )
+    folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
+    if not is_main():
+        return
+    console.print(result_table(records))
+    sources = list(dict.fromkeys(record["source"] for record in records))
+    choice = f" --source {sources[0]}" if len(sources) > 1 else ""
+    choice += plugin_choice.Choice.of_environment().options()
+    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
+    say(f"Its report: cellfeat report {folder}")
