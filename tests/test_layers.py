@@ -20,11 +20,12 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
     "without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
-    "plugin_choice recipe record_fields report requirements sampling synthetic_cells testing.checks "
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels "
+    "parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing image_files images manifest page ray_cluster scan single_files splits standings store "
-    "suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    2: "classification downloads drawing image_files images manifest page ray_cluster scan single_files splits "
+    "standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says "
+    "training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
@@ -42,8 +43,8 @@ LEVELS = {
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.report commands.run "
-    "commands.use commands.weights",
+    17: "commands commands.bench commands.data commands.plugins commands.report commands.run commands.use "
+    "commands.weights",
     18: "cli",
     19: "__main__",
 }
