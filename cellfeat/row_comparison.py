@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
-from cellfeat.comparison import compare, holm
+from cellfeat.comparison import Comparison, compare, holm
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.suite_results import SEEN, UNKNOWN, Record, Results, check_alike
 
 
-def compared(
+class Against(NamedTuple):
+    """The first row less another one, as their names are shown; `corrected` is its p-value after Holm."""
+
+    first: str
+    other: str
+    result: Comparison
+    corrected: float
+
+
+def against(
     folder: Path, rows: Sequence[str], protocol: str | None, classifier: str | None, targets: Sequence[str]
-) -> Table:
-    """The first row against each other one, on the same cells; p-values corrected for their number (Holm)."""
+) -> tuple[str, list[Against]]:
+    """The protocol, and the first row against each other one in it, on the same cells.
+
+    Raises: CellfeatError for fewer than two rows, for unknown ones, and for rows that share no transfer.
+    """
     if len(rows) < 2:
         raise CellfeatError("a comparison needs two rows or more: cellfeat bench compare RESULTS A B")
     results = Results(folder)
@@ -32,24 +45,31 @@ def compared(
             found.append(compare(own[0], other, results.truth))
         except ValueError as error:
             raise CellfeatError(f"{rows[0]} and {name} in protocol {protocol}: {error}") from None
+    shown = [_shown(name, records) for name, records in zip(rows, methods, strict=True)]
     corrected = holm([one.p for one in found])
-    table = Table(
-        title=f"{protocol}: {_shown(rows[0], methods[0])} less …", title_justify="left", caption_justify="left"
-    )
+    return protocol, [Against(shown[0], *one) for one in zip(shown[1:], found, corrected, strict=True)]
+
+
+def compared(
+    folder: Path, rows: Sequence[str], protocol: str | None, classifier: str | None, targets: Sequence[str]
+) -> Table:
+    """The first row against each other one, on the same cells; p-values corrected for their number (Holm)."""
+    protocol, pairs = against(folder, rows, protocol, classifier, targets)
+    table = Table(title=f"{protocol}: {pairs[0].first} less …", title_justify="left", caption_justify="left")
     for heading in ("", "transfers", "difference", "p", "corrected", "by transfer"):
         table.add_column(heading, justify="left" if heading in ("", "by transfer") else "right")
-    for name, records, one, p in zip(rows[1:], methods[1:], found, corrected, strict=True):
+    for _, name, one, p in pairs:
         each = ", ".join(f"{key} {100 * value:+.1f}" for key, value in one.transfers.items())
         gap = f"{100 * one.difference:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-        table.add_row(_shown(name, records), str(len(one.transfers)), gap, f"{one.p:.4f}", f"{p:.4f}", each)
-    classes = {name: ", ".join(names) for one in found for name, names in one.classes.items()}
+        table.add_row(name, str(len(one.transfers)), gap, f"{one.p:.4f}", f"{p:.4f}", each)
+    classes = {name: ", ".join(names) for one in pairs for name, names in one.result.classes.items()}
     by_classes: dict[str, list[str]] = {}
     for name, names in classes.items():
         by_classes.setdefault(names, []).append(name)
     averaged = "; ".join(f"{', '.join(transfers)}: {names}" for names, transfers in by_classes.items())
     table.caption = (
         "Points of balanced accuracy, mean over transfers, 95 % bootstrap over cells; p by random exchange of the two "
-        f"methods' answers, corrected for {len(found)} comparisons (Holm).\nClasses averaged: {averaged}."
+        f"methods' answers, corrected for {len(pairs)} comparisons (Holm).\nClasses averaged: {averaged}."
     )
     return table
 

@@ -1,4 +1,4 @@
-"""The transformer and the classifier for scikit-learn: contracts, kinds of X, grids, files, and the command line's numbers."""
+"""The transformer and the classifier for scikit-learn: contracts, kinds of X, grids, files, a run's numbers."""
 
 from __future__ import annotations
 
@@ -325,7 +325,8 @@ def test_what_corrects_probabilities_needs_the_classifier(two):
 # Features that the caller brings
 
 
-def test_features_of_ones_own_are_aligned_across_laboratories(rng=np.random.default_rng(0)):
+def test_features_of_ones_own_are_aligned_across_laboratories():
+    rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 4))
     names = np.repeat(["a", "b"], 15)
     X[names == "b"] += 3

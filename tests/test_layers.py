@@ -23,8 +23,9 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "class_labels classification downloads drawing image_files images manifest page scan single_files splits standings store "
-    "suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    2: "class_labels classification downloads drawing image_files images manifest page scan single_files splits "
+    "standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says "
+    "training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
@@ -41,10 +42,11 @@ LEVELS = {
     13: "claims compose encodings fitted_pipelines results_folder run_folder testing.align_fits testing.align_hard",
     14: "bench estimator_files run_facts suite_results testing.align_resume testing.align_saving use verification",
     15: "boards cell_estimator row_comparison run_report testing.align",
-    16: "cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.report commands.run "
-    "commands.use commands.weights loaded",
-    18: "cli",
+    16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard "
+    "ranking submission",
+    17: "api.bench api.data api.plugins api.runs api.weights commands commands.bench commands.data commands.plugins "
+    "commands.report commands.run commands.use commands.weights loaded",
+    18: "api cli",
     19: "__main__",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
