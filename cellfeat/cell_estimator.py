@@ -282,5 +282,11 @@ def align_parts(align: str | Sequence[str], params: Mapping[str, Any] | None) ->
     return [_part(name, given_params.get(name)) for name in names]
 
 
+def made_by(recipe: Recipe, registry: Registry) -> list[str]:
+    """Distribution and version of every method: what other code left half done is nothing to go on from."""
+    offers = [registry.find("align", part.name) for part in recipe.align]
+    return [f"{offer.distribution} {offer.version}" for offer in offers]
+
+
 def _part(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"name": name, **(params or {})}

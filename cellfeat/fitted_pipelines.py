@@ -121,7 +121,8 @@ def checkpoints(work: Workplace, seed: int, key: Any) -> Iterator[Context]:
     from filelock import FileLock, Timeout
 
     context = work.context(seed, "fit", key)
-    lock = FileLock(context.scratch.with_name(f"{context.scratch.name}.lock"))
+    # Few lock files, since one that is deleted locks nothing any more: two fits that share one lose no more than this.
+    lock = FileLock(context.scratch.with_name(f"fit-{context.scratch.name[-2:]}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -132,6 +133,5 @@ def checkpoints(work: Workplace, seed: int, key: Any) -> Iterator[Context]:
         context.scratch.mkdir(parents=True, exist_ok=True)  # another process may just have ended with it
         yield context
         shutil.rmtree(context.scratch, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()

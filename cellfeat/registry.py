@@ -203,10 +203,7 @@ class Registry:
         return {name: item for offer in offers for name, item in getattr(offer.factory, "named_weights", {}).items()}
 
     def called(self, name: str) -> tuple[list[Offer], list[Broken]]:
-        """The offers of a name in every slot, and what of that name did not load.
-
-        Raises: CellfeatError where there is neither.
-        """
+        """The offers of a name in every slot, and what of it did not load. Raises: CellfeatError where neither is."""
         distribution, _, bare = name.rpartition(":")
         there = {(one.slot, one.name) for one in self.offers if distribution in ("", one.distribution)}
         offers = [self.find(slot, name) for slot in SLOTS if (slot, bare) in there]

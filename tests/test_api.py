@@ -222,7 +222,7 @@ def test_methods_are_listed_described_checked_and_begun(tmp_path, capfd):
     assert api.plugins_page("cae").startswith("# ")
     with pytest.raises(CellfeatError, match="no method named 'nothing'"):
         api.plugins_info("nothing")
-    found = api.plugins_check("lr", only=["shape", "float32"], budget=30)
+    found = api.plugins_check("lr", sets={"max_iter": 50}, only=["shape", "float32"], budget=30)
     assert [one["passed"] for one in found["methods"]] == [True]
     assert [one["check"] for one in found["methods"][0]["findings"]] == ["float32", "shape"]
     folder, files = api.plugins_new("align", "my-own", tmp_path / "mine", author="A <a@b.cd>")

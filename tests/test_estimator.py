@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ from cellfeat.compose import recipe
 from cellfeat.console import SilentReporter
 from cellfeat.demo import write_demo
 from cellfeat.encoding import BatchEncoder
+from cellfeat.fitted_pipelines import checkpoints
+from cellfeat.given import given
+from cellfeat.pipeline import resolve
 from cellfeat.registry import installed
-from cellfeat.workplace import Workplace
+from cellfeat.workplace import Workplace, make_encoder
 
 COLOUR = {"backbone": "colour", "backbone_params": {"bins": 2}, "device": "cpu"}
 
@@ -182,6 +186,39 @@ def test_target_cells_of_the_sources_own_laboratory_are_left_out(table, two):
         "20 of 40 cells of target= are of laboratories of X, which are fitted on already, and are left out"
     ]
     assert not other.notes_
+
+
+def test_methods_that_read_or_write_images_take_arrays_as_they_take_files(two):
+    first, second = (table[["path", "domain"]] for table in two)  # without ids, whose order is that of a fit
+
+    def read(table):
+        return [images.read_rgb(Path(path)) for path in table["path"]]
+
+    painted = {**COLOUR, "align": ["reinhard", "per-domain-z"]}
+    files = CellFeatures(**painted, target=second).fit(first)
+    arrays = CellFeatures(**painted, target=read(second), target_domain="lab-b", domain="lab-a").fit(read(first))
+    assert np.array_equal(arrays.transform(read(first)), files.transform(first))
+    assert np.array_equal(arrays.transform(read(second), domain="lab-b"), files.transform(second))
+    recipe_ = recipe(backbone="colour", sets=["backbone.bins=2"])
+    encoder = make_encoder(resolve(recipe_, installed()), work(), work().context(1, "test"))
+    wanted = ("image", "mask", "crop", "pooled")
+    one, _ = given(first, "x").encoded(wanted, encoder, work())
+    other, _ = given(read(first), "x").encoded(wanted, encoder, work())
+    for name in wanted:
+        assert np.array_equal(one.read(name), other.read(name)), name
+
+
+def test_a_fit_that_was_stopped_is_gone_on_from_and_no_two_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path))
+    with suppress(KeyboardInterrupt), checkpoints(work(), 1, ["key"]) as context:
+        (context.scratch / "epoch-3").touch()
+        raise KeyboardInterrupt
+    with checkpoints(work(), 1, ["key"]) as context, checkpoints(work(), 1, ["key"]) as other:
+        assert [path.name for path in context.scratch.iterdir()] == ["epoch-3"]
+        assert other.scratch != context.scratch
+        assert list(other.scratch.iterdir()) == []
+    assert not context.scratch.exists()
+    assert not other.scratch.exists()
 
 
 # Grids
