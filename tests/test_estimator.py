@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from contextlib import suppress
 from pathlib import Path
@@ -422,6 +423,21 @@ def test_the_command_line_predicts_with_what_python_saved(two, tmp_path):
     assert told.tolist() == fitted.predict(first).tolist()
     with pytest.raises(CellfeatError, match="was fitted in Python and does not say where its cells lie"):
         use.predict(tmp_path / "kept", files, tmp_path / "more.csv", "new", None, True, work())
+
+
+def test_what_cannot_be_kept_or_read_back_is_refused(two, tmp_path):
+    first, _ = two
+    fitted = CellFeatures(**COLOUR, random_state=np.random.RandomState(3)).fit(first)
+    with pytest.raises(CellfeatError, match="CellFeatures cannot be saved: Object of type RandomState"):
+        fitted.save(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    fitted.set_params(random_state=3).save(tmp_path / "kept")
+    about = tmp_path / "kept" / "pipeline.json"
+    told = json.loads(about.read_text())
+    told["facts"]["weights_sha256"] = "abc"
+    about.write_text(json.dumps(told))
+    with pytest.raises(CellfeatError, match="sha256 abc, but here they have None; put the old weights back"):
+        cellfeat.load(tmp_path / "kept", device="cpu")
 
 
 # Mistakes

@@ -15,7 +15,7 @@ def run(
     labels: str | None = None,
     backbone: str | None = None,
     segmenter: str | None = None,
-    align: str | None = None,
+    align: str | list[str] | None = None,
     clf: str | None = None,
     recipe: str | None = None,
     sets: Sets = (),
@@ -36,15 +36,14 @@ def run(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Fit on each source laboratory, test on every other, save the pipelines; gives the run folder and its records.
 
-    data: a manifest; None, without a recipe: the demo. align: a method, or a chain as "cae,per-domain-z". clf: None is
-    the method's own head, or svm-linear. sets: {"align.epochs": 50}. source, target: these laboratories only. adapt:
-    "none", "test" or "heldout". out: None is runs/<time>-<method>. The others as of `cellfeat run`.
+    data: a manifest; None, without a recipe: the demo. align: a method, or a chain as a list or "cae,coral". clf: None
+    is the method's own head, or svm-linear. sets: {"align.epochs": 50}. out: None is runs/<time>-<method>. The others
+    as of `cellfeat run`.
 
     Raises: CellfeatError for what does not fit together, for bad images, and where `out` exists.
     """
     from cellfeat import compose
-    from cellfeat.run import default_out
-    from cellfeat.run import run as run_recipe
+    from cellfeat import run as runs
 
     seeds = None if seed is None else [seed]
     composed = compose.recipe(
@@ -53,14 +52,14 @@ def run(
         labels=labels,
         backbone=backbone,
         segmenter=segmenter,
-        align=align,
+        align=",".join(align) if isinstance(align, (list, tuple)) else align,
         classifier=clf,
         protocol={"source": list(source), "target": list(target), "adapt": adapt, "folds": folds, "seeds": seeds},
         sets=assignments(sets),
     )
-    folder = default_out(composed) if out is None else Path(out)
+    folder = runs.default_out(composed) if out is None else Path(out)
     work = workplace(verbose, device, precision, skip_bad, batch, half_maps, compile)
-    return run_recipe(composed, folder, work, pictures)
+    return runs.run(composed, folder, work, pictures)
 
 
 def extract(
