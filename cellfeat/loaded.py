@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ class FittedRun:
     """
 
     folder: Path
-    opened: Opened
-    work: Workplace
-    pipeline: Pipeline
+    opened: Opened = field(repr=False)
+    work: Workplace = field(repr=False)
+    pipeline: Pipeline = field(repr=False)
 
     @property
     def classes_(self) -> np.ndarray:

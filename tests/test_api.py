@@ -148,6 +148,7 @@ def test_what_a_loaded_run_says_of_itself(finished):
     assert run.classes_.tolist() == ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]
     assert (run.source, run.domains) == (["lab-a"], ["lab-a", "lab-b"])
     assert run.recipe.align[0].name == "per-domain-z"
+    assert str(run).endswith("pipelines/lab-a'))"), "arrays have no place in a notebook's line"
     assert sorted(one["target"] for one in run.records) == ["lab-a", "lab-b"]
     alone = cellfeat.load(finished / "pipelines" / "lab-a", device="cpu")
     assert alone.records == run.records
