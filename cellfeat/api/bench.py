@@ -11,7 +11,7 @@ from cellfeat.api.working import workplace
 if TYPE_CHECKING:
     from cellfeat.bench import Outcome
     from cellfeat.ranking import Ranking
-    from cellfeat.row_comparison import Against
+    from cellfeat.row_comparison import Compared
     from cellfeat.submission import Finding
     from cellfeat.verification import Verdict
 
@@ -97,16 +97,16 @@ def bench_compare(
     protocol: str | None = None,
     clf: str | None = None,
     target: Sequence[str] = (),
-) -> list[Against]:
+) -> Compared:
     """The first of `rows` (ROW, or ROW/CLASSIFIER) less each other one, on the same cells, with corrected p-values.
 
     protocol: None is the only one, or the first. target: transfers to these only.
 
     Raises: CellfeatError for fewer than two rows, and for rows that share no transfer.
     """
-    from cellfeat.row_comparison import against
+    from cellfeat.row_comparison import compared
 
-    return against(Path(folder), list(rows), protocol, clf, list(target))[1]
+    return compared(Path(folder), list(rows), protocol, clf, list(target))
 
 
 def bench_verify(
