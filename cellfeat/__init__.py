@@ -15,11 +15,14 @@ _HOMES = {
     "cellfeat.digests": ("file_sha256",),
     "cellfeat.finetune": ("make_adapter",),
     "cellfeat.use": ("encode_cells",),
+    "cellfeat.estimator": ("CellFeatures",),
+    "cellfeat.cell_classifier": ("CellClassifier",),
+    "cellfeat.loaded": ("load",),
     "cellfeat.workplace": ("Workplace", "load_photographs"),
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("distributed", "images", "metrics", "pictures", "synthetic", "testing", "training")
+_MODULES = ("api", "distributed", "images", "metrics", "pictures", "synthetic", "testing", "training")
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 

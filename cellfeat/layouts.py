@@ -11,8 +11,8 @@ from typing import NamedTuple
 from cellfeat.decode import IMAGE_SUFFIXES, ImageError
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.labels import ACEVEDO20, MATEK19
-from cellfeat.manifest import domain_problem
-from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip
+from cellfeat.manifest import domain_problem, refuse_existing, write_manifest
+from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip, write_skipped
 
 
 class Found(NamedTuple):
@@ -85,6 +85,32 @@ def index_dataset(
     refuse_or_skip(bad, skip_bad, "files")
     rows.sort(key=lambda row: str(row["id"]))
     return IndexResult(rows, len(found), dict(sorted(dropped.items())), tuple(bad), _duplicates(rows), tuple(remarks))
+
+
+def write_index(
+    kind: str,
+    directory: Path | str,
+    domain: str,
+    out: Path,
+    skip_bad: bool = False,
+    progress: ProgressBar | None = None,
+) -> IndexResult:
+    """`index_dataset`, written as a manifest, and files that cannot be read as NAME-skipped.csv beside NAME.csv.
+
+    Raises: CellfeatError as `index_dataset`, and before any work for a file that exists.
+    """
+    refuse_existing(out)
+    if skip_bad:
+        refuse_existing(skipped_beside(out))
+    result = index_dataset(kind, directory, domain, skip_bad, progress)
+    write_manifest(out, result.rows)
+    if result.bad:
+        write_skipped(skipped_beside(out), result.bad)
+    return result
+
+
+def skipped_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-skipped.csv")
 
 
 def _manifest_row(item: Found, key: str, domain: str, fact: ImageFacts) -> dict[str, str | Path]:

@@ -29,18 +29,19 @@ FORMAT = 1  # of a saved pipeline
 
 def resolve(recipe: Recipe, registry: Registry) -> Recipe:
     """The recipe with every plugin found, every parameter checked and completed with its default."""
-
-    def completed(slot: str, part: Part) -> Part:
-        return Part.of(part.name, registry.find(slot, part.name).resolve(part.params))
-
     return recipe.model_copy(
         update={
-            "backbone": completed("backbone", recipe.backbone),
-            "segmenter": recipe.segmenter and completed("segmenter", recipe.segmenter),
-            "align": [completed("align", part) for part in recipe.align],
-            "classifier": recipe.classifier and completed("classifier", recipe.classifier),
+            "backbone": completed(registry, "backbone", recipe.backbone),
+            "segmenter": recipe.segmenter and completed(registry, "segmenter", recipe.segmenter),
+            "align": [completed(registry, "align", part) for part in recipe.align],
+            "classifier": recipe.classifier and completed(registry, "classifier", recipe.classifier),
         }
     )
+
+
+def completed(registry: Registry, slot: str, part: Part) -> Part:
+    """The plugin found, its parameters checked and completed with their defaults."""
+    return Part.of(part.name, registry.find(slot, part.name).resolve(part.params))
 
 
 def columns_read(aligners: Sequence[Any]) -> tuple[str, ...]:

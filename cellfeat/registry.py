@@ -197,6 +197,21 @@ class Registry:
     def create(self, slot: str, name: str, params: Mapping[str, Any], context: Context) -> Any:
         return self.find(slot, name).create(params, context)
 
+    def named_weights(self) -> dict[str, Any]:
+        """{name: `NamedWeights`} of every backbone."""
+        offers = [offer for offer in self.offers if offer.slot == "backbone"]
+        return {name: item for offer in offers for name, item in getattr(offer.factory, "named_weights", {}).items()}
+
+    def called(self, name: str) -> tuple[list[Offer], list[Broken]]:
+        """The offers of a name in every slot, and what of it did not load. Raises: CellfeatError where neither is."""
+        distribution, _, bare = name.rpartition(":")
+        there = {(one.slot, one.name) for one in self.offers if distribution in ("", one.distribution)}
+        offers = [self.find(slot, name) for slot in SLOTS if (slot, bare) in there]
+        broken = [item for item in self.broken if name in (item.plugin, item.method)]
+        if not offers and not broken:
+            raise CellfeatError(unknown("method", name, {one.name for one in self.offers}, self.not_loaded()))
+        return offers, broken
+
     def _tell_broken(self, slot: str, name: str) -> None:
         """Say what is wrong with the very method, or the plugin of that name, that was asked for."""
         for item in self.broken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from cellfeat import datasets, provenance
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.extras import import_extra
+from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.manifest import refuse_existing
-from cellfeat.pipeline import Pipeline, columns_read, read_about, resolve
+from cellfeat.pipeline import Pipeline, read_about, resolve
 from cellfeat.recipe import DatasetSection, Recipe, parse
-from cellfeat.run import read_run, saved_recipe
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
@@ -131,18 +130,6 @@ def predict(
     return _counts(pipeline.classes, chosen, proba), len(dataset)
 
 
-def pipeline_folder(run: Path, source: str | None) -> Path:
-    """The folder of one source's pipeline in a run."""
-    pipelines = read_run(run)
-    if source is None and len(pipelines) == 1:
-        return next(iter(pipelines.values()))
-    if source is None:
-        raise CellfeatError(f"{run} has a pipeline per source: {', '.join(pipelines)}; choose one with --source")
-    if source not in pipelines:
-        raise CellfeatError(unknown("source of this run", source, pipelines))
-    return pipelines[source]
-
-
 def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Dataset:
     if len(images) == 1 and images[0].suffix.lower() == ".csv":
         found = datasets.read_manifest(images[0], skip_bad=work.skip_bad)
@@ -154,39 +141,10 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
 
 def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:
     """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
-    about = read_about(folder)
-    recipe = saved_recipe(folder, parse(about["recipe"], f"the recipe in {folder}"))
-    seed = about["facts"]["seed"]
-    context = work.context(seed, "use")
-    encoder = make_encoder(recipe, work, context)
-    was, now = about["facts"]["weights_sha256"], encoder.description["weights_sha256"]
-    if was != now:
-        raise CellfeatError(
-            f"{folder} was fitted on features of weights with sha256 {was}, but {recipe.backbone.name} now has weights "
-            f"with {now}; put the old weights back or run again"
-        )
-    pipeline = Pipeline.load(folder, work.registry, context, encoder)
-    columns = columns_read(pipeline.aligners)
-    if not refit:
-        return pipeline, encoder.encode(dataset, columns), context
-    original = load_dataset(recipe.dataset, work)
-    if original.digest != about["facts"]["dataset"]["digest"]:
-        raise CellfeatError(
-            f"{recipe.dataset.manifest} has changed since {folder} was made: run again instead of --refit"
-        )
-    kept = np.isin(original.domain, about["facts"]["source"]) & np.isin(original.label, pipeline.fitted_classes)
-    source, target = encoder.encode(original.select(kept), columns), encoder.encode(dataset, columns)
-    both = source.joined(target.hide_labels())
-    new = np.arange(len(source), len(both))
-    fresh = Pipeline.build(recipe, work.registry, pipeline.classes, context, encoder)
-    # Checkpoints belong to exactly this source, these images and this method.
-    key = [original.digest, dataset.digest, recipe.digest, about["facts"]["source"], encoder.description]
-    fitting = work.context(seed, "refit", key)
-    vectors = fresh.fit_align(both.with_target(new), fitting)
-    fresh.fit_classifier(work.registry, source, vectors[: len(source)], fitting)
-    fresh.fit_adjust(target.hide_labels(), fitting, vectors[len(source) :])
-    shutil.rmtree(fitting.scratch, ignore_errors=True)
-    return fresh, target, context
+    opened = Opened.open(folder, work)
+    cells = opened.encoder.encode(dataset, opened.columns)
+    pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
+    return pipeline, cells, opened.context
 
 
 def _check_engine(engine: str, address: str | None, encoders: int | None) -> None:

@@ -23,9 +23,9 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels "
     "parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing image_files images manifest page ray_cluster scan single_files splits "
-    "standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says "
-    "training",
+    2: "class_labels classification downloads drawing image_files images manifest page ray_cluster scan single_files "
+    "splits standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates "
+    "testing.says training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
@@ -34,18 +34,19 @@ LEVELS = {
     6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
     7: "components handing testing.classifier_rows testing.encoder_checks workplace",
-    8: "finetune pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
+    8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
     9: "depicted evaluate ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "run testing.align_answers testing.align_optional",
-    13: "claims compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
-    14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
-    15: "boards row_comparison run_report testing.align",
-    16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.report commands.run commands.use "
-    "commands.weights",
-    18: "cli",
+    13: "claims compose encodings fitted_pipelines results_folder run_folder testing.align_fits testing.align_hard",
+    14: "bench estimator_files run_facts suite_results testing.align_resume testing.align_saving use verification",
+    15: "boards cell_estimator row_comparison run_report testing.align",
+    16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard "
+    "ranking submission",
+    17: "api.bench api.data api.plugins api.runs api.weights commands commands.bench commands.data commands.plugins "
+    "commands.report commands.run commands.use commands.weights loaded",
+    18: "api cli",
     19: "__main__",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}

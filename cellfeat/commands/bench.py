@@ -126,7 +126,7 @@ def compare(
     from cellfeat.console import console
     from cellfeat.row_comparison import compared
 
-    console.print(compared(folder, rows, protocol, clf, target or []))
+    console.print(compared(folder, rows, protocol, clf, target or []).table())
 
 
 @app.command()

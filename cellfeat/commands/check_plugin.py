@@ -101,7 +101,20 @@ def check(
         raise typer.Exit(1)
 
 
-def _named(registry: Registry, name: str, slot: str | None) -> tuple[list[Offer], list[Broken]]:
+def document(
+    name: str, slot: str | None, sets: Sequence[str], only: Sequence[str], budget: float | None
+) -> Mapping[str, Any]:
+    """What `--json` prints, found without a word on the terminal; arguments as of the command."""
+    from cellfeat.registry import installed
+
+    offers, broken = _named(installed(), name, slot, silent=True)
+    examined = [*_examined(offers, sets, only)]
+    for one in examined:
+        _look(one, budget, silent=True)
+    return _document(examined, broken, complete=True)
+
+
+def _named(registry: Registry, name: str, slot: str | None, silent: bool = False) -> tuple[list[Offer], list[Broken]]:
     """What is to be looked at, and what of it did not load. Raises: CellfeatError for what is not there."""
     if slot is not None and slot not in SLOTS:
         raise CellfeatError(unknown("slot", slot, SLOTS))
@@ -115,7 +128,8 @@ def _named(registry: Registry, name: str, slot: str | None) -> tuple[list[Offer]
     for offers in (methods, whole):
         found = [one for one in offers if slot in (None, one.slot)]
         if found:
-            _tell_of_others(name, found, whole)
+            if not silent:
+                _tell_of_others(name, found, whole)
             return found, broken if offers is whole else []
     if methods or whole:
         places = ", ".join(sorted({one.slot for one in (*methods, *whole)}))

@@ -32,19 +32,11 @@ def index(
     NAME-skipped.csv beside NAME.csv.
     """
     from cellfeat.console import console, progress, say
-    from cellfeat.layouts import index_dataset
-    from cellfeat.manifest import refuse_existing, write_manifest
-    from cellfeat.scan import write_skipped
+    from cellfeat.layouts import skipped_beside, write_index
 
-    skipped_file = out.with_name(f"{out.stem}-skipped.csv")
-    refuse_existing(out)
-    if skip_bad:
-        refuse_existing(skipped_file)
-    result = index_dataset(kind, directory, domain, skip_bad, progress)
-    write_manifest(out, result.rows)
+    result = write_index(kind, directory, domain, out, skip_bad, progress)
     if result.bad:
-        write_skipped(skipped_file, result.bad)
-        say(f"{len(result.bad)} files that cannot be read are listed in {skipped_file}")
+        say(f"{len(result.bad)} files that cannot be read are listed in {skipped_beside(out)}")
     _print_index(console, result)
     say(f"{out}: {result.accepted:,} of {result.found:,} images. Next: cellfeat data info {out}")
 

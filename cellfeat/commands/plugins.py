@@ -68,21 +68,12 @@ def info(
 ) -> None:
     """What a method is and declares, and the parameters that --set can change."""
     from cellfeat import plugin_pages
-    from cellfeat.errors import CellfeatError, unknown
     from cellfeat.registry import installed
-    from cellfeat.slots import SLOTS
 
-    registry = installed()
-    distribution, _, bare = name.rpartition(":")
-    there = {(one.slot, one.name) for one in registry.offers if distribution in ("", one.distribution)}
-    offers = [registry.find(slot, name) for slot in SLOTS if (slot, bare) in there]
-    broken = [item for item in registry.broken if name in (item.plugin, item.method)]
+    offers, broken = installed().called(name)
     if markdown and offers:
         print("\n".join(map(plugin_pages.page, offers)), end="")
         return
-    if not offers and not broken:
-        everything = {item for slot in SLOTS for item in registry.names(slot)}
-        raise CellfeatError(unknown("method", name, everything, registry.not_loaded()))
     for offer in offers:
         _show(offer)
     for item in broken:

@@ -23,8 +23,7 @@ def _named() -> dict[str, NamedWeights]:
     """Every backbone's named weights."""
     from cellfeat.registry import installed
 
-    offers = [offer for offer in installed().offers if offer.slot == "backbone"]
-    return {name: item for offer in offers for name, item in getattr(offer.factory, "named_weights", {}).items()}
+    return installed().named_weights()
 
 
 @app.command("list")

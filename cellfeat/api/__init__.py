@@ -1,0 +1,58 @@
+"""What the commands do, as functions: every command of `cellfeat` has one here, named in docs/python.md.
+
+They call what the commands call, and print nothing; `verbose=True` shows notes and progress on stderr. Paths may be
+texts. What a command says by exit status 1 is in the answer; a mistake is a `CellfeatError`. Instead of `--offline`:
+`CELLFEAT_OFFLINE=1` in the environment.
+"""
+
+from __future__ import annotations
+
+from cellfeat.api.bench import (
+    bench_compare,
+    bench_leaderboard,
+    bench_list,
+    bench_run,
+    bench_submit,
+    bench_verify,
+)
+from cellfeat.api.data import data_info, demo, index, merge, table
+from cellfeat.api.plugins import (
+    plugins_check,
+    plugins_info,
+    plugins_list,
+    plugins_new,
+    plugins_page,
+    plugins_requirements,
+)
+from cellfeat.api.runs import extract, predict, report, run, transform
+from cellfeat.api.weights import weights_export, weights_fetch, weights_import, weights_list, weights_verify
+
+__all__ = [
+    "bench_compare",
+    "bench_leaderboard",
+    "bench_list",
+    "bench_run",
+    "bench_submit",
+    "bench_verify",
+    "data_info",
+    "demo",
+    "extract",
+    "index",
+    "merge",
+    "plugins_check",
+    "plugins_info",
+    "plugins_list",
+    "plugins_new",
+    "plugins_page",
+    "plugins_requirements",
+    "predict",
+    "report",
+    "run",
+    "table",
+    "transform",
+    "weights_export",
+    "weights_fetch",
+    "weights_import",
+    "weights_list",
+    "weights_verify",
+]

@@ -1,0 +1,137 @@
+"""A finished run's pipelines: found, opened, and fitted again with new cells among those adapted to."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfeat.errors import CellfeatError, unknown
+from cellfeat.extract import Encoder
+from cellfeat.pipeline import Pipeline, columns_read, read_about
+from cellfeat.recipe import Recipe, parse
+from cellfeat.run import read_run, saved_recipe
+from cellfeat.slots import Context
+from cellfeat.types import Cells
+from cellfeat.workplace import Workplace, load_dataset, make_encoder
+
+
+def pipeline_folder(run: Path, source: str | None) -> Path:
+    """The folder of one source's pipeline in a run."""
+    pipelines = read_run(run)
+    if source is None and len(pipelines) == 1:
+        return next(iter(pipelines.values()))
+    if source is None:
+        raise CellfeatError(f"{run} has a pipeline per source: {', '.join(pipelines)}; choose one with --source")
+    if source not in pipelines:
+        raise CellfeatError(unknown("source of this run", source, pipelines))
+    return pipelines[source]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A saved pipeline, its encoder, and the context in which it answers."""
+
+    folder: Path
+    recipe: Recipe
+    pipeline: Pipeline
+    encoder: Encoder
+    context: Context
+
+    @classmethod
+    def open(cls, folder: Path, work: Workplace) -> Opened:
+        """Raises: CellfeatError where the weights are not those that it was fitted on the features of."""
+        about = read_about(folder)
+        recipe = saved_recipe(folder, parse(about["recipe"], f"the recipe in {folder}"))
+        context = work.context(about["facts"]["seed"], "use")
+        encoder = make_encoder(recipe, work, context)
+        was, now = about["facts"]["weights_sha256"], encoder.description["weights_sha256"]
+        if was != now:
+            raise CellfeatError(
+                f"{folder} was fitted on features of weights with sha256 {was}, but {recipe.backbone.name} now has "
+                f"weights with {now}; put the old weights back or run again"
+            )
+        return cls(folder, recipe, Pipeline.load(folder, work.registry, context, encoder), encoder, context)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the pipeline reads of cells."""
+        return columns_read(self.pipeline.aligners)
+
+    def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
+        """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
+
+        digest: of the target's content, by which checkpoints are told apart.
+
+        Raises: CellfeatError where the source's manifest has changed since, or was never told.
+        """
+        facts, recipe = self.pipeline.facts, self.recipe
+        if "dataset" not in facts:
+            raise CellfeatError(
+                f"{self.folder} was fitted in Python and does not say where its cells lie: fit again there, with "
+                "target=… for the cells to adapt to"
+            )
+        original = load_dataset(recipe.dataset, work)
+        if original.digest != facts["dataset"]["digest"]:
+            raise CellfeatError(
+                f"{recipe.dataset.manifest} has changed since {self.folder} was made: run again instead of --refit"
+            )
+        kept = np.isin(original.domain, facts["source"]) & np.isin(original.label, self.pipeline.fitted_classes)
+        source = self.encoder.encode(original.select(kept), self.columns)
+        fresh = Pipeline.build(recipe, work.registry, self.pipeline.classes, self.context, self.encoder)
+        # Checkpoints belong to exactly this source, these images and this method.
+        key = [original.digest, digest, recipe.digest, facts["source"], self.encoder.description]
+        fitting = work.context(facts["seed"], "refit", key)
+        fit_whole(fresh, source, target, work, fitting)
+        shutil.rmtree(fitting.scratch, ignore_errors=True)
+        return fresh
+
+
+def fit_whole(
+    pipeline: Pipeline, source: Cells, target: Cells | None, work: Workplace, context: Context, head: bool = True
+) -> np.ndarray:
+    """Fit chain, classifier and corrections on labelled source cells and target cells, whose labels are hidden here.
+
+    head: False leaves the classifier out. Gives the (N, D) features of the source, then of the target.
+    """
+    cells = source
+    if target is not None:
+        both = source.joined(target.hide_labels())
+        cells = both.with_target(np.arange(len(source), len(both)))
+    vectors: Any = pipeline.fit_align(cells, context)
+    if head:
+        pipeline.fit_classifier(work.registry, source, vectors[: len(source)], context)
+        if target is not None:
+            pipeline.fit_adjust(target.hide_labels(), context, vectors[len(source) :])
+    return vectors
+
+
+@contextmanager
+def checkpoints(work: Workplace, seed: int, key: Any) -> Iterator[Context]:
+    """A context whose scratch folder is found again by the very same fit after a kill, and gone when that has ended.
+
+    Two processes that fit the same at once, as a grid search has them, do not share it.
+    """
+    from filelock import FileLock, Timeout
+
+    context = work.context(seed, "fit", key)
+    # Few lock files, since one that is deleted locks nothing any more: two fits that share one lose no more than this.
+    lock = FileLock(context.scratch.with_name(f"fit-{context.scratch.name[-2:]}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with tempfile.TemporaryDirectory(dir=context.scratch.parent) as folder:
+            yield replace(context, scratch=Path(folder))
+        return
+    try:
+        context.scratch.mkdir(parents=True, exist_ok=True)  # another process may just have ended with it
+        yield context
+        shutil.rmtree(context.scratch, ignore_errors=True)
+    finally:
+        lock.release()
