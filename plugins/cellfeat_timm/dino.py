@@ -24,8 +24,9 @@ Images are resized bicubically and standardised by ImageNet's mean and deviation
 weights: "published"; or the path of a file, in Meta's layout, in timm's, or of a training ("teacher", "student" with
 `backbone.` before the names); or "random".
 image_size: S, a multiple of 14; positions are resampled as Meta's program does.
-pooling: "cls", the class token, by which DINOv2 compares images and DinoBloom reports its classes; "mean", of the patch
-tokens; "both", one behind the other (twice as wide), which DINOv2's linear classifiers read.
+pooling: "cls", the class token, which Meta recommends for nearest neighbours and logistic regression and DinoBloom's
+authors take; "mean", of the patch tokens; "both", one behind the other, twice as wide, which Meta recommends for
+linear layers.
 saw: names of the data that the weights were trained on, where that is not known, so that records of these targets are
 marked: `--set 'backbone.saw=[acevedo20]'`.
 """
