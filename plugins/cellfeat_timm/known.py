@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from cellfeat import CellfeatError, NamedWeights, find_weights
 
 HUB, HUB_CONFIG = "hf-hub:", "config.json"
+PROPOSALS = re.compile(r"\.? (?=Fetch them where|A file fetched by)")  # of those who found no weights; ours say more
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -64,7 +65,11 @@ def _of_hub(model: str) -> Known:
     try:
         file = hub_file(f"{repository}/{HUB_CONFIG}")
     except CellfeatError as error:
-        raise CellfeatError(f"the model {model} cannot be looked up: {error}") from error
+        reason = PROPOSALS.split(str(error).rpartition(" are not to be had: ")[2])[0]
+        raise CellfeatError(
+            f"the model {model} cannot be looked up: {reason}. Run this once on a machine with network, or take a model "
+            "that timm knows"
+        ) from error
     try:
         found = _read(file, repository)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

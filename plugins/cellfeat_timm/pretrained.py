@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat import CellfeatError, NamedWeights, find_weights
-from cellfeat_timm.known import HUB, hub_file, published_config
+from cellfeat_timm.known import HUB, PROPOSALS, hub_file, published_config
 
 if TYPE_CHECKING:
     from cellfeat import Context
 
 RESNEXT50 = "resnext50_32x4d.tv_in1k"  # timm's name of torchvision's ResNeXt-50 32x4d (Xie et al., CVPR 2017)
 HUB_FILE = "model.safetensors"
-PROPOSALS = re.compile(r"\.? (?=Fetch them where|A file fetched by)")  # of those who found no weights; ours say more
 
 # Digest: the one that MLCommons publishes for its detection benchmark, which starts from this file. timm's newer
 # weights for the same network carry only eight digits of a digest in their names.
