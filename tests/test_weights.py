@@ -115,6 +115,14 @@ def test_no_mirror_that_works_is_one_clear_line(server, own_cache):
     assert "\n" not in str(caught.value)
 
 
+def test_no_connection_is_said_shortly():
+    address = "http://127.0.0.1:1/weights.pth"
+    with pytest.raises(
+        CellfeatError, match=rf"downloaded\. {address}: no connection \(\[Errno \d+\] [\w ]+\)\. A file"
+    ):
+        find_weights("big", named(address))
+
+
 def test_a_damaged_cached_file_is_fetched_again_or_refused_offline(server):
     path = find_weights("big", named(server.url()))
     path.write_bytes(b"damaged")

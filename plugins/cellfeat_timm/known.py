@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from cellfeat import CellfeatError, NamedWeights, find_weights
 
 HUB, HUB_CONFIG = "hf-hub:", "config.json"
-PROPOSALS = re.compile(r"\.? (?=Fetch them where|A file fetched by)")  # of those who found no weights; ours say more
+PROPOSALS = re.compile(r"\.? (?=Fetch them where|A file fetched by)")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -32,6 +32,11 @@ def published_config(model: str) -> Any:
 def known_model(model: str) -> Known:
     """What timm knows of a name; of `hf-hub:owner/name`, what that repository's config.json says."""
     return _of_hub(model) if model.startswith(HUB) else Known(model, _of_timm(model), {})
+
+
+def reason_of(error: CellfeatError) -> str:
+    """What kept weights from being found, in one line, without the proposals of those who looked for them."""
+    return PROPOSALS.split(" ".join(str(error).split()).rpartition(" are not to be had: ")[2])[0]
 
 
 def hub_file(place: str) -> Path:
@@ -65,10 +70,9 @@ def _of_hub(model: str) -> Known:
     try:
         file = hub_file(f"{repository}/{HUB_CONFIG}")
     except CellfeatError as error:
-        reason = PROPOSALS.split(str(error).rpartition(" are not to be had: ")[2])[0]
         raise CellfeatError(
-            f"the model {model} cannot be looked up: {reason}. Run this once on a machine with network, or take a model "
-            "that timm knows"
+            f"the model {model} cannot be looked up: {reason_of(error)}. Run this once on a machine with network, or "
+            "take a model that timm knows"
         ) from error
     try:
         found = _read(file, repository)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat import CellfeatError, NamedWeights, find_weights
-from cellfeat_timm.known import HUB, PROPOSALS, hub_file, published_config
+from cellfeat_timm.known import HUB, hub_file, published_config, reason_of
 
 if TYPE_CHECKING:
     from cellfeat import Context
@@ -94,9 +94,8 @@ def file_source(weights: str, published: str) -> Source:
 
 def no_weights(model: str, error: CellfeatError, fetch: str, slot: str) -> CellfeatError:
     """Why published weights cannot be had, and the three ways out."""
-    reason = PROPOSALS.split(" ".join(str(error).split()))[0]
     return CellfeatError(
-        f"no pretrained weights for {model}: {reason}. Either {fetch} on a machine with "
+        f"no pretrained weights for {model}: {reason_of(error)}. Either {fetch} on a machine with "
         f"network; or give a file: --set {slot}.weights=/path/to/file.safetensors; or, knowing that they know "
         f"nothing, take random weights: --set {slot}.weights=random"
     )
