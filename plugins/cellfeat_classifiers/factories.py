@@ -35,7 +35,8 @@ def rf(
 ) -> Any:
     """Random forest on the raw features; `max_depth` None grows every tree to pure leaves.
 
-    class_weight: "balanced" lets every tree draw as many cells of each class, the rare ones several times.
+    class_weight: "balanced" lets every tree draw as many cells of each class, the rare ones several times (scikit-learn
+    before 1.9: weighs them in the tree).
     """
     from sklearn.ensemble import RandomForestClassifier
 
