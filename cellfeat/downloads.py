@@ -40,11 +40,21 @@ def download(urls: tuple[str, ...], digest: str, path: Path, name: str, progress
                 found = pooch.retrieve(url, digest, fname=path.name, path=path.parent, downloader=fetch)
                 return Path(found)
             except (requests.RequestException, OSError, CellfeatError) as error:
-                failures.append(f"{url}: {error}")
+                failures.append(f"{url}: {_reason(error)}")
     raise CellfeatError(
         f"the weights {name!r} could not be downloaded. {'; '.join(failures) or 'No address is known'}. "
         f"A file fetched by other means can be put at {path}"
     )
+
+
+def _reason(error: Exception) -> str:
+    """One short line: without a connection, requests tells of pools and retries before it says what was wrong."""
+    import requests
+
+    if not isinstance(error, requests.ConnectionError):
+        return str(error)
+    inner = error.args[0] if error.args else error
+    return f"no connection ({str(getattr(inner, 'reason', inner)).rpartition(': ')[2]})"
 
 
 class ResumingDownloader:

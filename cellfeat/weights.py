@@ -6,7 +6,6 @@ folder. With `CELLFEAT_OFFLINE=1` nothing is downloaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,12 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat.digests import check_digest
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.hub_weights import hub_cached, hub_file, is_offline
 from cellfeat.store import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+# Of weights in checkpoints; averaged ones first.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "teacher", "student")
+PARALLEL = "module."  # what training on several GPUs puts before every name
 ProgressBar = Callable[[int | None, str], AbstractContextManager[Any]]
 
 
@@ -30,22 +33,30 @@ class NamedWeights:
 
     Attributes:
         name: what the user types.
-        digest: "algorithm:hexadecimal", for example "sha256:ab…" or "xxh128:cd…"; the file is not used without it.
+        digest: "algorithm:hexadecimal", for example "sha256:ab…" or "xxh128:cd…"; the file is not used without it, but
+            for one of the hub.
         urls: where to download it, mirrors in the order to try them; empty when the file ships inside a package.
         path: the shipped file; None when it is downloaded.
-        size_mb: size in megabytes (10^6 bytes), for the list.
+        hub: "owner/name/file" on the Hugging Face hub, for files of which nobody else tells a digest: what arrives is
+            compared with the one that the hub tells.
+        size_mb: size in megabytes (10^6 bytes), for the list; 0 when unknown.
         licence: its licence, as short as possible. card: address of its description, or a note.
         saw: data the weights were trained on; None when unknown.
     """
 
     name: str
-    digest: str
+    digest: str = ""
     urls: tuple[str, ...] = ()
     path: Path | None = None
     size_mb: float = 0.0
     licence: str = ""
     card: str = ""
     saw: tuple[str, ...] | None = None
+    hub: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.digest) == bool(self.hub):
+            raise CellfeatError(f"the weights {self.name!r} need a digest, or a file of the hub; one of them")
 
 
 class WeightsRow(NamedTuple):
@@ -54,9 +65,10 @@ class WeightsRow(NamedTuple):
     name: str
     size_mb: float
     licence: str
-    digest: str
+    digest: str  # "" for a file of the hub that is not here
     saw: tuple[str, ...] | None
     path: Path | None
+    card: str = ""
 
     @property
     def where(self) -> str:
@@ -84,7 +96,7 @@ def find_weights(
         CellfeatError: for an unknown name, a missing file, a wrong digest, or a download that is refused or fails.
     """
     if str(name_or_path) in named:
-        return _named_file(named[str(name_or_path)], _is_offline(offline), weights_cache(cache), progress)
+        return _named_file(named[str(name_or_path)], is_offline(offline), weights_cache(cache), progress)
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
@@ -104,11 +116,18 @@ def weights_status(named: Mapping[str, NamedWeights], *, cache: Path | None = No
     """What is known by name and what of it is on this machine, without reading or downloading any file."""
     rows = []
     for weights in named.values():
-        path: Path | None = weights.path or cached_file(weights, weights_cache(cache))
+        path = hub_cached(weights.hub) if weights.hub else weights.path or cached_file(weights, weights_cache(cache))
         if path is not None and not path.is_file():
             path = None
-        rows.append(WeightsRow(weights.name, weights.size_mb, weights.licence, weights.digest, weights.saw, path))
+        digest = weights.digest or _hub_digest(path)
+        rows.append(WeightsRow(weights.name, weights.size_mb, weights.licence, digest, weights.saw, path, weights.card))
     return rows
+
+
+def _hub_digest(path: Path | None) -> str:
+    """What the hub told of a file that is here: its cache names large files so."""
+    name = "" if path is None else path.resolve().name
+    return f"sha256:{name}" if len(name) == 64 else ""
 
 
 def verify_weights(name: str, named: Mapping[str, NamedWeights], *, cache: Path | None = None) -> Path:
@@ -121,12 +140,13 @@ def verify_weights(name: str, named: Mapping[str, NamedWeights], *, cache: Path 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a PyTorch checkpoint, on the CPU, by name.
 
-    A checkpoint that wraps its weights ("state_dict", "model_state" or "model") is unwrapped; one that would run code
-    when read is refused.
+    A checkpoint that wraps its weights is unwrapped: "state_dict", "model_state", "model", averaged ones
+    ("state_dict_ema") before them; "teacher", else "student", of self-distillation; "module." before all names.
+    One that would run code when read is refused.
     """
     path = Path(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    for key in ("state_dict", "model_state", "model"):
+    for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     tensors = (
@@ -136,6 +156,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise CellfeatError(f"{path} holds no weights: a dictionary of tensors by name is expected")
+    if all(name.startswith(PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL): value for name, value in tensors.items()}
     return tensors
 
 
@@ -166,18 +188,14 @@ def _unknown(name: str, named: Mapping[str, NamedWeights]) -> CellfeatError:
     return CellfeatError(unknown("weights", name, named, "The path of a file works too"))
 
 
-def _is_offline(offline: bool | None) -> bool:
-    return (
-        os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no") if offline is None else offline
-    )
-
-
 def _named_file(weights: NamedWeights, offline: bool, folder: Path, progress: ProgressBar | None) -> Path:
     if weights.path is not None:
         if not weights.path.is_file():
             raise CellfeatError(f"the weights {weights.name!r} ship as {weights.path}, which is absent: reinstall")
         check_digest(weights.path, weights.digest, "; reinstall")
         return weights.path
+    if weights.hub:
+        return _hub_weights(weights, offline)
     path = cached_file(weights, folder)
     if offline:
         if not path.is_file():
@@ -192,6 +210,14 @@ def _named_file(weights: NamedWeights, offline: bool, folder: Path, progress: Pr
     return download(weights.urls, weights.digest, path, weights.name, progress)
 
 
+def _hub_weights(weights: NamedWeights, offline: bool) -> Path:
+    try:
+        return hub_file(weights.hub, offline)
+    except CellfeatError as error:
+        fetch = f". Fetch them where there is a network: cellfeat weights fetch {weights.name}" if offline else ""
+        raise CellfeatError(f"the weights {weights.name!r} are not to be had: {error}{fetch}") from error
+
+
 def _read_safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -203,12 +229,14 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_checkpoint(path: Path) -> Any:
+    import argparse
     import pickle
 
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments of a training, mere values
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CellfeatError(
             f"{path} was not loaded: it is no plain PyTorch checkpoint, or reading it would run code that it brings. "

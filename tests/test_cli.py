@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+import yaml
 from PIL import Image
 
 from cellfeat import cli
@@ -384,3 +387,57 @@ def test_a_segmenter_that_changes_nothing_is_refused(cellfeat, drawn):
     code, _, err = cellfeat("run", "--data", drawn / "manifest.csv", *arguments)
     assert code == 2
     assert "leave --segmenter out" in err
+
+
+def test_every_backbones_weights_are_listed_with_what_they_have_seen(cellfeat, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    code, out, _ = cellfeat("weights", "list", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert {"cell-tiny", "vit_b_lm", "resnext50", "dinov2-s", "dinov2-g-reg", "dinobloom-l"} < set(rows)
+    assert set(rows["dinov2-b"]) == {"name", "size_mb", "licence", "saw", "path", "digest", "card"}
+    assert (rows["dinov2-b"]["saw"], rows["dinov2-b"]["path"]) == (["LVD-142M"], None)
+    assert rows["dinov2-b"]["digest"].startswith("sha256:0b8b82f8")
+    assert (rows["dinobloom-l"]["saw"], rows["dinobloom-l"]["digest"]) == (None, None)  # not known; the hub's
+    assert rows["cell-tiny"]["path"].endswith("cell-tiny-v1.safetensors")
+    code, out, _ = cellfeat("weights", "list")
+    assert code == 0
+    for text in ("has seen", "not known", "LVD-142M", "the hub's", "dinobloom-g"):
+        assert text in out
+
+
+def test_weights_of_the_hub_are_fetched_and_verified_by_their_names(cellfeat, tmp_path, monkeypatch):
+    blob = tmp_path / hashlib.sha256(b"weights").hexdigest()
+
+    def download(repository, name, local_files_only=False):
+        assert (repository, name) == ("MarrLab/DinoBloom", "pytorch_model_b.bin")
+        if local_files_only and not blob.exists():
+            raise FileNotFoundError
+        blob.write_bytes(blob.read_bytes() if blob.exists() else b"weights")
+        return str(blob)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    code, _, err = cellfeat("weights", "verify", "dinobloom-b")
+    assert code == 2
+    assert "cellfeat weights fetch dinobloom-b" in one_line(err)
+    assert cellfeat("weights", "fetch", "dinobloom-b")[0] == 0
+    code, out, err = cellfeat("weights", "verify", "dinobloom-b")
+    assert code == 0
+    assert "dinobloom-b" in out + err
+    assert "is intact" in out + err
+    blob.write_bytes(b"damaged")
+    code, _, err = cellfeat("weights", "verify", "dinobloom-b")
+    assert (code, "is damaged" in one_line(err)) == (2, True)
+
+
+def test_a_balanced_classifier_by_the_command_line(cellfeat, drawn):
+    methods = ("--backbone", "colour", "--align", "none", "--clf", "lr", "--folds", "2", "--no-pictures")
+    arguments = ("--data", drawn / "manifest.csv", *methods)
+    code, _, err = cellfeat("run", *arguments, "--set", "classifier.class_weight=balanced", "--out", "balanced")
+    assert code == 0, err
+    recipe = yaml.safe_load(Path("balanced/recipe.yaml").read_text())
+    assert recipe["classifier"]["class_weight"] == "balanced"
+    code, _, err = cellfeat("run", *arguments, "--set", "classifier.class_weight=equal")
+    assert code == 2
+    assert "class_weight is 'equal', but must be Literal['none', 'balanced']" in one_line(err)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import http.server
 import os
 import pickle
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 import xxhash
+from file_server import serving
 from safetensors.torch import save_file
 
 from cellfeat import CellfeatError, NamedWeights, find_weights
@@ -26,51 +26,10 @@ def sha256(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; remembers the ranges that were asked for; can break off, or ignore ranges."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.ranges: list[str | None] = []
-        self.break_after: list[int] = []  # bytes sent before each of the first answers breaks off
-        self.knows_ranges = True
-
-    def url(self, name: str = "weights.pth") -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
-        if "missing" in self.path:
-            return self.send_error(404)
-        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.knows_ranges else 0
-        if first >= len(self.server.content):
-            return self.send_error(416)
-        body = self.server.content[first:]
-        self.send_response(206 if asked and self.server.knows_ranges else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        limit = self.server.break_after.pop(0) if self.server.break_after else len(body)
-        self.wfile.write(body[:limit])
-        self.close_connection = True
-        return None
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server():
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
+    with serving(CONTENT) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +113,14 @@ def test_no_mirror_that_works_is_one_clear_line(server, own_cache):
     with pytest.raises(CellfeatError, match=r"'big' could not be downloaded.*404.*can be put at") as caught:
         find_weights("big", named(server.url("missing.pth")))
     assert "\n" not in str(caught.value)
+
+
+def test_no_connection_is_said_shortly():
+    address = "http://127.0.0.1:1/weights.pth"
+    with pytest.raises(
+        CellfeatError, match=rf"downloaded\. {address}: no connection \(\[Errno \d+\] [\w ]+\)\. A file"
+    ):
+        find_weights("big", named(address))
 
 
 def test_a_damaged_cached_file_is_fetched_again_or_refused_offline(server):
@@ -245,7 +212,12 @@ def test_tensors_of_every_layout(tmp_path):
     save_file(tensors, tmp_path / "a.safetensors")
     torch.save(tensors, tmp_path / "a.pth")
     torch.save({"model_state": tensors, "epoch": 3}, tmp_path / "wrapped.pt")
-    for name in ("a.safetensors", "a.pth", "wrapped.pt"):
+    torch.save({"module.a": tensors["a"]}, tmp_path / "parallel.pth")
+    other = {"a": torch.zeros(3)}
+    torch.save({"student": other, "teacher": tensors, "args": argparse.Namespace(lr=0.1)}, tmp_path / "distilled.pth")
+    torch.save({"state_dict": other, "state_dict_ema": tensors}, tmp_path / "averaged.pth")
+    torch.save({"model": {"module.a": tensors["a"]}}, tmp_path / "both.pth")
+    for name in ("a.safetensors", "a.pth", "wrapped.pt", "parallel.pth", "distilled.pth", "averaged.pth", "both.pth"):
         loaded = load_tensors(tmp_path / name)
         assert list(loaded) == ["a"]
         assert torch.equal(loaded["a"], tensors["a"])
@@ -313,3 +285,60 @@ def test_a_checkpoint_with_other_keys_than_names_holds_no_weights(tmp_path):
     torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
     with pytest.raises(CellfeatError, match="holds no weights: a dictionary of tensors by name is expected"):
         load_tensors(tmp_path / "numbered.pth")
+
+
+class Hub:
+    """What the client of the Hugging Face hub does, with a cache folder of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[str, str, bool]] = []
+        self.blob = folder / hashlib.sha256(CONTENT).hexdigest()
+        self.here = False
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(self.blob) if self.here else None)
+
+    def download(self, repository: str, name: str, local_files_only: bool = False) -> str:
+        self.asked.append((repository, name, local_files_only))
+        if not self.here and local_files_only:
+            raise FileNotFoundError
+        if not self.here:
+            self.here = self.blob.write_bytes(CONTENT) > 0
+        return str(self.blob)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    return Hub(tmp_path, monkeypatch)
+
+
+def test_a_file_of_the_hub_is_compared_with_the_digest_that_the_hub_tells(hub):
+    weights = {"far": NamedWeights("far", hub="owner/name/part/model.bin", size_mb=1.28)}
+    row = weights_status(weights)[0]
+    assert (row.path, row.digest, row.where) == (None, "", "no (cellfeat weights fetch far)")
+    assert find_weights("far", weights) == hub.blob
+    assert hub.asked == [("owner/name/part", "model.bin", True), ("owner/name/part", "model.bin", False)]
+    row = weights_status(weights)[0]
+    assert (row.path, row.digest) == (hub.blob, sha256(CONTENT))
+    assert verify_weights("far", weights) == hub.blob
+    hub.blob.write_bytes(b"damaged")
+    for ask in (verify_weights, find_weights):
+        with pytest.raises(CellfeatError, match=r"'far' are not to be had: .* is damaged: its SHA-256 is not its name"):
+            ask("far", weights)
+
+
+def test_a_file_of_the_hub_offline_says_how_to_get_it(hub, monkeypatch):
+    monkeypatch.setenv("CELLFEAT_OFFLINE", "1")
+    with pytest.raises(CellfeatError) as caught:
+        find_weights("far", {"far": NamedWeights("far", hub="owner/name/model.bin")})
+    assert str(caught.value) == (
+        "the weights 'far' are not to be had: owner/name is not in the hub's cache and downloads are switched off. "
+        "Fetch them where there is a network: cellfeat weights fetch far"
+    )
+    assert hub.asked == [("owner/name", "model.bin", True)]
+
+
+@pytest.mark.parametrize("facts", [{}, {"digest": "sha256:00", "hub": "owner/name/file"}])
+def test_weights_have_a_digest_or_lie_on_the_hub(facts):
+    with pytest.raises(CellfeatError, match="the weights 'both' need a digest, or a file of the hub; one of them"):
+        NamedWeights("both", **facts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from cellfeat.weights import NamedWeights
+    from cellfeat.weights import NamedWeights, WeightsRow
 
 app = typer.Typer(
     help="List, download and verify named weights; import and export the files of other programs.", no_args_is_help=True
@@ -27,19 +27,43 @@ def _named() -> dict[str, NamedWeights]:
 
 
 @app.command("list")
-def list_weights() -> None:
-    """Names, sizes, licences, and whether the file is here already."""
+def list_weights(
+    as_json: Annotated[bool, typer.Option("--json", help="The same, and where they are described, as JSON")] = False,
+) -> None:
+    """Names, sizes, licences, the data they have seen, and whether the file is here already."""
+    import json
+
     from rich.table import Table
 
     from cellfeat.console import console
     from cellfeat.weights import weights_status
 
+    rows = weights_status(_named())
+    if as_json:
+        print(json.dumps([_described(row) for row in rows], indent=1, ensure_ascii=False))
+        return
     table = Table()
-    for heading in ("name", "size", "licence", "here", "digest"):
+    for heading in ("name", "size", "licence", "has seen", "here", "digest"):
         table.add_column(heading, overflow="fold")
-    for row in weights_status(_named()):
-        table.add_row(row.name, f"{row.size_mb:,.0f} MB", row.licence, row.where, row.digest)
+    for row in rows:
+        seen = "not known" if row.saw is None else ", ".join(row.saw) or "nothing"
+        digest = row.digest or "the hub's"
+        size = f"{row.size_mb:,.0f} MB" if row.size_mb else "not known"
+        table.add_row(row.name, size, row.licence, seen, row.where, digest)
     console.print(table)
+
+
+def _described(row: WeightsRow) -> dict[str, Any]:
+    """JSON values. null: of `saw` and `size_mb`, not known; of `path`, not here; of `digest`, the hub's."""
+    return {
+        "name": row.name,
+        "size_mb": row.size_mb or None,
+        "licence": row.licence,
+        "saw": None if row.saw is None else list(row.saw),
+        "path": row.path and str(row.path),
+        "digest": row.digest or None,
+        "card": row.card,
+    }
 
 
 @app.command()

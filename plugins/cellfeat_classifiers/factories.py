@@ -8,6 +8,11 @@ random forest uses all cores instead of the 64 of the authors' machine, which ch
 `KernelSVC`, which fits scikit-learn's support vector machines faster.
 
 `seed`: the random state; None takes the run's, whose default is the published 1234.
+
+`class_weight`: "none", as published; "balanced" lets every class weigh the same in the fit, however rare it is: a cell
+of a class with n_c of n cells in K classes weighs n / (K n_c), as in scikit-learn. An align method's weights of cells
+are multiplied by it; their sums then take the place of n and n_c, but for the support vector machines, as in
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -18,69 +23,112 @@ from cellfeat import CellfeatError, Context
 
 PUBLISHED_SEED = 1234
 LARGEST_SEED = 2**32 - 1  # NumPy's, which scikit-learn draws from
+ClassWeight = Literal["none", "balanced"]
 
 
 def rf(
-    n_estimators: int = 200, max_depth: int | None = 16, seed: int | None = None, context: Context | None = None
+    n_estimators: int = 200,
+    max_depth: int | None = 16,
+    class_weight: ClassWeight = "none",
+    seed: int | None = None,
+    context: Context | None = None,
 ) -> Any:
-    """Random forest on the raw features; `max_depth` None grows every tree to pure leaves."""
+    """Random forest on the raw features; `max_depth` None grows every tree to pure leaves.
+
+    class_weight: "balanced" lets every tree draw as many cells of each class, the rare ones several times (scikit-learn
+    before 1.9: weighs them in the tree).
+    """
     from sklearn.ensemble import RandomForestClassifier
 
     _at_least(1, n_estimators=n_estimators, max_depth=max_depth)
     return RandomForestClassifier(
-        n_estimators=n_estimators, max_depth=max_depth, n_jobs=-1, random_state=_seed(seed, context)
+        n_estimators=n_estimators,
+        max_depth=max_depth,
+        class_weight=_class_weight(class_weight),
+        n_jobs=-1,
+        random_state=_seed(seed, context),
     )
 
 
-def svm_linear(C: float = 1.0, seed: int | None = None, context: Context | None = None) -> Any:
-    """Support vector machine with a linear kernel, one against one, on standardised features (DoRL's best row)."""
-    return _svm(kernel="linear", C=C, seed=_seed(seed, context))
+def svm_linear(
+    C: float = 1.0, class_weight: ClassWeight = "none", seed: int | None = None, context: Context | None = None
+) -> Any:
+    """Support vector machine with a linear kernel, one against one, on standardised features (DoRL's best row).
+
+    class_weight: "balanced" gives each class a C of its own, C n / (K n_c).
+    """
+    return _svm(kernel="linear", C=C, class_weight=class_weight, seed=_seed(seed, context))
 
 
 def svm_poly(
     C: float = 1.0,
     degree: int = 3,
     gamma: Literal["scale", "auto"] | float = "scale",
+    class_weight: ClassWeight = "none",
     seed: int | None = None,
     context: Context | None = None,
 ) -> Any:
-    """Support vector machine with a polynomial kernel on standardised features."""
+    """Support vector machine with a polynomial kernel on standardised features.
+
+    class_weight: "balanced" gives each class a C of its own, C n / (K n_c).
+    """
     _at_least(1, degree=degree)
-    return _svm(kernel="poly", C=C, degree=degree, gamma=gamma, seed=_seed(seed, context))
+    return _svm(kernel="poly", C=C, degree=degree, gamma=gamma, class_weight=class_weight, seed=_seed(seed, context))
 
 
 def svm_rbf(
     C: float = 1.0,
     gamma: Literal["scale", "auto"] | float = "scale",
+    class_weight: ClassWeight = "none",
     seed: int | None = None,
     context: Context | None = None,
 ) -> Any:
-    """Support vector machine with a Gaussian kernel on standardised features (BC-SAM only)."""
-    return _svm(kernel="rbf", C=C, gamma=gamma, seed=_seed(seed, context))
+    """Support vector machine with a Gaussian kernel on standardised features (BC-SAM only).
+
+    class_weight: "balanced" gives each class a C of its own, C n / (K n_c).
+    """
+    return _svm(kernel="rbf", C=C, gamma=gamma, class_weight=class_weight, seed=_seed(seed, context))
 
 
-def lr(C: float = 1.0, max_iter: int = 500, seed: int | None = None, context: Context | None = None) -> Any:
-    """Multinomial logistic regression (L-BFGS) on standardised features."""
+def lr(
+    C: float = 1.0,
+    max_iter: int = 500,
+    class_weight: ClassWeight = "none",
+    seed: int | None = None,
+    context: Context | None = None,
+) -> Any:
+    """Multinomial logistic regression (L-BFGS) on standardised features.
+
+    class_weight: "balanced" weights the loss of every cell.
+    """
     from sklearn.linear_model import LogisticRegression
 
     _positive(C=C)
     _at_least(1, max_iter=max_iter)
-    return _scaled(LogisticRegression(C=C, max_iter=max_iter, random_state=_seed(seed, context)))
+    weight = _class_weight(class_weight)
+    return _scaled(LogisticRegression(C=C, max_iter=max_iter, class_weight=weight, random_state=_seed(seed, context)))
 
 
 def ann(
     hidden: tuple[int, ...] = (100,),
     max_iter: int = 1000,
     early_stopping: bool = True,
+    class_weight: ClassWeight = "none",
     seed: int | None = None,
     context: Context | None = None,
 ) -> Any:
-    """Multi-layer perceptron (ReLU, Adam) on standardised features; `early_stopping` holds out a tenth of the rows."""
+    """Multi-layer perceptron (ReLU, Adam) on standardised features; `early_stopping` holds out a tenth of the rows.
+
+    class_weight: "balanced" weights the loss of every cell, and the held-out accuracy by which training is stopped.
+    """
     from sklearn.neural_network import MLPClassifier
 
+    from cellfeat_classifiers.balanced_ann import BalancedMLPClassifier
+
     _at_least(1, max_iter=max_iter, **{f"hidden[{i}]": size for i, size in enumerate(hidden)})
+    kind = BalancedMLPClassifier if _class_weight(class_weight) else MLPClassifier
     return _scaled(
-        MLPClassifier(
+        kind(
             hidden_layer_sizes=hidden,
             max_iter=max_iter,
             early_stopping=early_stopping,
@@ -94,6 +142,7 @@ def xgboost(
     max_depth: int = 6,
     learning_rate: float = 0.3,
     base_score: float | None = None,
+    class_weight: ClassWeight = "none",
     seed: int | None = None,
     context: Context | None = None,
 ) -> Any:
@@ -101,12 +150,16 @@ def xgboost(
 
     base_score: what every tree sum starts from; None lets XGBoost estimate it. 0.5 gives the predictions of 2.0.3, the
     release that the authors had, which did not estimate.
+    class_weight: "balanced" weights the loss of every cell, as XGBoost's `sample_weight`.
     """
     from xgboost import XGBClassifier
 
+    from cellfeat_classifiers.balanced_xgboost import BalancedXGBClassifier
+
     _at_least(1, n_estimators=n_estimators, max_depth=max_depth)
     _positive(learning_rate=learning_rate)
-    return XGBClassifier(
+    kind = BalancedXGBClassifier if _class_weight(class_weight) else XGBClassifier
+    return kind(
         n_estimators=n_estimators,
         max_depth=max_depth,
         learning_rate=learning_rate,
@@ -134,13 +187,23 @@ def _seed(seed: int | None, context: Context | None) -> int:
     return chosen
 
 
-def _svm(*, kernel: str, C: float, seed: int, gamma: str | float = "scale", degree: int = 3) -> Any:
+def _class_weight(chosen: ClassWeight) -> str | None:
+    """As scikit-learn calls it."""
+    if chosen not in ("none", "balanced"):
+        raise CellfeatError(f"class_weight={chosen!r} is not possible: give none or balanced")
+    return None if chosen == "none" else chosen
+
+
+def _svm(
+    *, kernel: str, C: float, class_weight: ClassWeight, seed: int, gamma: str | float = "scale", degree: int = 3
+) -> Any:
     from cellfeat_classifiers.kernel_svc import KernelSVC
 
     _positive(C=C)
     if not isinstance(gamma, str):
         _positive(gamma=gamma)
-    return _scaled(KernelSVC(kernel=kernel, C=C, gamma=gamma, degree=degree, random_state=seed))
+    weight = _class_weight(class_weight)
+    return _scaled(KernelSVC(kernel=kernel, C=C, gamma=gamma, degree=degree, class_weight=weight, random_state=seed))
 
 
 def _scaled(estimator: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cellfeat import CellfeatError, Context, EncoderFacts, Features, NamedWeights, find_weights
 from cellfeat_lora_sam.described import describe
-from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.named import NAMED_WEIGHTS, refuse_tiny
 from cellfeat_lora_sam.published import export_dorl, import_dorl
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class LoraSam:
         self._side, self._passes = image_size, passes
         self._device = context.device if context else torch.device("cpu")
         self._dtype = context.dtype if context else torch.float32
+        refuse_tiny(weights)
         path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress if context else None)
         self.weights_sha256, self.weights_saw = describe(weights, path, adapter)
         network = load_network(path, adapter, image_size, own_colours).to(self._device)
@@ -206,6 +207,7 @@ class LoraSam:
         cls, weights: str, adapter: str | None, image_size: int, passes: int, context: Context, **_: Any
     ) -> EncoderFacts:
         """What an object of these parameters would say of itself; nothing is loaded."""
+        refuse_tiny(weights)
         path = find_weights(weights, NAMED_WEIGHTS, progress=context.progress)
         return EncoderFacts(_frame(image_size, passes), cls.interpolation, *describe(weights, path, adapter))
 
@@ -239,6 +241,7 @@ class LoraSam:
         from cellfeat_lora_sam.finetune import FinetuneSettings, finetune
 
         check_image_size(image_size)
+        refuse_tiny(weights)
         numbers = (epochs, batch_size, lr, weight_decay, warmup, rank, accumulate, stop_after, own_colours)
         finetune(pairs, folder, FinetuneSettings(weights, image_size, *numbers), saw, context)
 

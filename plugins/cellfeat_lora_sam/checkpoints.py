@@ -14,6 +14,7 @@ from torch.nn import functional
 from cellfeat import CellfeatError, load_tensors
 from cellfeat.training import seeded
 from cellfeat_lora_sam.described import HEADER, read_header
+from cellfeat_lora_sam.named import refuse_tiny
 from cellfeat_lora_sam.network import SAM_MASKS, SAM_MEAN, SAM_STD, TWO_CLASSES, WITH_NUCLEUS, SamNetwork
 from cellfeat_lora_sam.sizes import BUILDS, PATCH_SIZE, SamSizes
 
@@ -64,6 +65,7 @@ def read_weights(path: Path) -> SamWeights:
     """
     path = Path(path)
     tensors = {name.removeprefix("sam."): value for name, value in load_tensors(path).items()}
+    refuse_tiny(str(path), tensors)
     state = {name: value.float() for name, value in tensors.items() if name.startswith((*PARTS, "pixel_"))}
     absent = [part for part in PARTS if not any(name.startswith(part) for name in state)]
     if absent:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cellfeat import NamedWeights
+from cellfeat import CellfeatError, NamedWeights
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _MICRO_SAM = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
@@ -73,6 +74,21 @@ _ALL = (
 )
 
 NAMED_WEIGHTS: dict[str, NamedWeights] = {weights.name: weights for weights in _ALL}
+
+TINY = "vit_t"  # how names of MobileSAM's network, and of micro-sam's weights for it, begin
+TINY_ENCODER = "image_encoder.layers."  # how names of its tensors begin, and no other's
+
+
+def refuse_tiny(weights: str, tensors: Iterable[str] = ()) -> None:
+    """Raise for weights of MobileSAM, by their name or by what is in a file: there is no faithful way to load them."""
+    by_name = weights in (TINY, *(f"{TINY}_{kind}" for kind in ("lm", "em_organelles")))
+    if by_name or any(name.startswith(TINY_ENCODER) for name in tensors):
+        better = weights.replace(TINY, "vit_b") if weights in (TINY, f"{TINY}_lm") else "vit_b_lm"
+        raise CellfeatError(
+            f"the weights {weights!r} cannot be used: their encoder is MobileSAM's TinyViT, convolutions and windows, "
+            "and no plain vision transformer, whose queries and values LoRA adapts; timm's TinyViT is another one, "
+            f"which halves the image once more. Take {better}"
+        )
 
 
 def lasting_name(weights: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 
 from cellfeat import Cells, Context
 from cellfeat_timm.backbone import checked_size
+from cellfeat_timm.known import published_config
 from cellfeat_timm.parameters import NetworkParameters
-from cellfeat_timm.pretrained import published_config
 from cellfeat_timm.selection import Judge, split
 from cellfeat_timm.trained import TrainedNetwork, check_at_least, check_positive, softmax
 

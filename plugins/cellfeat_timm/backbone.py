@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cellfeat import CellfeatError, Context, Features, file_sha256
-from cellfeat_timm.pretrained import NAMED, RESNEXT50, find_source, published_config
+from cellfeat_timm.known import published_config
+from cellfeat_timm.pretrained import NAMED, RESNEXT50, find_source
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +26,25 @@ def resnext50(
 
 
 def timm(
-    model: str, weights: str = "imagenet", image_size: int | None = None, *, context: Context | None = None
+    model: str,
+    weights: str = "imagenet",
+    image_size: int | None = None,
+    saw: tuple[str, ...] | None = None,
+    *,
+    context: Context | None = None,
 ) -> TimmBackbone:
     """Any timm model by its name (`resnet50`, `vit_small_patch14_dinov2.lvd142m`), frozen.
 
+    model: `python -c "import timm; print(*timm.list_models('*convnext*'))"` lists names, and
+    `timm.list_pretrained('convnext_tiny*')` the published weights of one, behind a point; without it timm's own choice
+    is taken. `hf-hub:owner/name` is a model in timm's layout on the Hugging Face hub.
     weights: "imagenet" stands for the weights that timm publishes under this name, whatever they were trained on
     (records say it, where the name does); or the path of a state dictionary; or "random".
     image_size: the size that the weights were trained at unless given.
+    saw: names of the data that the weights were trained on, where that is not known (files, models of the hub), so that
+    records of these targets are marked: `--set 'backbone.saw=[acevedo20]'`.
     """
-    return TimmBackbone(model, weights, image_size, context)
+    return TimmBackbone(model, weights, image_size, context, saw)
 
 
 resnext50.named_weights = NAMED  # type: ignore[attr-defined]
@@ -47,7 +58,14 @@ class TimmBackbone:
     digest of the file, or of the drawn tensors for random weights.
     """
 
-    def __init__(self, model: str, weights: str, image_size: int | None, context: Context | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        weights: str,
+        image_size: int | None,
+        context: Context | None,
+        saw: tuple[str, ...] | None = None,
+    ) -> None:
         import torch
 
         from cellfeat_timm.network import build, state_sha256
@@ -57,7 +75,7 @@ class TimmBackbone:
         self.interpolation = config.interpolation if config.interpolation in INTERPOLATIONS else "bicubic"
         self.device = torch.device("cpu") if context is None else context.device
         self.dtype = torch.float32 if context is None else context.dtype
-        source = find_source(model, weights, "backbone", context)
+        source = find_source(model, weights, "backbone", context).stated(saw)
         seed = 0 if context is None else context.seed
         self.network: Any = build(model, source.file, size=self.image_size, num_classes=0, seed=seed)
         self.weights_saw = source.saw

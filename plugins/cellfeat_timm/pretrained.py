@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cellfeat import CellfeatError, NamedWeights, file_sha256, find_weights
+from cellfeat import CellfeatError, NamedWeights, find_weights
+from cellfeat_timm.known import HUB, hub_file, published_config, reason_of
 
 if TYPE_CHECKING:
     from cellfeat import Context
@@ -55,6 +53,17 @@ class Source(NamedTuple):
     file: Path | None
     saw: tuple[str, ...] | None
 
+    def stated(self, saw: tuple[str, ...] | None) -> Source:
+        """With what the user says that the weights were trained on, where nothing else tells."""
+        if saw is None:
+            return self
+        if self.saw is not None:
+            raise CellfeatError(
+                f"saw={list(saw)} is not possible: it is known what these weights have seen "
+                f"({', '.join(self.saw) or 'nothing'}). saw is for files, and for weights of which it is not known"
+            )
+        return self._replace(saw=saw)
+
 
 def find_source(model: str, weights: str, slot: str, context: Context | None = None) -> Source:
     """The file behind `weights`: "imagenet" (what timm publishes for the model), "random", or a path.
@@ -65,41 +74,30 @@ def find_source(model: str, weights: str, slot: str, context: Context | None = N
     if weights == "random":
         return Source(None, ())
     if weights != "imagenet":
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise CellfeatError(
-                f"weights={weights!r} is no file. Give imagenet, random, or a .safetensors or .pth file"
-            )
-        return Source(path, None)
+        return file_source(weights, "imagenet")
     try:
         name = NAME_OF_MODEL.get(model)
         if name is None:
-            return Source(_from_hub(model, config), data_seen(config.tag))
+            return Source(_from_hub(model, config), None if model.startswith(HUB) else data_seen(config.tag))
         return Source(find_weights(name, NAMED, progress=context and context.progress), NAMED[name].saw)
     except CellfeatError as error:
-        fetch = f"`cellfeat weights fetch {name}`" if name else "run this once"
-        reason = " ".join(str(error).split()).partition(". ")[0]  # the rest are the loader's own proposals
-        raise CellfeatError(
-            f"no pretrained weights for {model}: {reason}. Either {fetch} on a machine with "
-            f"network; or give a file: --set {slot}.weights=/path/to/file.safetensors; or, knowing that they know "
-            f"nothing, take random weights: --set {slot}.weights=random"
-        ) from error
+        raise no_weights(model, error, f"`cellfeat weights fetch {name}`" if name else "run this once", slot) from error
 
 
-@cache
-def published_config(model: str) -> Any:
-    """timm's configuration of a model; an unknown name is refused with the nearest ones."""
-    import timm
+def file_source(weights: str, published: str) -> Source:
+    """A file of the user's; `published` is the word for weights that are fetched."""
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise CellfeatError(f"weights={weights!r} is no file. Give {published}, random, or a .safetensors or .pth file")
+    return Source(path, None)
 
-    bare, _, _ = model.partition(".")
-    tagged = timm.list_pretrained(f"{bare}.*") if timm.is_model(bare) else []
-    if timm.is_model(bare) and (model == bare or model in tagged):
-        return timm.get_pretrained_cfg(model)
-    known = [*timm.list_models(), *tagged]
-    near = get_close_matches(model, known, n=2, cutoff=0.6)
-    guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise CellfeatError(
-        f"timm has no model named {model!r}.{guess} timm.list_models() names all {len(timm.list_models())}"
+
+def no_weights(model: str, error: CellfeatError, fetch: str, slot: str) -> CellfeatError:
+    """Why published weights cannot be had, and the three ways out."""
+    return CellfeatError(
+        f"no pretrained weights for {model}: {reason_of(error)}. Either {fetch} on a machine with "
+        f"network; or give a file: --set {slot}.weights=/path/to/file.safetensors; or, knowing that they know "
+        f"nothing, take random weights: --set {slot}.weights=random"
     )
 
 
@@ -116,31 +114,4 @@ def _from_hub(model: str, config: Any) -> Path:
     if not config.hf_hub_id:
         reason = f"timm only names {config.url}, a file without a digest" if config.url else "timm publishes none"
         raise CellfeatError(f"{reason} for {model}")
-    import huggingface_hub
-    from huggingface_hub.utils import logging
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, HUB_FILE, local_files_only=True))
-    except FileNotFoundError:
-        if os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no"):
-            raise CellfeatError(
-                f"{config.hf_hub_id} is not in the hub's cache and downloads are switched off"
-            ) from None
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its retries would print a line each
-    try:
-        huggingface_hub.HfApi().model_info(config.hf_hub_id, timeout=10)  # fails at once where there is no network
-        path = Path(huggingface_hub.hf_hub_download(config.hf_hub_id, HUB_FILE))
-    except Exception as error:  # whatever the client raises means the same here
-        raise CellfeatError(f"{config.hf_hub_id} could not be downloaded ({type(error).__name__}: {error})") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    return _checked_blob(path)
-
-
-def _checked_blob(path: Path) -> Path:
-    """The hub keeps a large file under its SHA-256: compare."""
-    blob = path.resolve()
-    if len(blob.name) == 64 and blob.name != file_sha256(blob):
-        raise CellfeatError(f"{blob} is damaged: its SHA-256 is not its name. Delete it to have it fetched again")
-    return path
+    return hub_file(f"{config.hf_hub_id}/{HUB_FILE}")

@@ -43,7 +43,11 @@ def test_every_shipped_plugin_loads():
     assert not installed().broken
     names = {slot: set(installed().names(slot)) for slot in ("backbone", "segmenter", "align", "classifier")}
     assert names == {
-        "backbone": {"lora-sam", "resnext50", "timm", "colour"},
+        "backbone": {
+            *("lora-sam", "resnext50", "timm", "colour"),
+            *(f"dinov2-{size}{registers}" for size in "sblg" for registers in ("", "-reg")),
+            *(f"dinobloom-{size}" for size in "sblg"),
+        },
         "segmenter": {"lora-sam", "otsu", "classical"},
         "align": {
             *("none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"),

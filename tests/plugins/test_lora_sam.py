@@ -307,8 +307,46 @@ def test_fresh_two_class_decoder_is_seeded_and_keeps_the_rest(tmp_path):
 def test_training_checkpoints_of_micro_sam_are_unwrapped(tmp_path):
     sam = write_published(tmp_path / "sam.pth")
     torch.save({"model_state": {f"sam.{name}": value for name, value in sam.state_dict().items()}}, tmp_path / "lm.pt")
-    wrapped, plain = read_weights(tmp_path / "lm.pt"), read_weights(tmp_path / "sam.pth")
-    assert all(torch.equal(wrapped.state[name], value) for name, value in plain.state.items())
+    own = {"model_state": sam.state_dict(), "decoder_state": {"decoder.0": torch.ones(2)}, "optimizer_state": {"lr": 1}}
+    torch.save(own, tmp_path / "exported.pt")
+    plain = read_weights(tmp_path / "sam.pth")
+    for name in ("lm.pt", "exported.pt"):
+        wrapped = read_weights(tmp_path / name)
+        assert wrapped.state.keys() == plain.state.keys()
+        assert all(torch.equal(wrapped.state[part], value) for part, value in plain.state.items())
+
+
+def test_the_light_microscopy_weights_are_micro_sams():
+    """Address and digest as micro-sam's own registry has them."""
+    base = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
+    said = {
+        "vit_b_lm": (f"{base}/diplomatic-bug/1.2/files/vit_b.pt", "xxh128:fe9252a29f3f4ea53c15a06de471e186"),
+        "vit_l_lm": (f"{base}/idealistic-rat/1.2/files/vit_l.pt", "xxh128:017f20677997d628426dec80a8018f9d"),
+    }
+    ours = {name: LoraSam.named_weights[name] for name in said}
+    assert {name: (*weights.urls, weights.digest) for name, weights in ours.items()} == said
+
+
+@pytest.mark.parametrize(
+    ("weights", "instead"), [("vit_t", "vit_b"), ("vit_t_lm", "vit_b_lm"), ("vit_t_em_organelles", "vit_b_lm")]
+)
+def test_weights_of_mobile_sam_are_refused_by_name_with_the_reason(weights, instead, context, tmp_path):
+    asked = (
+        lambda: LoraSam(weights=weights),
+        lambda: LoraSam.facts(weights=weights, adapter=None, image_size=224, passes=1, context=context),
+        lambda: LoraSam.finetune([], tmp_path, context=context, weights=weights),
+    )
+    for ask in asked:
+        with pytest.raises(CellfeatError, match=f"{weights}' cannot be used: .* TinyViT.*Take {instead}$"):
+            ask()
+
+
+def test_a_file_of_mobile_sam_is_refused_with_the_reason(tmp_path):
+    torch.save({"image_encoder.layers.0.blocks.0.conv1.c.weight": torch.zeros(1)}, tmp_path / "mobile.pt")
+    with pytest.raises(
+        CellfeatError, match=r"mobile\.pt' cannot be used: their encoder is MobileSAM's TinyViT.*vit_b_lm"
+    ):
+        LoraSam(weights=str(tmp_path / "mobile.pt"))
 
 
 def test_weights_survive_saving(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +13,18 @@ import numpy as np
 import pytest
 import timm as library
 import torch
-from cellfeat_timm import Dann, Lead, Mcc, SourceOnly, cellfeat_align, cellfeat_backbone, pretrained, resnext50, timm
+from cellfeat_timm import (
+    Dann,
+    Lead,
+    Mcc,
+    SourceOnly,
+    cellfeat_align,
+    cellfeat_backbone,
+    known,
+    pretrained,
+    resnext50,
+    timm,
+)
 from cellfeat_timm.network import token_map
 from safetensors.torch import save_file
 
@@ -49,7 +62,10 @@ def tiny_network():
 
 
 def test_names_are_offered():
-    assert cellfeat_backbone() == {"resnext50": resnext50, "timm": timm}
+    assert {name: make for name, make in cellfeat_backbone().items() if name[:4] != "dino"} == {
+        "resnext50": resnext50,
+        "timm": timm,
+    }
     assert cellfeat_align() == {"source-only": SourceOnly, "dann": Dann, "mcc": Mcc, "lead": Lead}
     assert set(resnext50.named_weights) == {"resnext50"}
 
@@ -254,7 +270,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
 def test_a_file_that_is_no_weights_is_refused(tmp_path):
     path = tmp_path / "text.pth"
     path.write_text("hello")
-    with pytest.raises(CellfeatError, match=r"text\.pth cannot be read as weights: "):
+    with pytest.raises(CellfeatError, match=r"text\.pth cannot be read as a PyTorch checkpoint: "):
         timm(TINY, weights=str(path))
 
 
@@ -269,3 +285,147 @@ def test_the_pixels_are_read_and_left_alone():
     images = toy_images(1, 64)
     brighter = (images.int() + 20).clamp(max=255).to(torch.uint8)
     assert not np.allclose(backbone.encode(images).pooled, backbone.encode(brighter).pooled)
+
+
+LIKE_TIMM = {  # convolutions, channels last, a vision transformer, DINOv2 with registers, one of a fixed size
+    "test_resnet": 64,
+    "test_convnext": 64,
+    "test_vit": 64,
+    "vit_small_patch14_reg4_dinov2": 56,
+    "swin_tiny_patch4_window7_224": 224,
+    "resnet18": 96,
+    "mobilenetv3_small_050": 96,
+}
+
+
+@pytest.mark.parametrize(("model", "size"), LIKE_TIMM.items())
+def test_features_are_those_of_timms_own_transform(model, size):
+    """On an image of the network's size: resizing is the core's, and no edge is cut away, where timm crops."""
+    from PIL import Image
+    from timm.data import create_transform, resolve_model_data_config
+
+    backbone = timm(model, weights="random", image_size=size)
+    config = resolve_model_data_config(backbone.network) | {"input_size": (3, size, size), "crop_pct": 1.0}
+    assert backbone.interpolation == config["interpolation"]
+    images = toy_images(2, size)
+    transform = create_transform(**config, is_training=False)
+    theirs = torch.stack([transform(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in images])
+    with torch.inference_mode():
+        features = backbone.network.forward_features(theirs)
+        pooled = backbone.network.forward_head(features, pre_logits=True).flatten(1)
+    found = backbone.encode(images)
+    torch.testing.assert_close(found.pooled, pooled, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.embedding, token_map(features, backbone.network), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["convnext_tiny", "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224"])
+def test_the_frame_is_that_of_the_weights(model):
+    """What timm says of the published weights, without building the network."""
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config(pretrained_cfg=library.get_pretrained_cfg(model).to_dict())
+    known = pretrained.published_config(model)
+    assert (known.input_size, known.interpolation) == (config["input_size"], config["interpolation"])
+    assert (known.mean, known.std) == (config["mean"], config["std"])
+
+
+@pytest.mark.parametrize("wrapped", ["state_dict", "model", "teacher", "module.", "argparse"])
+def test_a_file_of_a_training_is_unwrapped_and_runs_no_code(tiny_network, tmp_path, wrapped):
+    state, path = tiny_network.state_dict(), tmp_path / "training.pth"
+    if wrapped == "module.":
+        content = {f"module.{name}": value for name, value in state.items()}
+    elif wrapped == "argparse":
+        content = {"model": state, "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    else:
+        content = {wrapped: state}
+    torch.save(content, path)
+    plain = tmp_path / "plain.safetensors"
+    save_file(state, plain)
+    images = toy_images(1, 64)
+    first, second = (timm(TINY, weights=str(file), image_size=64).encode(images).pooled for file in (path, plain))
+    assert torch.equal(first, second)
+
+
+def test_weights_are_held_once(tiny_network, tmp_path):
+    save_file(tiny_network.state_dict(), tmp_path / "tiny.safetensors")
+    network = timm(TINY, weights=str(tmp_path / "tiny.safetensors")).network
+    assert "state_dict" not in network.pretrained_cfg
+
+
+def test_what_a_file_saw_can_be_said(tiny_network, tmp_path):
+    save_file(tiny_network.state_dict(), tmp_path / "tiny.safetensors")
+    assert timm(TINY, weights=str(tmp_path / "tiny.safetensors"), saw=("acevedo20",)).weights_saw == ("acevedo20",)
+    with pytest.raises(CellfeatError, match=r"saw=\['acevedo20'\] is not possible: .* \(nothing\)\. saw is for files"):
+        timm(TINY, weights="random", saw=("acevedo20",))
+
+
+class Repository:
+    """A repository of the hub, as the client finds it in its cache."""
+
+    def __init__(self, folder, monkeypatch, network, config: dict) -> None:
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file(network.state_dict(), folder / "model.safetensors")
+        self.folder, self.asked = folder, []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+
+    def download(self, repository: str, name: str, local_files_only: bool = False) -> str:
+        self.asked.append(f"{repository}/{name}")
+        return str(self.folder / name)
+
+
+CONFIG = {
+    "architecture": TINY,
+    "num_classes": 7,
+    "pretrained_cfg": {
+        "tag": "mine",
+        "input_size": [3, 96, 96],
+        "interpolation": "bilinear",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.5, 0.6, 0.7],
+        "num_classes": 7,
+        "classifier": "fc",
+        "first_conv": "conv1",
+    },
+}
+OLDER = {"architecture": TINY, "num_classes": 7, **CONFIG["pretrained_cfg"]}
+
+
+@pytest.mark.parametrize("config", [CONFIG, OLDER], ids=["nested", "older"])
+def test_a_model_of_the_hub_comes_with_its_own_frame(tiny_network, tmp_path, monkeypatch, config):
+    known.known_model.cache_clear()
+    repository = Repository(tmp_path, monkeypatch, tiny_network, config)
+    backbone = timm("hf-hub:somebody/cells.v1")
+    assert (backbone.image_size, backbone.interpolation, backbone.weights_saw) == (96, "bilinear", None)
+    assert set(repository.asked) == {"somebody/cells.v1/config.json", "somebody/cells.v1/model.safetensors"}
+    images = toy_images(1, 96)
+    mean, std = (torch.tensor(config.get("pretrained_cfg", config)[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = tiny_network.forward_features((images / 255 - mean) / std)
+    torch.testing.assert_close(backbone.encode(images).embedding, expected, atol=1e-4, rtol=1e-4)
+    assert timm("hf-hub:somebody/cells.v1", saw=("ward-7",)).weights_saw == ("ward-7",)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "net_of_tomorrow"}, "the network of hf-hub:a/b is 'net_of_tomorrow', which timm .* not have"),
+        ({"model_type": "bert"}, r"config\.json is no configuration of timm \(KeyError: 'architecture'\)"),
+    ],
+)
+def test_a_repository_without_a_timm_model_is_refused(tiny_network, tmp_path, monkeypatch, config, message):
+    known.known_model.cache_clear()
+    Repository(tmp_path, monkeypatch, tiny_network, config)
+    with pytest.raises(CellfeatError, match=message):
+        timm("hf-hub:a/b")
+
+
+def test_a_model_of_the_hub_offline_or_misspelt_is_one_clear_line(offline):
+    known.known_model.cache_clear()
+    with pytest.raises(CellfeatError) as caught:
+        timm("hf-hub:a/b")
+    assert str(caught.value) == (
+        "the model hf-hub:a/b cannot be looked up: a/b is not in the hub's cache and downloads are switched off. Run "
+        "this once on a machine with network, or take a model that timm knows"
+    )
+    with pytest.raises(CellfeatError, match="'hf-hub:convnext' is no repository of the hub; write it as hf-hub:owner/"):
+        timm("hf-hub:convnext")
