@@ -37,7 +37,7 @@ def features(path: Path) -> Artifact:
     facts["written by"] = {name: about.get("versions", {}).get(name) for name in ("cellfeat", "torch")}
     other = path.with_suffix(".parquet" if path.suffix.lower() == ".h5ad" else ".h5ad")
     commands = [f"cellfeat convert {quoted(path)} {quoted(other)}"]
-    if table.features == "pooled":
+    if "content_sha256" in about:  # without it no store takes them
         commands.append(f"cellfeat convert {quoted(path)} cache")
     return Artifact("feature file", facts, tuple(commands))
 
@@ -60,7 +60,7 @@ def parquet(path: Path) -> Artifact | None:
         return Artifact("predictions of a row of a suite", {"rows": count, "columns": file.schema_arrow.names})
     if names >= {"id", "domain", "label"}:
         kind = "cells that results or a report are about, without features to use elsewhere"
-        return Artifact(kind, {"rows": count, "columns": [name for name in file.schema_arrow.names][:8]})
+        return Artifact(kind, {"rows": count, "columns": list(file.schema_arrow.names)[:8]})
     return None
 
 
@@ -126,12 +126,16 @@ def image(path: Path) -> Artifact:
     data = read_bytes(path)
     pixels = read_rgb(data, name=str(path))
     with Image.open(io.BytesIO(data)) as header:
-        facts = {"format": header.format, "mode": header.mode, "size, px": "{} x {}".format(*header.size)}
+        facts: dict[str, Any] = {
+            "format": header.format,
+            "mode": header.mode,
+            "size, px": "{} x {}".format(*header.size),
+        }
     facts["read as"] = f"8-bit RGB, {pixels.shape[1]} x {pixels.shape[0]} px, upright"
     facts["mean grey level"] = round(float(pixels.mean()), 1)
     commands = (
         f"cellfeat predict RUN {quoted(path)}",
-        f"cellfeat data index folders DIR --domain NAME -o {'cells.csv'}",
+        "cellfeat data index folders DIR --domain NAME -o cells.csv",
     )
     return Artifact("image", facts, commands)
 

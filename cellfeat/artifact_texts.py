@@ -88,7 +88,7 @@ def yaml_file(path: Path) -> Artifact | None:
 
 def _suite(path: Path) -> Artifact:
     found = suite.read_suite(path)
-    facts = {"name": found.name, "rows": list(found.rows), "protocols": list(found.protocols)}
+    facts: dict[str, Any] = {"name": found.name, "rows": list(found.rows), "protocols": list(found.protocols)}
     facts |= {"seeds": list(found.seeds), "fits": sum(1 for _ in suite.planned(found))}
     return Artifact("benchmark suite", facts, (f"cellfeat bench run {quoted(path)}",))
 
@@ -120,15 +120,16 @@ def lines(path: Path) -> Artifact | None:
 
 
 def of_records(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where and how well: the accuracy of every transfer, the mean over seeds and rows where there are several."""
+    """From where to where, and of a run how well: the accuracy of every transfer, the mean over seeds."""
     scores: dict[str, list[float]] = {}
     for record in found:
-        transfer = f"{record['source']} → {record['target']}"
-        scores.setdefault(transfer, []).append(record["scores"]["accuracy"]["mean"])
+        accuracy = record.get("scores", {}).get("accuracy", {}).get("mean")
+        some = scores.setdefault(f"{record.get('source')} → {record.get('target')}", [])
+        some += [] if accuracy is None else [accuracy]
     facts: dict[str, Any] = {"records": len(found)}
     if "row" in found[0]:
-        facts["rows"] = sorted({record["row"] for record in found})
-    facts["accuracy, mean"] = {name: round(sum(some) / len(some), 3) for name, some in scores.items()}
+        return {**facts, "rows": sorted({record["row"] for record in found}), "transfers": list(scores)}
+    facts["accuracy, mean"] = {name: round(sum(some) / len(some), 3) for name, some in scores.items() if some}
     return facts
 
 

@@ -43,8 +43,8 @@ LEVELS = {
     14: "artifact_info bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
-    17: "commands commands.bench commands.convert commands.data commands.info commands.plugins commands.report commands.run "
-    "commands.use commands.weights",
+    17: "commands commands.bench commands.convert commands.data commands.info commands.plugins commands.report "
+    "commands.run commands.use commands.weights",
     18: "cli",
     19: "__main__",
 }

@@ -35,4 +35,4 @@ def _told(value: Any) -> str:
         return "; ".join(f"{key} {_told(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_told(item) for item in value)
-    return f"{value:,}" if type(value) is int else str(value)
+    return f"{value:,}" if type(value) is int and value >= 10_000 else str(value)
