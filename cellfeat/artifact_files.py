@@ -126,11 +126,8 @@ def image(path: Path) -> Artifact:
     data = read_bytes(path)
     pixels = read_rgb(data, name=str(path))
     with Image.open(io.BytesIO(data)) as header:
-        facts: dict[str, Any] = {
-            "format": header.format,
-            "mode": header.mode,
-            "size, px": "{} x {}".format(*header.size),
-        }
+        facts: dict[str, Any] = {"format": header.format, "mode": header.mode}
+        facts["size, px"] = f"{header.size[0]} x {header.size[1]}"
     facts["read as"] = f"8-bit RGB, {pixels.shape[1]} x {pixels.shape[0]} px, upright"
     facts["mean grey level"] = round(float(pixels.mean()), 1)
     commands = (

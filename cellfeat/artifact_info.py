@@ -25,8 +25,8 @@ PIPELINE, PIPELINES, PARTIAL = "pipeline.json", "pipelines", ".partial-"
 ADAPTER = ("adapter.json", "decoder.safetensors", "lora")  # what fine-tuning leaves in its folder
 OURS = (
     "manifests and predictions (.csv), features and predictions (.parquet), features (.h5ad), recipes, suites and "
-    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), reports and leaderboards (.html), plugins (.py), "
-    "images; folders of runs, pipelines, results, adapters, fitted methods, stores and plugins"
+    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), reports and leaderboards (.html), plugins "
+    "(.py), images; folders of runs, pipelines, results, adapters, fitted methods, stores and plugins"
 )
 SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
     ".csv": artifact_texts.table,
@@ -161,7 +161,7 @@ def _images(folder: Path) -> Artifact | None:
     if not here and not classes:
         return None
     index = f"cellfeat data index folders {quoted(folder)} --domain {quoted(folder.resolve().name)} -o cells.csv"
-    commands = (index,) if classes else (f"cellfeat predict RUN {quoted(folder)}",)
+    commands: tuple[str, ...] = (index,) if classes else (f"cellfeat predict RUN {quoted(folder)}",)
     tables = sorted(path for path in inside if path.suffix.lower() == ".csv")
     if tables:  # a manifest, it may be
         commands = tuple(f"cellfeat info {quoted(path)}" for path in tables[:3])

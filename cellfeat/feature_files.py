@@ -110,9 +110,3 @@ def form_of(path: Path) -> Any:
 def kind_of(provenance: Mapping[str, Any]) -> str:
     """ "pooled" or "aligned"; files of earlier versions tell it by what they were made with."""
     return provenance.get("features") or (ALIGNED if "pipeline" in provenance else POOLED)
-
-
-def peek(path: Path) -> tuple[dict[str, Any], int, int, list[str]]:
-    """(provenance, cells, features, columns about the cells) of a feature file, no vector read."""
-    table = FeatureTable.read(path)
-    return dict(table.provenance), len(table), table.width, list(table.rows)
