@@ -1,4 +1,4 @@
-"""`cellfeat info`: artifacts of ours are known by what stands in them, damaged and foreign ones are told in one line."""
+"""`cellfeat info`: artifacts of ours are known by what stands in them; damaged and foreign ones are one line."""
 
 from __future__ import annotations
 
