@@ -19,6 +19,7 @@ from cellfeat.feature_files import FeatureTable
 from cellfeat.registry import installed
 
 HEADER = "cellfeat"  # key of our JSON in the header of a safetensors file
+PLAIN = ("builtins.", "numpy.")  # what every estimator holds
 PREDICTED = {"source", "target", "id", "label", "seed", "fold"}
 
 
@@ -97,6 +98,26 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return {"container": "PyTorch", "tensors": sum("/data/" in name for name in names)}
+
+
+def estimator(path: Path) -> Artifact:
+    """A fitted scikit-learn object, by the description in its file; it is not built."""
+    types: list[str] = []
+
+    def noted(part: dict[str, Any]) -> dict[str, Any]:
+        if {"__class__", "__module__"} <= part.keys():
+            types.append(f"{part['__module__']}.{part['__class__']}")
+        return part
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            said = json.loads(archive.read("schema.json"), object_hook=noted)
+        facts = {"objects": sorted({name for name in types if not name.startswith(PLAIN)})}
+        facts["skops"] = said["_skops_version"]
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise CellfeatError(f"{path} cannot be read as a skops file: {' '.join(str(error).split())}") from None
+    commands = (f"cellfeat info {quoted(path.parent)}",) if (path.parent / "pipeline.json").is_file() else ()
+    return Artifact("fitted classifier", facts, commands)
 
 
 def _known(path: Path, sha256: str) -> list[tuple[str, str]]:

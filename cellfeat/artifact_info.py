@@ -25,8 +25,9 @@ PIPELINE, PIPELINES, PARTIAL = "pipeline.json", "pipelines", ".partial-"
 ADAPTER = ("adapter.json", "decoder.safetensors", "lora")  # what fine-tuning leaves in its folder
 OURS = (
     "manifests and predictions (.csv), features and predictions (.parquet), features (.h5ad), recipes, suites and "
-    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), reports and leaderboards (.html), plugins "
-    "(.py), images; folders of runs, pipelines, results, adapters, fitted methods, stores and plugins"
+    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), classifiers (.skops), reports and "
+    "leaderboards (.html), plugins (.py), images; folders of runs, pipelines, results, adapters, fitted methods, "
+    "stores and plugins"
 )
 SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
     ".csv": artifact_texts.table,
@@ -37,6 +38,7 @@ SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
     ".py": artifact_texts.plugin_file,
     ".parquet": artifact_files.parquet,
     ".h5ad": artifact_files.features,
+    ".skops": artifact_files.estimator,
     **dict.fromkeys(WEIGHT_SUFFIXES, artifact_files.weights),
     **dict.fromkeys(IMAGE_SUFFIXES, artifact_files.image),
 }
@@ -70,7 +72,8 @@ def _run(folder: Path) -> Artifact | None:
     facts["pipelines"] = pipelines
     if PARTIAL in folder.name or not pipelines:
         name = folder.name.partition(PARTIAL)[0]
-        again = f"cellfeat run --recipe {quoted(folder / RECIPE)} --out {quoted(folder.with_name(name + '-again'))}"
+        free = name if PARTIAL in folder.name and not folder.with_name(name).exists() else f"{name}-again"
+        again = f"cellfeat run --recipe {quoted(folder / RECIPE)} --out {quoted(folder.with_name(free))}"
         return Artifact("run that was interrupted", facts, (again,))
     source = f" --source {quoted(pipelines[0])}" if len(pipelines) > 1 else ""
     predict = f"cellfeat predict {quoted(folder)} IMAGES{source}"
@@ -134,6 +137,15 @@ def _store(folder: Path) -> Artifact | None:
     return Artifact("store of encoded images", facts, (named,) if held[POOLED] else ())
 
 
+def _stores(folder: Path) -> Artifact | None:
+    """The cache, or the stores in it, each of another way of encoding."""
+    found = sorted(path.parent for path in (*folder.glob(f"*/{STORE}"), *folder.glob(f"stores/*/{STORE}")))
+    names = {path.name: _json(path / STORE).get("backbone") for path in found}
+    backbones = {name: said.get("name") if isinstance(said, dict) else said for name, said in names.items()}
+    commands = tuple(f"cellfeat info {quoted(path)}" for path in found[:3])
+    return Artifact("cache of encoded images", {"stores": backbones}, commands) if found else None
+
+
 def _plugin(folder: Path) -> Artifact | None:
     """A repository with an entry point of ours, or a package or folder of files with hooks."""
     project = folder / "pyproject.toml"
@@ -179,4 +191,4 @@ def _json(path: Path) -> dict[str, Any]:
         raise CellfeatError(f"{path} is damaged: {error}") from None
 
 
-FOLDERS = (_pipeline, _run, _results, _adapter, _store, _method, _plugin, _images)
+FOLDERS = (_pipeline, _run, _results, _adapter, _store, _stores, _method, _plugin, _images)

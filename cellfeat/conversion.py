@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class Converted:
     width: int
     added: int | None = None
     encoding: str = ""
+    differs: tuple[str, ...] = ()  # versions here that keep runs of this machine from finding them
 
 
 def convert(source: Path, out: str, data: str | None = None, labels: str | None = None) -> Converted:
@@ -126,7 +129,8 @@ def into_store(table: FeatureTable, source: Path, out: str) -> Converted:
             values = {QUALITY: table.rows["mask_quality"][rows].astype(np.float32), **values}
         store.append([digests[row] for row in rows], values)
     store.compact()
-    return Converted(store.folder, len(set(digests)), table.width, len(new), _conditions(store.description))
+    conditions, differs = _conditions(store.description), _differences(store.description) if out == CACHE else ()
+    return Converted(store.folder, len(set(digests)), table.width, len(new), conditions, differs)
 
 
 def _conditions(description: dict[str, Any]) -> str:
@@ -135,6 +139,16 @@ def _conditions(description: dict[str, Any]) -> str:
     named = {"backbone": backbone.get("name") if isinstance(backbone, dict) else backbone}
     named |= {key: value for key, value in description.items() if isinstance(value, (str, int)) and key != "layout"}
     return ", ".join(f"{key} {str(value)[:12]}" for key, value in named.items() if value is not None)
+
+
+def _differences(description: dict[str, Any]) -> tuple[str, ...]:
+    """Packages of which this machine has another version than the one that encoded."""
+    found = []
+    for name in set(description) & set(provenance.PACKAGES):
+        with suppress(PackageNotFoundError):
+            if version(name) != description[name]:
+                found.append(f"{name} {description[name]}, here {version(name)}")
+    return tuple(sorted(found))
 
 
 def _place(out: str) -> Callable[[dict[str, Any]], Store]:

@@ -31,7 +31,7 @@ def write(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, provenanc
     import h5py
     import pandas as pd
 
-    _check_texts(path, rows)
+    _check_rows(path, rows)
     obs = pd.DataFrame(
         {name: _series(name, values) for name, values in rows.items() if name != "id"},
         index=pd.Index(rows["id"].astype(object), name="id"),
@@ -46,8 +46,10 @@ def write(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, provenanc
         file["obsm"][REPRESENTATION] = file["X"]  # a second name of the same bytes
 
 
-def _check_texts(path: Path, rows: Mapping[str, np.ndarray]) -> None:
+def _check_rows(path: Path, rows: Mapping[str, np.ndarray]) -> None:
     for name, values in rows.items():
+        if "/" in name or name == "_index":
+            raise CellfeatError(f"{path}: .h5ad cannot hold a column called {name!r}; rename it, or use .parquet")
         bad = next((text for text in values.tolist() if isinstance(text, str) and "\0" in text), None)
         if bad is not None:
             raise CellfeatError(f"{path}: the {name} {bad!r} has a zero byte, which .h5ad cannot hold; use .parquet")

@@ -88,6 +88,10 @@ def _array(path: Path, name: str, column: Any) -> np.ndarray:
         raise CellfeatError(f"{path}: {column.null_count} cells have no {name}; a feature file has no empty fields")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    of = pa.types
+    kinds = (of.is_string, of.is_large_string, of.is_boolean, of.is_integer, of.is_floating)
+    if not any(is_kind(column.type) for is_kind in kinds):
+        raise CellfeatError(f"{path}: {name} is of type {column.type}; possible are texts, numbers, true and false")
     values = column.to_numpy()
     return np.array(values, dtype=str) if values.dtype == object else values
 

@@ -29,6 +29,11 @@ from cellfeat.run import run
 from cellfeat.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
+CLASSIFIER = [  # `lr`, as it is saved
+    "sklearn.linear_model._logistic.LogisticRegression",
+    "sklearn.pipeline.Pipeline",
+    "sklearn.preprocessing._data.StandardScaler",
+]
 WEIGHTS = ROOT / "plugins" / "cellfeat_lora_sam" / "weights" / "cell-tiny-v1.safetensors"
 
 
@@ -92,6 +97,9 @@ KNOWN = {
     "run 1/recipe.yaml": ("recipe of a run", {"backbone": "colour", "protocol": "cross-domain, adapt test"}),
     "run 1/skipped.csv": ("list of images that --skip-bad left out", {"images": 0}),
     "run 1/observations/features.parquet": ("cells that results or a report are about, without features", {}),
+    "run 1/pipelines/lab-a/classifier.skops": ("fitted classifier", {}),
+    "cache": ("cache of encoded images", {}),
+    "cache/stores": ("cache of encoded images", {}),
     "adapter": ("adapter of lora-sam", {"base": "cell-tiny-v1", "saw": ["lab-a (masks: truth)"]}),
     "labels.yaml": ("label vocabulary", {"classes": ["white", "red"]}),
     "plain.yaml": ("label vocabulary", {"classes": ["red", "white"]}),
@@ -151,6 +159,9 @@ def test_the_next_command_is_about_this_artifact(made):
     assert f"cellfeat convert {made}/features.parquet cache" in describe(made / "features.parquet").next
     assert not any(command.endswith("cache") for command in describe(made / "aligned.h5ad").next)
     assert f"--recipe {made}/run-2.partial-0a1b2c3d/recipe.yaml" in describe(made / "run-2.partial-0a1b2c3d").next[0]
+    assert describe(made / "run-2.partial-0a1b2c3d").next[0].endswith(f"--out {made}/run-2")
+    assert list(describe(made / "cache").facts["stores"].values()) == ["colour"]
+    assert describe(made / "run 1" / "pipelines" / "lab-a" / "classifier.skops").facts["objects"] == CLASSIFIER
     assert f"--set backbone.adapter={made}/adapter" in describe(made / "adapter").next[0]
 
 
@@ -245,6 +256,7 @@ def put(name: str, content: str | bytes):
         (put("x.h5ad", "mine"), "it is no HDF5 file"),
         (put("x.safetensors", "mine"), "cannot be read as safetensors"),
         (put("x.png", "mine"), "x.png: "),
+        (put("x.skops", "mine"), "cannot be read as a skops file"),
         (lambda folder: put("adapter.json", "{")(folder / "a").parent, "not a folder that cellfeat knows"),
         (lambda folder: put("pyproject.toml", "[")(folder / "a").parent, "is not TOML"),
         (lambda folder: put("store.json", "{")(folder / "a").parent, "is damaged"),

@@ -74,7 +74,7 @@ def test_what_one_machine_has_encoded_another_does_not_encode_again(machine_a, t
         file = tmp_path / "features.h5ad"
     done = convert(file, "cache")
     assert (done.cells, done.added, done.where) == (60, 60, store_of(tmp_path / "b"))
-    assert convert(file, "cache").added == 0
+    assert (convert(file, "cache").added, done.differs) == (0, ())
 
     def encode(*_):
         raise AssertionError("it is encoded again")
@@ -92,6 +92,18 @@ def test_another_encoding_finds_nothing_of_it(machine_a, tmp_path, monkeypatch):
     other = recipe.parse({**other.as_dict(), "backbone": {"name": "colour", "bins": 4}})
     use.extract(other, tmp_path / "other.parquet", workplace())
     assert len(list((tmp_path / "b" / "stores").glob("*/store.json"))) == 2
+
+
+def test_other_versions_are_told_of(machine_a, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "b"))
+    was = FeatureTable.read(machine_a / "features.parquet")
+    older = without(was, encoding={**was.provenance["encoding"], "torch": "2.0", "pillow": "1.0"})
+    monkeypatch.setattr(sys, "argv", ["cellfeat", "convert", str(written(older, tmp_path / "f.parquet")), "cache"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "note: runs here will encode again, as features differ with versions: pillow 1.0, here " in said
+    assert "; torch 2.0, here " in said
 
 
 def test_a_store_with_its_manifest_is_what_extract_wrote(machine_a, tmp_path, monkeypatch):

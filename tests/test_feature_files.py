@@ -230,6 +230,7 @@ TOLD = {"cellfeat": {"json": "{}"}}
         (lambda p: parquet(p / "f.parquet", f2=np.zeros(2, np.float32)), "not f0, f1, … without a gap"),
         (lambda p: parquet(p / "f.parquet", f1=np.zeros(2)), "features of type double, float, not float32"),
         (lambda p: parquet(p / "f.parquet", label=["x", None]), "1 cells have no label"),
+        (lambda p: parquet(p / "f.parquet", label=[["x"], []]), "label is of type list.*; possible are texts, numbers"),
         (lambda p: h5ad(p / "f.h5ad", np.zeros((2, 3), np.float32)), 'it has no uns\\["cellfeat"\\]'),
         (lambda p: h5ad(p / "f.h5ad", np.zeros((2, 3)), **TOLD), r"X is float64 \(2, 3\), not float32"),
         (lambda p: h5ad(p / "f.h5ad", scipy.sparse.csr_matrix((2, 3)), **TOLD), "X is a sparse matrix, or nothing"),
@@ -245,6 +246,9 @@ def test_what_a_form_cannot_hold_is_refused_and_nothing_is_left(tmp_path):
     rows = table().rows
     bad = FeatureTable({**rows, "group": np.array(["a", "b\0c", "d", "e", "f"])}, table().vectors, {})
     with pytest.raises(CellfeatError, match=r"the group 'b\\x00c' has a zero byte, which \.h5ad cannot hold"):
+        bad.write(tmp_path / "f.h5ad")
+    bad = FeatureTable({**rows, "p_a/b": rows["id"]}, table().vectors, {})
+    with pytest.raises(CellfeatError, match=r"\.h5ad cannot hold a column called 'p_a/b'; rename it"):
         bad.write(tmp_path / "f.h5ad")
     bad = FeatureTable({**rows, "f7": rows["id"]}, table().vectors, {})
     with pytest.raises(CellfeatError, match="a column about the cells is called f7, as a feature is"):

@@ -22,7 +22,7 @@ def convert(source: Given, out: Out, data: Data = None, labels: Labels = None) -
 
     Into `cache`, features that were extracted elsewhere: a run here with the same encoding does not compute them again.
     """
-    from cellfeat.console import say
+    from cellfeat.console import note, say
     from cellfeat.conversion import convert as write
 
     done = write(source, out, data, labels)
@@ -32,3 +32,5 @@ def convert(source: Given, out: Out, data: Data = None, labels: Labels = None) -
     had = done.cells - done.added
     say(f"{done.where}: {done.added:,} images × {done.width} features added, {had:,} were there")
     say(f"Found by a run in whose cache it lies with just this encoding: {done.encoding}")
+    if done.differs:
+        note(f"runs here will encode again, as features differ with versions: {'; '.join(done.differs)}")
