@@ -23,8 +23,8 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels lance_rows "
     "parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "testing.checks testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing feature_anndata feature_parquet image_files images manifest page ray_cluster scan "
-    "single_files splits standings store suite synthetic testing.align_cells testing.bars testing.columns "
+    2: "classification downloads drawing feature_anndata feature_parquet image_files images manifest page ray_cluster "
+    "scan single_files splits standings store suite synthetic testing.align_cells testing.bars testing.columns "
     "testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
