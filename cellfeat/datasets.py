@@ -65,6 +65,11 @@ class Dataset:
         return tuple(np.unique(self.domain).tolist())
 
     @property
+    def label_names(self) -> np.ndarray:
+        """(N,) str, the class of each cell, "" where it is unknown."""
+        return np.array([*self.classes, ""], dtype=str)[self.label]  # UNLABELED is -1, the last
+
+    @property
     def dropped(self) -> dict[str, int]:
         """label -> number of rows, of all domains, that the vocabulary has no class for."""
         total = sum(map(Counter, self.dropped_by_domain.values()), Counter())

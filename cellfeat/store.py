@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
+from cellfeat.lance_rows import LanceColumn, metadata_of, packed_table
 from cellfeat.types import Column
 
 COLUMNS = ("image", "mask", "map", "pooled", "crop")
@@ -29,6 +29,7 @@ QUALITY = "quality"  # kept beside these where the backbone tells it
 MANY_FRAGMENTS = 64  # of a column; beyond so many, opening it begins to cost time
 LARGE_ROW, FRAGMENT_BYTES = 64 << 10, 1 << 30  # bytes: rows of token maps, images and crops are larger than the first
 KEPT = timedelta(days=7)  # how long a version can be read after it was replaced
+ABOUT = "store.json"  # what the store was written with
 LAYOUT = 2  # of these files; another layout is another store
 
 
@@ -44,38 +45,39 @@ def fingerprint(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _LanceColumn:
-    """Rows of one Lance data set, unpacked as they are read."""
-
-    dataset: Any
-    rows: np.ndarray
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        index = self.rows[np.asarray(rows)]
-        if not len(index):
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        # Lance reads sorted, distinct rows fastest; the wanted order is put back afterwards.
-        distinct, order = np.unique(index, return_inverse=True)
-        table = self.dataset.take(distinct.tolist(), columns=["value"])
-        flat = table.column("value").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return _unpack(flat.reshape(len(distinct), -1), self.shape[1:], self.dtype)[order]
-
-
 class Store:
     """The columns encoded in one way. `description` says which way, in JSON values."""
 
     def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
         self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
-        self.folder = Path(root) / fingerprint(self.description)[:20]
+        self._begin(Path(root) / fingerprint(self.description)[:20])
+
+    @classmethod
+    def at(cls, folder: Path, description: Mapping[str, Any] | None = None) -> Store:
+        """The store in this very folder, whatever its name; without a description that which it was written with.
+
+        Raises: CellfeatError for a folder that is no store, or one of another description or layout.
+        """
+        path = Path(folder) / ABOUT
+        if description is None and not path.is_file():
+            raise CellfeatError(f"{folder} is no store: it has no {ABOUT}")
+        store = cls.__new__(cls)
+        try:
+            found = json.loads(path.read_text()) if description is None else description
+        except ValueError as error:
+            raise CellfeatError(f"{path} is damaged: {error}; copy the store anew") from None
+        store.description = json.loads(json.dumps({**found, "layout": LAYOUT}))
+        store._begin(Path(folder))
+        return store
+
+    def _begin(self, folder: Path) -> None:
+        self.folder = folder
         # column -> fragments seen, rows counted, {digest: row}
         self._known: dict[str, tuple[list[int], int, dict[str, int]]] = {}
         self._describe()
 
     def _describe(self) -> None:
-        path = self.folder / "store.json"
+        path = self.folder / ABOUT
         if not path.is_file():
             with atomic_file(path) as partial:
                 partial.write_text(json.dumps(self.description, indent=1, sort_keys=True))
@@ -139,7 +141,7 @@ class Store:
     def _write(self, column: str, dataset: Any | None, digests: list[str], array: np.ndarray) -> None:
         import lance
 
-        table = _table(digests, array)
+        table = packed_table(digests, array)
         self._check_alike(column, dataset, table)
         if dataset is not None or not self._create(column, table):
             lance.write_dataset(table, str(self.folder / f"{column}.lance"), mode="append")
@@ -168,7 +170,7 @@ class Store:
             dataset = self._open(path.stem)
             if dataset is None or len(dataset.get_fragments()) <= MANY_FRAGMENTS:
                 continue
-            metadata = _metadata(dataset)
+            metadata = metadata_of(dataset)
             row_bytes = int(np.prod(json.loads(metadata["shape"]))) * np.dtype(metadata["dtype"]).itemsize
             if row_bytes <= LARGE_ROW:
                 with contextlib.suppress(OSError, RuntimeError):  # another process did the same at the same time
@@ -177,8 +179,8 @@ class Store:
 
     def _check_alike(self, column: str, dataset: Any | None, table: Any) -> None:
         """Refuse rows of another shape or type than the column has."""
-        shape = _metadata(table)
-        held = shape if dataset is None else _metadata(dataset)
+        shape = metadata_of(table)
+        held = shape if dataset is None else metadata_of(dataset)
         if held != shape:
             raise CellfeatError(
                 f"the store {self.folder} holds {column} as {held['dtype']} {held['shape']}, but was given "
@@ -192,7 +194,7 @@ class Store:
         """
         from lance.fragment import LanceFragment
 
-        table, dataset = _table(list(digests), array), self._open(column)
+        table, dataset = packed_table(list(digests), array), self._open(column)
         self._check_alike(column, dataset, table)
         layout = {} if dataset is None else {"data_storage_version": dataset.data_storage_version}
         fragment = LanceFragment.create(str(self.folder / f"{column}.lance"), table, **layout)
@@ -221,7 +223,7 @@ class Store:
         if whole:
             schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(json.loads(written[0][1])["schema"])))
             dataset = self._created(column, schema) if dataset is None else dataset
-            self._check_alike(column, dataset, schema.empty_table())
+            self._check_alike(column, dataset, schema.emptypacked_table())
             path = str(self.folder / f"{column}.lance")
             lance.LanceDataset.commit(path, lance.LanceOperation.Append(whole), read_version=dataset.version)
             have.update(new)
@@ -231,7 +233,7 @@ class Store:
 
     def _created(self, column: str, schema: Any) -> Any:
         """A column without rows, unless another run has just begun it."""
-        self._create(column, schema.empty_table())
+        self._create(column, schema.emptypacked_table())
         return self._open(column)
 
     def _adopt_some(self, column: str, digests: Sequence[str], text: str) -> None:
@@ -259,22 +261,10 @@ class Store:
         absent = {digest for digest in digests if digest not in rows}
         if dataset is None or absent:
             raise CellfeatError(f"the store {self.folder} lacks {name} of {len(absent)} images; encode them first")
-        metadata = _metadata(dataset)
+        metadata = metadata_of(dataset)
         shape = tuple(json.loads(metadata["shape"]))
         index = np.array([rows[digest] for digest in digests], dtype=np.int64)
-        return _LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
-
-
-def _table(digests: list[str], array: np.ndarray) -> Any:
-    """Rows as an Arrow table: digest and packed value; shape and type of a value in the schema's metadata."""
-    import pyarrow as pa
-
-    packed = _pack(array)
-    kind = pa.list_(pa.from_numpy_dtype(packed.dtype), packed.shape[1])
-    value = pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), type=kind)
-    about = {"shape": json.dumps(array.shape[1:]), "dtype": array.dtype.name}
-    schema = pa.schema([pa.field("digest", pa.string()), pa.field("value", kind)], metadata=about)
-    return pa.table([pa.array(digests), value], schema=schema)
+        return LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
 
 
 def _forget_versions(dataset: Any) -> None:
@@ -287,19 +277,3 @@ def _forget_versions(dataset: Any) -> None:
     replaced = [time for time in made if time < now - KEPT]  # each of these replaced those before it
     if len(replaced) > 1:
         dataset.cleanup_old_versions(older_than=now - replaced[-1] + timedelta(seconds=1))
-
-
-def _metadata(dataset: Any) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in dataset.schema.metadata.items()}
-
-
-def _pack(array: np.ndarray) -> np.ndarray:
-    """(n, ...) -> (n, width): masks as bits, everything else as it is."""
-    flat = array.reshape(len(array), -1)
-    return np.packbits(flat, axis=1) if array.dtype == np.bool_ else np.ascontiguousarray(flat)
-
-
-def _unpack(flat: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if dtype == np.bool_:
-        flat = np.unpackbits(flat, axis=1, count=int(np.prod(shape))).astype(bool)
-    return flat.reshape(len(flat), *shape)

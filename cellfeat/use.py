@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from cellfeat import datasets, provenance
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.extras import import_extra
+from cellfeat.feature_files import ALIGNED, DIGEST, FORMS, POOLED, FeatureTable
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, read_about, resolve
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ENGINES = ("local", "ray")
-FORMATS = (".parquet", ".h5ad")
-ROWS_PER_GROUP = 2048  # of a Parquet file: 10 MB of 1,152 features
 
 
 def extract(
@@ -45,7 +42,7 @@ def extract(
     engine: `local`, or `ray`, whose cluster is at `address` and encodes in so many processes, as `ray_engine` says.
     """
     _check_engine(engine, address, encoders)
-    _check_out(out, FORMATS)
+    _check_out(out, tuple(FORMS))
     recipe = resolve(recipe, work.registry)
     seed = recipe.protocol.seeds[0]
     if engine == "ray":
@@ -58,6 +55,7 @@ def extract(
         dataset = load_dataset(recipe.dataset, work)
         cells = encoder.encode(dataset, ("pooled",))
     about = {
+        "features": POOLED,
         "backbone": recipe.backbone.model_dump(),
         "segmenter": recipe.segmenter and recipe.segmenter.model_dump(),
         "weights_sha256": encoder.description["weights_sha256"],
@@ -96,13 +94,14 @@ def encode_cells(
 
 def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, work: Workplace) -> tuple[int, int]:
     """Write the aligned features of a manifest's cells; gives (cells, features). Labels are passed through unseen."""
-    _check_out(out, FORMATS)
+    _check_out(out, tuple(FORMS))
     folder = pipeline_folder(run, source)
     section = parse(read_about(folder)["recipe"]).dataset
     dataset = load_dataset(DatasetSection(manifest=data, labels=section.labels), work)
     pipeline, cells, context = _placed(folder, dataset, refit, work)
     vectors = pipeline.features(cells, context)
-    about = {"run": str(run), "pipeline": folder.name, "recipe": pipeline.recipe.as_dict(), "refit": refit}
+    about: dict[str, Any] = {"features": ALIGNED, "run": str(run), "pipeline": folder.name}
+    about |= {"recipe": pipeline.recipe.as_dict(), "refit": refit}
     return _finish(out, cells, dataset, ArrayColumn(vectors), about)
 
 
@@ -170,12 +169,13 @@ def _skipped_beside(out: Path) -> Path:
 def _finish(
     out: Path, cells: Cells, dataset: datasets.Dataset, vectors: Column, about: Mapping[str, Any]
 ) -> tuple[int, int]:
-    labels = ["" if label == UNLABELED else dataset.classes[label] for label in cells.label]
     about = {**about, "dataset": dataset.digest, "versions": provenance.versions()}
-    rows = {"id": cells.id, "domain": cells.domain, "label": np.array(labels, dtype=str), "group": cells.group}
+    rows = {"id": cells.id, "domain": cells.domain, "label": dataset.label_names, "group": cells.group}
     rows |= _quality(cells)
-    with atomic_file(out) as partial:
-        (_write_anndata if out.suffix.lower() == ".h5ad" else _write_parquet)(partial, rows, vectors, about)
+    if dataset.image_digest is not None:
+        rows[DIGEST] = dataset.image_digest
+    table = FeatureTable(rows, vectors, about)
+    (table.sealed() if table.features == POOLED else table).write(out)
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
     return vectors.shape[0], vectors.shape[1]
@@ -184,38 +184,6 @@ def _finish(
 def _quality(cells: Cells) -> dict[str, np.ndarray]:
     """The predicted quality of the cells' masks as a column, where it is known."""
     return {"mask_quality": cells.read(QUALITY)} if QUALITY in cells.columns else {}
-
-
-def _write_parquet(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, about: Mapping[str, Any]) -> None:
-    """`rows`, then a column per feature (f0, f1, …); provenance as JSON under `cellfeat` in the schema's metadata.
-
-    Written group by group, so that the features of many cells are never in memory together.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def table(some: np.ndarray) -> Any:
-        features = vectors.read(some)
-        columns = {name: pa.array(values[some]) for name, values in rows.items()}
-        columns |= {f"f{i}": pa.array(features[:, i]) for i in range(features.shape[1])}
-        return pa.table(columns).replace_schema_metadata({"cellfeat": json.dumps(about)})
-
-    every = np.arange(vectors.shape[0])
-    with pq.ParquetWriter(path, table(every[:0]).schema, compression="zstd") as writer:
-        for start in range(0, len(every), ROWS_PER_GROUP):
-            writer.write_table(table(every[start : start + ROWS_PER_GROUP]))
-
-
-def _write_anndata(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, about: Mapping[str, Any]) -> None:
-    """X = features, obs = `rows`, uns["cellfeat"] = provenance as JSON."""
-    anndata = import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
-    import pandas as pd
-
-    obs = pd.DataFrame({name: values for name, values in rows.items() if name != "id"}, index=rows["id"].astype(object))
-    names = pd.DataFrame(index=[f"f{i}" for i in range(vectors.shape[1])])
-    anndata.AnnData(
-        X=vectors.read(np.arange(vectors.shape[0])), obs=obs, var=names, uns={"cellfeat": json.dumps(about)}
-    ).write_h5ad(path)
 
 
 def _plain(text: str) -> str:

@@ -225,7 +225,7 @@ def read_features(path: Path):
         import anndata
 
         data = anndata.read_h5ad(path)
-        return data.obs_names, data.obs["domain"].to_numpy(), data.X, json.loads(data.uns["cellfeat"])
+        return data.obs_names, data.obs["domain"].to_numpy(), data.X, json.loads(data.uns["cellfeat"]["json"])
     table = pq.read_table(path)
     frame = table.to_pandas()
     vectors = frame[[name for name in frame if name[0] == "f" and name[1:].isdigit()]].to_numpy()

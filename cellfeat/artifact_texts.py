@@ -1,0 +1,162 @@
+"""What text files of ours are: manifests and other tables as CSV, YAML, JSON lines, pages, plugins. No code is run."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cellfeat import labels, records, suite
+from cellfeat import recipe as recipes
+from cellfeat.errors import CellfeatError
+from cellfeat.manifest import REQUIRED
+from cellfeat.slots import SLOTS
+
+PAGE_HEAD = 4096  # bytes of a page that its first <meta> tags stand in
+BUILT_FROM = re.compile(r'<meta name="cellfeat-built-from" content="([^"]*)">')
+HOOKS = tuple(f"cellfeat_{slot}" for slot in SLOTS)
+
+
+class Artifact(NamedTuple):
+    """kind: what it is, in a few words. facts: JSON values worth knowing. next: commands that do something with it."""
+
+    kind: str
+    facts: dict[str, Any]
+    next: tuple[str, ...] = ()
+
+
+def quoted(path: Path | str) -> str:
+    """A path as it is written in a shell."""
+    return shlex.quote(str(path))
+
+
+def table(path: Path) -> Artifact | None:
+    """A .csv: a manifest, predictions, or the list of what was skipped."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [dict(zip(header, row, strict=False)) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CellfeatError(f"{path} cannot be read as a UTF-8 CSV: {error}") from None
+    if set(REQUIRED) <= set(header):
+        return _manifest(path, header, rows)
+    if {"id", "path", "label", "probability"} <= set(header):
+        classes = [name.removeprefix("p_") for name in header if name.startswith("p_")]
+        facts = {"images": len(rows), "predicted": _counted(rows, "label"), "classes": classes}
+        return Artifact("predictions of `cellfeat predict`", facts)
+    if header == ["id", "path", "reason"]:
+        return Artifact("list of images that --skip-bad left out", {"images": len(rows)})
+    return None
+
+
+def _manifest(path: Path, header: list[str], rows: list[dict[str, str]]) -> Artifact:
+    facts = {"images": len(rows), "laboratories": _counted(rows, "domain"), "labels": _counted(rows, "label")}
+    facts["optional columns"] = [name for name in header if name in ("mask_path", "group", "sha256")]
+    return Artifact("manifest", facts, (f"cellfeat data info {quoted(path)}", f"cellfeat run --data {quoted(path)}"))
+
+
+def _counted(rows: list[dict[str, str]], name: str) -> dict[str, int]:
+    return dict(sorted(Counter(row.get(name, "").strip() or "(none)" for row in rows).items()))
+
+
+def yaml_file(path: Path) -> Artifact | None:
+    """A .yaml: a suite, a recipe or a map of labels, read as the commands read it."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CellfeatError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not content:
+        return None
+    if {"rows", "protocols"} <= content.keys():
+        return _suite(path)
+    if content.keys() <= set(recipes.Recipe.model_fields):
+        found = recipes.parse(recipes.read(str(path)), str(path))
+        return Artifact("recipe of a run", of_recipe(found), (f"cellfeat run --recipe {quoted(path)}",))
+    if content.keys() <= {"classes", "map"} or all(isinstance(v, (str, type(None))) for v in content.values()):
+        known = labels.load_vocabulary(path)
+        facts = {"classes": list(known.classes), "labels": len(known.mapping)}
+        return Artifact("label vocabulary", facts, (f"cellfeat data info cells.csv --labels {quoted(path)}",))
+    return None
+
+
+def _suite(path: Path) -> Artifact:
+    found = suite.read_suite(path)
+    facts: dict[str, Any] = {"name": found.name, "rows": list(found.rows), "protocols": list(found.protocols)}
+    facts |= {"seeds": list(found.seeds), "fits": sum(1 for _ in suite.planned(found))}
+    return Artifact("benchmark suite", facts, (f"cellfeat bench run {quoted(path)}",))
+
+
+def of_recipe(recipe: recipes.Recipe) -> dict[str, Any]:
+    """What a recipe does, in a line each."""
+    parts = {"backbone": recipe.backbone, "segmenter": recipe.segmenter, "classifier": recipe.classifier}
+    named = {key: part.name for key, part in parts.items() if part is not None}
+    return {
+        "data": recipe.dataset.manifest,
+        **named,
+        "align": [part.name for part in recipe.align],
+        "protocol": f"{recipe.protocol.name}, adapt {recipe.protocol.adapt}",
+        "seeds": recipe.protocol.seeds,
+    }
+
+
+def lines(path: Path) -> Artifact | None:
+    """A .jsonl: records of a run or of a suite."""
+    found = [line for _, line in records.read_lines(path)]
+    if not found or not all(isinstance(line, dict) for line in found):
+        return None
+    if all("source" in line and "error" in line for line in found):
+        return Artifact("failures of a suite", {"fits": len(found)})
+    if not all(line.get("schema") == records.SCHEMA for line in found):
+        return None
+    command = "bench list" if "row" in found[0] else "report"
+    return Artifact("records", of_records(found), (f"cellfeat {command} {quoted(path.parent)}",))
+
+
+def of_records(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """From where to where, and of a run how well: the accuracy of every transfer, the mean over seeds."""
+    scores: dict[str, list[float]] = {}
+    for record in found:
+        accuracy = record.get("scores", {}).get("accuracy", {}).get("mean")
+        some = scores.setdefault(f"{record.get('source')} → {record.get('target')}", [])
+        some += [] if accuracy is None else [accuracy]
+    facts: dict[str, Any] = {"records": len(found)}
+    if "row" in found[0]:
+        return {**facts, "rows": sorted({record["row"] for record in found}), "transfers": list(scores)}
+    facts["accuracy, mean"] = {name: round(sum(some) / len(some), 3) for name, some in scores.items() if some}
+    return facts
+
+
+def web_page(path: Path) -> Artifact | None:
+    """An .html: a report or a leaderboard, by the digest in its head."""
+    with path.open("rb") as file:
+        found = BUILT_FROM.search(file.read(PAGE_HEAD).decode("utf-8", "replace"))
+    if found is None:
+        return None
+    is_report = found[1].startswith("report-")
+    kind, how = ("report of a run", "report RUN") if is_report else ("leaderboard", "bench leaderboard RESULTS -o SITE")
+    return Artifact(f"{kind}, to be opened in a browser", {"built from": found[1]}, (f"cellfeat {how}",))
+
+
+def plugin_file(path: Path) -> Artifact | None:
+    """A .py with hooks of ours, by its source alone."""
+    offered = hooks(path)
+    if not offered:
+        return None
+    listing = f"cellfeat plugins list --plugins-dir {quoted(path)}"
+    return Artifact("plugin as a single file", {"name": path.stem, "offers": offered}, (listing,))
+
+
+def hooks(source: Path) -> list[str]:
+    """The slots that a module's source has hooks for; none where it cannot be read."""
+    try:
+        names = {node.name for node in ast.walk(ast.parse(source.read_bytes())) if isinstance(node, ast.FunctionDef)}
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [hook.removeprefix("cellfeat_") for hook in HOOKS if hook in names]
