@@ -84,7 +84,7 @@ def find_weights(
         CellfeatError: for an unknown name, a missing file, a wrong digest, or a download that is refused or fails.
     """
     if str(name_or_path) in named:
-        return _named_file(named[str(name_or_path)], _is_offline(offline), weights_cache(cache), progress)
+        return _named_file(named[str(name_or_path)], is_offline(offline), weights_cache(cache), progress)
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
@@ -166,7 +166,8 @@ def _unknown(name: str, named: Mapping[str, NamedWeights]) -> CellfeatError:
     return CellfeatError(unknown("weights", name, named, "The path of a file works too"))
 
 
-def _is_offline(offline: bool | None) -> bool:
+def is_offline(offline: bool | None = None) -> bool:
+    """Whether downloads are switched off, by the argument or else by `CELLFEAT_OFFLINE`."""
     return (
         os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no") if offline is None else offline
     )

@@ -18,17 +18,17 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
-    "without_folders",
+    0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
+    "watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
-    "testing.devices testing.hearing testing.pickles testing.process transfers types",
+    "torch_probe testing.devices testing.hearing testing.pickles testing.process transfers types",
     2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
     "suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
-    5: "deferred exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit testing.used "
+    5: "deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit testing.used "
     "thumbnails writing",
     6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
@@ -42,7 +42,7 @@ LEVELS = {
     14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.report commands.run "
+    17: "commands commands.bench commands.data commands.doctor commands.plugins commands.report commands.run "
     "commands.use commands.weights",
     18: "cli",
     19: "__main__",
