@@ -32,7 +32,7 @@ LEVELS = {
     "thumbnails writing",
     6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
-    7: "components handing testing.classifier_rows testing.encoder_checks workplace",
+    7: "components handing predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
     9: "depicted evaluate ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
