@@ -17,8 +17,9 @@ from cellfeat.commands.doctor import doctor
 from cellfeat.commands.report import report
 from cellfeat.commands.run import run
 from cellfeat.commands.use import extract, predict, transform
-from cellfeat.distributed import process_count
+from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
+from cellfeat.interruption import heeded, how_to_go_on, leave_quietly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,27 +94,40 @@ def add_plugin_commands(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit status 2, an interruption says how to go on and is 130."""
+    """Entry point: a user's mistake is one line and exit status 2; an interruption says how to go on, and is 130 after
+    Ctrl-C, 143 after SIGTERM."""
+    from cellfeat.showing import write_what_it_can
+
+    write_what_it_can()
+    asked = sys.argv[1:]
+    with heeded() as interruption:
+        try:
+            arguments = plugin_choice.taken_from(asked)
+            _check_launch(arguments)
+            add_plugin_commands(arguments)
+            app(arguments)
+        except CellfeatError as error:
+            _fail(str(error))
+        except OSError as error:  # no space left, no permission, no such folder to write to
+            if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`
+                sys.exit(1)
+            _fail(_told(error))
+        except KeyboardInterrupt:  # before Typer was there to take it
+            _interrupted(asked, interruption.status)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _interrupted(asked, interruption.status)
+            raise
+        finally:
+            leave_quietly()
+
+
+def _interrupted(asked: list[str], status: int) -> NoReturn:
     from cellfeat.console import messages
 
-    try:
-        arguments = plugin_choice.taken_from(sys.argv[1:])
-        _check_launch(arguments)
-        add_plugin_commands(arguments)
-        app(arguments)
-    except CellfeatError as error:
-        _fail(str(error))
-    except OSError as error:  # no space left, no permission, no such folder to write to
-        if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`
-            sys.exit(1)
-        _fail(_told(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            messages.print(
-                "\nInterrupted. Encoded images and training checkpoints are kept: the same command goes on from them.",
-                soft_wrap=True,
-            )
-        raise
+    if is_main():
+        messages.print(how_to_go_on(asked), markup=False, soft_wrap=True, end="")
+    sys.exit(status)
 
 
 def _check_launch(arguments: list[str]) -> None:

@@ -44,7 +44,7 @@ class GroupShares(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """N cells as they were classified; a Rich console prints it as tables.
+    """N cells as they were classified.
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float. group: (N,) str, None where no cells belong together.
     quality: (N,) float, predicted intersection over union of each mask, None where it is not known.
@@ -94,7 +94,8 @@ class Predictions:
             if rows.any():
                 yield name, int(rows.sum()), float(rows.mean()), float(np.median(self.proba[rows, index]))
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Table]:
+    def tables(self) -> Iterator[Table]:
+        """To be shown: the classes, and where there are several groups, but not very many, each of them."""
         yield self._class_table()
         groups = self.by_group()
         if 1 < len(groups) <= MANY_GROUPS:

@@ -19,18 +19,18 @@ def doctor(
 
     Every line is ok, a note, or a problem, and says what to do.
     """
-    import json
     from collections import Counter
     from dataclasses import asdict
 
     from cellfeat.console import say
     from cellfeat.doctor import examine
     from cellfeat.findings import PROBLEM
+    from cellfeat.showing import show_json
 
     found = examine()
     counts = Counter(one.state for one in found)
     if as_json:
-        print(json.dumps({"findings": [asdict(one) for one in found], "problems": counts[PROBLEM]}, indent=1))
+        show_json({"findings": [asdict(one) for one in found], "problems": counts[PROBLEM]})
     else:
         for one in found:
             _show(one)

@@ -45,6 +45,7 @@ def _show_all(registry: Registry) -> None:
     from rich.table import Table
 
     from cellfeat.console import console
+    from cellfeat.showing import show
     from cellfeat.slots import SLOTS
 
     table = Table()
@@ -54,7 +55,7 @@ def _show_all(registry: Registry) -> None:
         for offer in sorted((item for item in registry.offers if item.slot == slot), key=lambda item: item.name):
             table.add_row(slot, offer.name, f"{offer.distribution} {offer.version}", offer.summary)
         table.add_section()
-    console.print(table)
+    show(table)
     for item in registry.broken:
         _show_broken(item)
     if registry.left_out:
@@ -97,6 +98,7 @@ def _show(offer: Offer) -> None:
 
     from cellfeat.console import console
     from cellfeat.plugin_pages import fact_rows, parameter_rows
+    from cellfeat.showing import show
 
     console.print(f"{offer.slot} {offer.name}, {offer.distribution} {offer.version}", style="bold", markup=False)
     console.print(inspect.getdoc(offer.factory) or "", markup=False)
@@ -107,7 +109,7 @@ def _show(offer: Offer) -> None:
         table.add_column(heading)
     for row in parameter_rows(offer):
         table.add_row(*row)
-    console.print(table)
+    show(table)
 
 
 def _show_broken(item: Broken) -> None:

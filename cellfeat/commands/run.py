@@ -61,10 +61,11 @@ def run(
     With nothing given: LoRA-SAM, the cross-domain autoencoder and a linear SVM on the built-in demo set.
     """
     from cellfeat import compose
-    from cellfeat.console import console, say
+    from cellfeat.console import say
     from cellfeat.report import result_table
     from cellfeat.run import default_out
     from cellfeat.run import run as run_recipe
+    from cellfeat.showing import show
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad, batch, half_maps, compile)
@@ -89,7 +90,7 @@ def run(
     folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
     if not is_main():
         return
-    console.print(result_table(records))
+    show(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
     choice += plugin_choice.Choice.of_environment().options()

@@ -99,18 +99,18 @@ def predict(
     Where cells belong to groups (a manifest's column group, or a folder of images for each patient), also the shares of
     the classes in each of them.
     """
-    import json
-
     from cellfeat import use
-    from cellfeat.console import console, say
+    from cellfeat.console import say
+    from cellfeat.showing import show, show_json
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad)
     found, count = use.predict(run, images, out, domain, source, refit, work, per_group)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
+        show_json(found.as_dict())
     else:
-        console.print(found)
+        for table in found.tables():
+            show(table)
     say(f"{out}: {count:,} images")
     if per_group is not None:
         say(f"{per_group}: {len(found.by_group()):,} groups")

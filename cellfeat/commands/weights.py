@@ -32,7 +32,7 @@ def list_weights() -> None:
     """Names, sizes, licences, and whether the file is here already."""
     from rich.table import Table
 
-    from cellfeat.console import console
+    from cellfeat.showing import show
     from cellfeat.weights import weights_status
 
     table = Table()
@@ -40,7 +40,7 @@ def list_weights() -> None:
         table.add_column(heading, overflow="fold")
     for row in weights_status(_named()):
         table.add_row(row.name, f"{row.size_mb:,.0f} MB", row.licence, row.where, row.digest)
-    console.print(table)
+    show(table)
 
 
 @app.command()
