@@ -76,6 +76,7 @@ class Encoder:
             return _decoded(files, batch, size, interpolation, ahead)
 
         with main_first(self.context.device):
+            self._tell_reused(digests, columns)
             store = self._filled(self.root, digests, columns, with_small(columns), decoded)
         return self._cells(store, dataset, columns)
 
@@ -144,6 +145,12 @@ class Encoder:
                 if not is_out_of_memory(error):
                     raise
                 self.context.note(self.batch_size.halve(batch, error))
+
+    def _tell_reused(self, digests: Sequence[str], columns: Sequence[str]) -> None:
+        store, images = Store(self.root, self.description), len(set(digests))
+        reused = images - len(store.missing(columns, digests))
+        if reused:
+            self.context.note(f"{reused:,} of {images:,} images were encoded before (in {store.folder})")
 
     def _tell_doubtful(self, cells: Cells) -> None:
         counts = doubtful_masks(cells)
