@@ -68,11 +68,16 @@ class Store:
     """The columns encoded in one way. `description` says which way, in JSON values."""
 
     def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
-        self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
-        self.folder = Path(root) / fingerprint(self.description)[:20]
+        self.description = _complete(description)
+        self.folder = self.folder_of(root, description)
         # column -> fragments seen, rows counted, {digest: row}
         self._known: dict[str, tuple[list[int], int, dict[str, int]]] = {}
         self._describe()
+
+    @staticmethod
+    def folder_of(root: Path, description: Mapping[str, Any]) -> Path:
+        """Where the columns encoded in one way are, or would be."""
+        return Path(root) / fingerprint(_complete(description))[:20]
 
     def _describe(self) -> None:
         path = self.folder / "store.json"
@@ -263,6 +268,10 @@ class Store:
         shape = tuple(json.loads(metadata["shape"]))
         index = np.array([rows[digest] for digest in digests], dtype=np.int64)
         return _LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
+
+
+def _complete(description: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({"layout": LAYOUT, **description}))
 
 
 def _table(digests: list[str], array: np.ndarray) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,12 @@ from cellfeat.commands.options import (
     SkipBad,
 )
 from cellfeat.distributed import is_main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cellfeat.recipe import Recipe
+    from cellfeat.workplace import Workplace
 
 
 def run(
@@ -54,6 +60,9 @@ def run(
     ] = True,
     skip_bad: SkipBad = False,
     offline: Offline = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, how long encoding takes, and memory and disk")
+    ] = False,
     out: Out = None,
 ) -> None:
     """Fit on each source laboratory, test on every other, and save the pipelines.
@@ -87,6 +96,9 @@ def run(
         protocol=protocol,
         sets=sets or [],
     )
+    if dry_run:
+        _show_plan(composed, out, work)
+        return
     folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
     if not is_main():
         return
@@ -96,3 +108,20 @@ def run(
     choice += plugin_choice.Choice.of_environment().options()
     say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
     say(f"Its report: cellfeat report {folder}")
+
+
+def _show_plan(recipe: Recipe, out: Path | None, work: Workplace) -> None:
+    """The plan of a run, and nothing else."""
+    from cellfeat.console import console, say
+    from cellfeat.plan import Planner
+    from cellfeat.plan_text import data_table, lines
+    from cellfeat.run import refuse_run_folder
+    from cellfeat.showing import show
+
+    if out is not None:
+        refuse_run_folder(out)
+    plan = Planner(work)(recipe)
+    show(data_table(plan.dataset))
+    for line in lines(plan):
+        console.print(line, markup=False, soft_wrap=True)
+    say("Nothing was run (--dry-run).")
