@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cellfeat import plugin_choice
+from cellfeat import completion, plugin_choice
 from cellfeat.commands import bench, data, plugins, weights
 from cellfeat.commands.doctor import doctor
 from cellfeat.commands.report import report
@@ -104,9 +104,11 @@ def main() -> None:
         try:
             arguments = plugin_choice.taken_from(asked)
             _check_launch(arguments)
-            add_plugin_commands(arguments)
-            app(arguments)
+            add_plugin_commands(arguments or completion.typed()[1:])
+            app(arguments, prog_name="cellfeat")
         except CellfeatError as error:
+            if completion.is_asked():  # a message would end up in the line that is being typed
+                sys.exit(1)
             _fail(str(error))
         except OSError as error:  # no space left, no permission, no such folder to write to
             if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat import completion
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,10 +19,13 @@ app = typer.Typer(help="Run suites of methods; list, compare and verify their re
 
 Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder, with records.jsonl in it")]
 Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV; default: the suite's or record's own")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Device = Annotated[str, typer.Option(autocompletion=completion.devices, help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[str, typer.Option(autocompletion=completion.precisions, help="fp32, bf16 or fp16")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON")]
-Clf = Annotated[str | None, typer.Option("--clf", help="This classifier, and rows without it")]
+Clf = Annotated[
+    str | None,
+    typer.Option("--clf", autocompletion=completion.classifiers, help="This classifier, and rows without it"),
+]
 
 
 @app.command()

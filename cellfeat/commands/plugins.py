@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat import completion
 from cellfeat.commands.check_plugin import check
 from cellfeat.commands.new_plugin import new
 
@@ -64,7 +65,13 @@ def _show_all(registry: Registry) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A method's name, or distribution:name; or a plugin that did not load")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completion.methods,
+            help="A method's name, or distribution:name; or a plugin that did not load",
+        ),
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="The whole page of the method as Markdown")] = False,
 ) -> None:
     """What a method is and declares, and the parameters that --set can change."""

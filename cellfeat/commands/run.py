@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cellfeat import plugin_choice
+from cellfeat import completion, plugin_choice
 from cellfeat.commands.options import (
     BackboneName,
     Batch,
@@ -35,18 +35,32 @@ def run(
     labels: Labels = None,
     backbone: BackboneName = None,
     segmenter: SegmenterName = None,
-    align: Annotated[str | None, typer.Option(help="One method or a chain: per-domain-z,coral")] = None,
+    align: Annotated[
+        str | None, typer.Option(autocompletion=completion.aligners, help="One method or a chain: per-domain-z,coral")
+    ] = None,
     clf: Annotated[
-        str | None, typer.Option("--clf", help="Classifier; default: the method's own head, or svm-linear")
+        str | None,
+        typer.Option(
+            "--clf",
+            autocompletion=completion.classifiers,
+            help="Classifier; default: the method's own head, or svm-linear",
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or YAML file; the other options change it")
+        str | None,
+        typer.Option(
+            autocompletion=completion.recipes, help="A recipe's name or YAML file; the other options change it"
+        ),
     ] = None,
     sets: Sets = None,
     source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
     adapt: Annotated[
-        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout; default: test")
+        str | None,
+        typer.Option(
+            autocompletion=completion.adaptations,
+            help="Target cells shown without labels: none, test or heldout; default: test",
+        ),
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")] = None,
     seed: Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")] = None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat import completion
+
 if TYPE_CHECKING:
     from cellfeat.weights import NamedWeights
 
@@ -14,7 +16,7 @@ app = typer.Typer(
     help="List, download and verify named weights; import and export the files of other programs.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(help="A name from `cellfeat weights list`")]
+Name = Annotated[str, typer.Argument(autocompletion=completion.weights, help="A name from `cellfeat weights list`")]
 Format = Annotated[str, typer.Argument(metavar="FORMAT", help="Offered by a plugin; an unknown one lists them all")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format")]
 
