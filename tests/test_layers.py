@@ -28,9 +28,9 @@ LEVELS = {
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
-    5: "completion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
+    5: "deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
     "testing.used thumbnails writing",
-    6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
+    6: "completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
     7: "components handing predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
