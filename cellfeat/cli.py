@@ -19,7 +19,7 @@ from cellfeat.commands.run import run
 from cellfeat.commands.use import extract, predict, transform
 from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
-from cellfeat.interruption import heeded, how_to_go_on, leave_quietly
+from cellfeat.interruption import SIGNALS, heeded, how_to_go_on, leave_quietly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,7 +100,8 @@ def main() -> None:
 
     write_what_it_can()
     asked = sys.argv[1:]
-    with heeded() as interruption:
+    # A launcher ends its processes by SIGTERM while they may wait for each other in a library: there it stays final.
+    with heeded(SIGNALS if process_count() == 1 else SIGNALS[:1]) as interruption:
         try:
             arguments = plugin_choice.taken_from(asked)
             _check_launch(arguments)

@@ -46,14 +46,14 @@ class Interruption:
 
 
 @contextmanager
-def heeded() -> Iterator[Interruption]:
-    """SIGINT and SIGTERM end the block by KeyboardInterrupt; a signal that the process was told to ignore, as nohup
+def heeded(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Interruption]:
+    """The first of these signals ends the block by KeyboardInterrupt; a signal that the process was told to ignore, as nohup
     does, stays ignored. What was set before is set again."""
     found = Interruption()
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield found
         return
-    before = {one: signal.getsignal(one) for one in SIGNALS}
+    before = {one: signal.getsignal(one) for one in signals}
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:
