@@ -47,7 +47,7 @@ class Interruption:
 
 @contextmanager
 def heeded(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Interruption]:
-    """The first of these signals ends the block by KeyboardInterrupt; a signal that the process was told to ignore, as nohup
+    """The first of these signals ends the block by KeyboardInterrupt; one that the process was told to ignore, as nohup
     does, stays ignored. What was set before is set again."""
     found = Interruption()
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
