@@ -127,6 +127,9 @@ def weights() -> Iterator[Finding]:
         if row.path is None and named[row.name].path is None:
             absent.append(row.name)
             continue
+        if not row.digest:  # of a hub that has digests of its own
+            yield Finding(f"weights {row.name}", OK, str(row.path))
+            continue
         try:
             path = verify_weights(row.name, named)
             yield Finding(f"weights {row.name}", OK, f"{path}, digest as published")

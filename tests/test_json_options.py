@@ -19,7 +19,7 @@ WITHOUT = {
     "run": "records.jsonl in the run folder",
     "data index": "the manifest, and NAME-skipped.csv",
     "plugins info": "plugins list --json has every method's facts",
-    "weights list": "a file of its own engineer",
+    "weights list": "doctor --json tells which are here",
 }
 
 
