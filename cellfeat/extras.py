@@ -17,6 +17,7 @@ OPTIONAL = {
     "onnxruntime": ("onnxruntime", "onnx"),
     "ot": ("POT", "alignment"),
     "torchstain": ("torchstain", "alignment"),
+    "skada": ("skada", "skada"),
     "s3fs": ("s3fs", "cloud"),
     "gcsfs": ("gcsfs", "cloud"),
     "adlfs": ("adlfs", "cloud"),

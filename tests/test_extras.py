@@ -46,7 +46,7 @@ def test_a_package_that_is_broken_says_why(monkeypatch, tmp_path):
 
 
 def test_a_module_of_a_package_is_found_by_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchstain", None)
-    monkeypatch.setitem(sys.modules, "torchstain.numpy", None)
+    for name in ("torchstain", "torchstain.numpy", "torchstain.numpy.utils"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CellfeatError, match=r'needs torchstain, .*"cellfeat\[alignment\]"'):
         import_extra("torchstain.numpy.utils", "align 'reinhard'")

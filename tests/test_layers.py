@@ -21,10 +21,11 @@ LEVELS = {
     0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
     "watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
-    "labels parameters plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells "
+    "labels parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "torch_probe testing.checks testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing image_files images manifest page scan showing single_files splits standings "
-    "store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    2: "classification downloads drawing image_files images manifest page ray_cluster scan showing single_files "
+    "splits standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says "
+    "training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",

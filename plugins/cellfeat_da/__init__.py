@@ -13,6 +13,7 @@ def cellfeat_align() -> dict[str, type]:
     from cellfeat_da.importance import ImportanceWeighting
     from cellfeat_da.label_shift import LabelShift
     from cellfeat_da.moments import MeanCentre, NoAlignment, PerDomainZ
+    from cellfeat_da.skada import SkadaAdapter
     from cellfeat_da.stain import Macenko, Reinhard
     from cellfeat_da.subspace import SubspaceAlignment
     from cellfeat_da.tca import TransferComponents
@@ -33,4 +34,5 @@ def cellfeat_align() -> dict[str, type]:
         "self-trained-lda": SelfTrainedLDA,
         "reinhard": Reinhard,
         "macenko": Macenko,
+        "skada": SkadaAdapter,
     }

@@ -59,7 +59,7 @@ def test_every_shipped_plugin_loads():
                 "reinhard",
                 "macenko",
             ),
-            *("dann", "mcc", "lead"),
+            *("dann", "mcc", "lead", "skada"),
         },
         "classifier": {"rf", "svm-linear", "svm-poly", "svm-rbf", "lr", "ann", "xgboost", "majority"},
     }

@@ -15,7 +15,7 @@ from sklearn.covariance import LedoitWolf
 from cellfeat import CellfeatError, Cells, UnseenDomainError
 from cellfeat.testing import cpu_context, toy_cells
 
-OWN_FILE = {"balanced-lda", "self-trained-lda"}  # they need labels: test_da_discriminant.py
+OWN_FILE = {"balanced-lda", "self-trained-lda", "skada"}  # test_da_discriminant.py, test_da_skada.py
 FACTORIES = {
     name: factory for name, factory in cellfeat_align().items() if factory.writes == "pooled" and name not in OWN_FILE
 }
