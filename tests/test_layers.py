@@ -24,8 +24,8 @@ LEVELS = {
     "labels parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "torch_probe testing.checks testing.devices testing.hearing testing.pickles testing.process transfers types",
     2: "classification downloads drawing image_files images manifest page ray_cluster scan showing single_files "
-    "splits standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says "
-    "training",
+    "splits standings store suite synthetic testing.align_cells testing.bars testing.columns testing.gates "
+    "testing.says training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
