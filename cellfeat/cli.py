@@ -11,15 +11,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cellfeat import plugin_choice
+from cellfeat import completion, plugin_choice
 from cellfeat.commands import bench, data, plugins, weights
 from cellfeat.commands.convert import convert
+from cellfeat.commands.doctor import doctor
 from cellfeat.commands.info import info
 from cellfeat.commands.report import report
 from cellfeat.commands.run import run
 from cellfeat.commands.use import extract, predict, transform
-from cellfeat.distributed import process_count
+from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
+from cellfeat.interruption import SIGNALS, heeded, how_to_go_on, leave_quietly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +31,7 @@ app = typer.Typer(
     "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
     "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
 )
-for command in (run, extract, transform, predict, report, convert, info):
+for command in (run, extract, transform, predict, report, convert, info, doctor):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
@@ -94,27 +96,43 @@ def add_plugin_commands(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit status 2, an interruption says how to go on and is 130."""
+    """Entry point: a user's mistake is one line and exit status 2; an interruption says how to go on, and is 130 after
+    Ctrl-C, 143 after SIGTERM."""
+    from cellfeat.showing import write_what_it_can
+
+    write_what_it_can()
+    asked = sys.argv[1:]
+    # A launcher ends its processes by SIGTERM while they may wait for each other in a library: there it stays final.
+    with heeded(SIGNALS if process_count() == 1 else SIGNALS[:1]) as interruption:
+        try:
+            arguments = plugin_choice.taken_from(asked)
+            _check_launch(arguments)
+            add_plugin_commands(arguments or completion.typed()[1:])
+            app(arguments, prog_name="cellfeat")
+        except CellfeatError as error:
+            if completion.is_asked():  # a message would end up in the line that is being typed
+                sys.exit(1)
+            _fail(str(error))
+        except OSError as error:  # no space left, no permission, no such folder to write to
+            if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`
+                sys.exit(1)
+            _fail(_told(error))
+        except KeyboardInterrupt:  # before Typer was there to take it
+            _interrupted(asked, interruption.status)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _interrupted(asked, interruption.status)
+            raise
+        finally:
+            leave_quietly()
+
+
+def _interrupted(asked: list[str], status: int) -> NoReturn:
     from cellfeat.console import messages
 
-    try:
-        arguments = plugin_choice.taken_from(sys.argv[1:])
-        _check_launch(arguments)
-        add_plugin_commands(arguments)
-        app(arguments)
-    except CellfeatError as error:
-        _fail(str(error))
-    except OSError as error:  # no space left, no permission, no such folder to write to
-        if error.errno == errno.EPIPE:  # whoever read the output has gone: `cellfeat … | head`
-            sys.exit(1)
-        _fail(_told(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            messages.print(
-                "\nInterrupted. Encoded images and training checkpoints are kept: the same command goes on from them.",
-                soft_wrap=True,
-            )
-        raise
+    if is_main():
+        messages.print(how_to_go_on(asked), markup=False, soft_wrap=True, end="")
+    sys.exit(status)
 
 
 def _check_launch(arguments: list[str]) -> None:

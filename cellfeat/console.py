@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.console import Console
 
 from cellfeat.slots import Progress
 
-# Without a terminal Rich assumes 80 columns, which would wrap tables and paths in a pipe or a log.
-console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
-messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+UNLIMITED = 10_000  # columns of a pipe: nothing is folded or cut that another program, or a log, is to read
+# A terminal whose output is kept as a log, or that has no cursor to move, gets no bars and no colours.
+IS_LOGGED = os.environ.get("CI", "").lower() not in ("", "0", "false") or os.environ.get("TERM") == "dumb"
+
+
+def _console(stream: TextIO, **options: Any) -> Console:
+    width = None if stream.isatty() else UNLIMITED
+    return Console(width=width, highlight=False, force_terminal=False if IS_LOGGED else None, **options)
+
+
+console = _console(sys.stdout, soft_wrap=False)
+messages = _console(sys.stderr, stderr=True)
 
 QUIET_SECONDS = 30.0  # without a terminal, one line of progress at most this often
 

@@ -102,7 +102,7 @@ class Evaluator:
     def fits_of(self, split: Split) -> int:
         """How many chains one split needs, to be kept for the next classifier."""
         apart = len(split.targets) if not self.recipe.protocol.together else 1
-        if self._once_is_enough:
+        if self.fits_once:
             return apart
         return len(split.folds) * apart * (2 if self.adapt == "heldout" else 1)
 
@@ -121,7 +121,7 @@ class Evaluator:
             split, seed, self.adapt, dict.fromkeys(names, adapted_to), targets={name: [] for name in split.targets}
         )
         with peak_memory(self.context.device) as peak:
-            if self._once_is_enough:
+            if self.fits_once:
                 fit = self._fitted_once(result, split, seed)
             else:
                 with self._progress(split) as bar:
@@ -138,7 +138,7 @@ class Evaluator:
     def refit(self, split: Split, seed: int) -> Pipeline:
         """One pipeline on all source rows, adapted to every target of the split where the protocol adapts."""
         rows = Shown(split.rows, _rows(split.shown.values()), self._adapt_rows(split))
-        if self._once_is_enough:
+        if self.fits_once:
             fit, features_of = self._fit_once(split, seed)
             self._fit_classifier(fit, rows, features_of(rows.all))
         else:
@@ -147,7 +147,7 @@ class Evaluator:
         return fit.pipeline
 
     @property
-    def _once_is_enough(self) -> bool:
+    def fits_once(self) -> bool:
         """A label-free method under `adapt: test` is fitted once for the source, as published, not once per fold."""
         return self.adapt == "test" and not self._prototype.uses_labels
 

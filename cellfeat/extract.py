@@ -69,14 +69,15 @@ class Encoder:
         path_of = dict(zip(digests, dataset.path, strict=True))
         size, interpolation = self.backbone.image_size, self.backbone.interpolation
 
-        def decoded(missing: list[str], batch: int) -> Iterator[np.ndarray]:
+        def read(missing: list[str], batch: int) -> Iterator[np.ndarray]:
             # On a CPU, decoding beside the network would take its cores away, one thread waiting for the other.
             ahead = 0 if self.context.device.type == "cpu" else BATCHES_AHEAD
             files = [(path_of[digest], digest) for digest in missing]
-            return _decoded(files, batch, size, interpolation, ahead)
+            return decoded(files, batch, size, interpolation, ahead)
 
         with main_first(self.context.device):
-            store = self._filled(self.root, digests, columns, with_small(columns), decoded)
+            self._tell_reused(digests, columns)
+            store = self._filled(self.root, digests, columns, with_small(columns), read)
         return self._cells(store, dataset, columns)
 
     def stored(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
@@ -145,6 +146,12 @@ class Encoder:
                     raise
                 self.context.note(self.batch_size.halve(batch, error))
 
+    def _tell_reused(self, digests: Sequence[str], columns: Sequence[str]) -> None:
+        store, images = Store(self.root, self.description), len(set(digests))
+        reused = images - len(store.missing(columns, digests))
+        if reused:
+            self.context.note(f"{reused:,} of {images:,} images were encoded before (in {store.folder})")
+
     def _tell_doubtful(self, cells: Cells) -> None:
         counts = doubtful_masks(cells)
         if counts:
@@ -207,7 +214,7 @@ def _digests(dataset: Dataset) -> list[str]:
     return dataset.image_digest.tolist()
 
 
-def _decoded(
+def decoded(
     files: Sequence[tuple[Any, str]], batch: int, size: int, interpolation: str, ahead: int = BATCHES_AHEAD
 ) -> Iterator[np.ndarray]:
     """(B, 3, S, S) uint8 RGB batches of files, (path, digest), in order; read a few batches ahead, and decoded `ahead`.

@@ -59,6 +59,28 @@ class Ranking:
         ]
         return [*values, str(len(method.seeds)), f"{method.seconds:.0f}"]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The table as JSON values, shares from 0 to 1: methods best first, majority class and ceiling by transfer."""
+        board = self.board
+        rows = [self._row(one) for one in board.table(board.transfers)]
+        bounds = {kind: board.bound(kind) for kind in ("majority", "ceiling")}
+        about = {"title": board.title, "protocol": board.protocol, "adapt": board.adapt}
+        return {**about, "ranked_by": [*board.counted(board.transfers)], "rows": rows, **bounds, "notes": self.notes()}
+
+    def _row(self, one: Standing) -> dict[str, Any]:
+        board, method = self.board, self.board.methods[one.method]
+        means = {name: float(board.standings.mean(name, DEFAULT_METRIC)[one.method]) for name in board.transfers}
+        names = {"row": method.row, "classifier": method.classifier, "group": one.group}
+        interval = {"mean": float(one.mean), "low": float(one.low), "high": float(one.high)}
+        return {
+            **names,
+            **interval,
+            "transfers": means,
+            "marks": method.marks,
+            "seeds": method.seeds,
+            "s": method.seconds,
+        }
+
     def notes(self) -> list[str]:
         marks = {mark for method in self.board.methods for mark in method.marks.values()}
         texts = [

@@ -38,8 +38,7 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
     The folder appears under its final name when everything in it is whole. pictures: keep small pictures of cells for
     the report.
     """
-    if out.exists():
-        raise CellfeatError(f"{out} exists and a run folder is never overwritten; name another with --out")
+    refuse_run_folder(out)
     recipe = _with_absolute_paths(resolve(recipe, work.registry))
     _check_adapter(recipe)
     seed = recipe.protocol.seeds[0]
@@ -68,6 +67,12 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
     if is_main():  # another process may be here while this one still writes the last checkpoint
         evaluator.clear_scratch()
     return out, written
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Raises: CellfeatError where there is something under this name."""
+    if out.exists():
+        raise CellfeatError(f"{out} exists and a run folder is never overwritten; name another with --out")
 
 
 def prepared(recipe: Recipe, work: Workplace, context: Context) -> Recipe:

@@ -49,8 +49,8 @@ class Store:
     """The columns encoded in one way. `description` says which way, in JSON values."""
 
     def __init__(self, root: Path, description: Mapping[str, Any]) -> None:
-        self.description = json.loads(json.dumps({"layout": LAYOUT, **description}))
-        self._begin(Path(root) / fingerprint(self.description)[:20])
+        self.description = _complete(description)
+        self._begin(self.folder_of(root, description))
 
     @classmethod
     def at(cls, folder: Path, description: Mapping[str, Any] | None = None) -> Store:
@@ -75,6 +75,11 @@ class Store:
         # column -> fragments seen, rows counted, {digest: row}
         self._known: dict[str, tuple[list[int], int, dict[str, int]]] = {}
         self._describe()
+
+    @staticmethod
+    def folder_of(root: Path, description: Mapping[str, Any]) -> Path:
+        """Where the columns encoded in one way are, or would be."""
+        return Path(root) / fingerprint(_complete(description))[:20]
 
     def _describe(self) -> None:
         path = self.folder / ABOUT
@@ -265,6 +270,10 @@ class Store:
         shape = tuple(json.loads(metadata["shape"]))
         index = np.array([rows[digest] for digest in digests], dtype=np.int64)
         return LanceColumn(dataset, index, (len(index), *shape), np.dtype(metadata["dtype"]))
+
+
+def _complete(description: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({"layout": LAYOUT, **description}))
 
 
 def _forget_versions(dataset: Any) -> None:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,12 @@ from cellfeat.feature_files import ALIGNED, DIGEST, FORMS, POOLED, FeatureTable
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, read_about, resolve
+from cellfeat.predicted import Predictions, groups_of, no_groups, plain, write_shares
 from cellfeat.recipe import DatasetSection, Recipe, parse
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
 from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 ENGINES = ("local", "ray")
 
@@ -106,14 +104,29 @@ def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, 
 
 
 def predict(
-    run: Path, images: Sequence[Path], out: Path, domain: str, source: str | None, refit: bool, work: Workplace
-) -> tuple[Table, int]:
-    """Write a CSV with a label and the probabilities of every image; gives a summary table and the count."""
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    domain: str,
+    source: str | None,
+    refit: bool,
+    work: Workplace,
+    per_group: Path | None = None,
+) -> tuple[Predictions, int]:
+    """Write a CSV with a label and the probabilities of every image; gives what was predicted and the count.
+
+    per_group: another CSV to write, with the shares of the classes in each group.
+    """
     _check_out(out, (".csv",))
+    if per_group is not None:
+        _check_shares(per_group, out)
     if not domain.strip():
         raise CellfeatError("--domain is empty; give the laboratory of these images a name")
     folder = pipeline_folder(run, source)
     dataset = _images(images, domain, work)
+    group = groups_of(dataset, _is_manifest(images))
+    if per_group is not None and group is None:
+        raise no_groups()
     pipeline, cells, context = _placed(folder, dataset, refit, work)
     chosen, proba = pipeline.predict(cells, context)
     with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -123,14 +136,21 @@ def predict(
         for row, path in enumerate(dataset.path):
             told = [values[row] for values in quality.values()]
             values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *told, *proba[row])]
-            writer.writerow([_plain(cells.id[row]), _plain(str(path)), pipeline.classes[chosen[row]], *values])
+            writer.writerow([plain(cells.id[row]), plain(str(path)), pipeline.classes[chosen[row]], *values])
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
-    return _counts(pipeline.classes, chosen, proba), len(dataset)
+    found = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"))
+    if per_group is not None:
+        write_shares(per_group, found)
+    return found, len(dataset)
+
+
+def _is_manifest(images: Sequence[Path]) -> bool:
+    return len(images) == 1 and images[0].suffix.lower() == ".csv"
 
 
 def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Dataset:
-    if len(images) == 1 and images[0].suffix.lower() == ".csv":
+    if _is_manifest(images):
         found = datasets.read_manifest(images[0], skip_bad=work.skip_bad)
         found = replace(found, domain=np.full(len(found), domain), label=np.full(len(found), UNLABELED))
     else:
@@ -162,6 +182,14 @@ def _check_out(out: Path, endings: Sequence[str]) -> None:
     refuse_existing(_skipped_beside(out))
 
 
+def _check_shares(path: Path, out: Path) -> None:
+    if path.suffix.lower() != ".csv":
+        raise CellfeatError(f"--per-group {path}: the name must end in .csv")
+    if path.absolute() == out.absolute():
+        raise CellfeatError(f"--per-group and --out are both {out}; name two files")
+    refuse_existing(path)
+
+
 def _skipped_beside(out: Path) -> Path:
     return out.with_name(f"{out.stem}-skipped.csv")
 
@@ -184,22 +212,3 @@ def _finish(
 def _quality(cells: Cells) -> dict[str, np.ndarray]:
     """The predicted quality of the cells' masks as a column, where it is known."""
     return {"mask_quality": cells.read(QUALITY)} if QUALITY in cells.columns else {}
-
-
-def _plain(text: str) -> str:
-    """A file name that a spreadsheet would take for a formula is kept text by a leading apostrophe."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
-
-
-def _counts(classes: Sequence[str], chosen: np.ndarray, proba: np.ndarray) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Predicted classes", title_justify="left")
-    for heading in ("class", "images", "share", "median probability"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for index, name in enumerate(classes):
-        rows = chosen == index
-        if rows.any():
-            middle = np.median(proba[rows, index])
-            table.add_row(name, f"{rows.sum():,}", f"{100 * rows.mean():.1f} %", f"{middle:.2f}")
-    return table

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -370,7 +371,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(drawn, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "the same command goes on" in err
+    assert f"\n  {shlex.join(['cellfeat', *command[3:]])}\n" in err, "the command to go on with, to be copied"
+    assert "Kept: every image that was encoded" in err
     assert "Traceback" not in err
     assert not (tmp_path / "stopped").exists()
 

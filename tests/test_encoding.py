@@ -16,7 +16,7 @@ from cellfeat import CellfeatError, Features, writing
 from cellfeat import store as stores
 from cellfeat.batch_size import BatchSize, is_out_of_memory, usual_batch
 from cellfeat.encoding import BatchEncoder
-from cellfeat.extract import Encoder, _decoded
+from cellfeat.extract import Encoder, decoded
 from cellfeat.images import image_digest
 from cellfeat.store import Store
 from cellfeat.types import ArrayColumn
@@ -210,20 +210,20 @@ def test_another_process_that_halves_meanwhile_does_not_mix_two_sizes(tmp_path, 
 def test_a_file_that_changed_after_its_digest_was_taken_is_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     good = image_digest((tmp_path / "a.png").read_bytes())
-    [batch] = _decoded([(tmp_path / "a.png", good)], 4, 8, "area")
+    [batch] = decoded([(tmp_path / "a.png", good)], 4, 8, "area")
     assert batch.shape == (1, 3, 8, 8)
     Image.fromarray(np.ones((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(CellfeatError, match=r"a\.png: it has changed while this command ran"):
-        list(_decoded([(tmp_path / "a.png", good)], 4, 8, "area"))
+        list(decoded([(tmp_path / "a.png", good)], 4, 8, "area"))
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_files_come_in_order_however_far_ahead_they_are_decoded(tmp_path, ahead):
+def test_files_come_in_order_however_far_ahead_they_aredecoded(tmp_path, ahead):
     files = []
     for number in range(11):
         Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
         files.append((tmp_path / f"{number}.png", image_digest((tmp_path / f"{number}.png").read_bytes())))
-    batches = list(_decoded(files, 4, 8, "area", ahead))
+    batches = list(decoded(files, 4, 8, "area", ahead))
     assert [len(batch) for batch in batches] == [4, 4, 3]
     np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], np.arange(11))
 

@@ -255,7 +255,7 @@ def test_doubtful_masks_are_said_also_when_everything_was_encoded_before(manifes
     for name in ("first", "second"):
         work = workplace()
         use.extract(recipe_of(manifest), tmp_path / f"{name}.parquet", work)
-        [note] = [note for note in work.reporter.notes if "doubtful" in note]
+        [note] = [note for note in work.reporter.notes if "look doubtful" in note]
         assert note.startswith("4 of 30 masks look doubtful (")
         assert f"below {threshold:g}" in note
     table = pq.read_table(tmp_path / "second.parquet").to_pandas()
@@ -268,7 +268,7 @@ def test_nothing_is_said_of_good_or_unjudged_masks(manifest, tmp_path, monkeypat
     for name in ("judging", "silent"):
         work = workplace()
         use.extract(recipe_of(manifest, name), tmp_path / f"{name}.parquet", work)
-        assert not [note for note in work.reporter.notes if "doubtful" in note]
+        assert not [note for note in work.reporter.notes if "look doubtful" in note]
     assert "mask_quality" not in pq.read_table(tmp_path / "silent.parquet").column_names
 
 

@@ -18,36 +18,37 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors metrics prototypes provenance slots storage synthetic_laboratories synthetic_types watching "
-    "without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels "
-    "lance_rows parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
-    "testing.checks testing.devices testing.hearing testing.pickles testing.process transfers types",
+    0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
+    "watching without_folders",
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
+    "labels lance_rows parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
+    "testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet hub_weights image_files images "
-    "manifest page ray_cluster scan single_files splits standings store suite synthetic testing.align_cells "
-    "testing.bars testing.columns testing.gates testing.says training",
+    "manifest page ray_cluster scan showing single_files splits standings store suite synthetic "
+    "testing.align_cells testing.bars testing.columns testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
-    5: "conversion deferred exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
+    5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
     "testing.used thumbnails writing",
-    6: "extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
+    6: "completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
-    7: "components handing testing.classifier_rows testing.encoder_checks workplace",
+    7: "components handing predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
     9: "depicted evaluate ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines results_folder run_folder testing.align_fits "
+    13: "artifact_files claims compose encodings fitted_pipelines plan results_folder run_folder testing.align_fits "
     "testing.align_hard",
-    14: "artifact_info bench estimator_files run_facts suite_results testing.align_resume testing.align_saving use "
-    "verification",
+    14: "artifact_info bench estimator_files plan_text run_facts suite_results testing.align_resume "
+    "testing.align_saving use verification",
     15: "boards cell_estimator row_comparison run_report testing.align",
     16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard "
     "ranking submission",
     17: "api.bench api.data api.plugins api.runs api.weights commands commands.bench commands.convert commands.data "
-    "commands.info commands.plugins commands.report commands.run commands.use commands.weights loaded",
+    "commands.doctor commands.info commands.plugins commands.report commands.run commands.use commands.weights "
+    "loaded",
     18: "api cli",
     19: "__main__",
 }

@@ -286,7 +286,7 @@ def test_the_difference_interval_and_corrected_p_values_of_a_comparison(folder):
     folder.add("good", (1.0, 1.0), saw={"c": True}, adapt="test")
     folder.add("bad", (0.5, 0.75))
     folder.add("same", (1.0, 1.0))
-    text = shown(compared(folder.path, ["good", "bad", "same"], None, None, []))
+    text = shown(compared(folder.path, ["good", "bad", "same"], None, None, []).table())
     assert "p: good/lr (adapt: test, †) less …" in text
     bad, same = (line for line in text.splitlines() if re.match(r".*(bad|same)/lr", line))
     assert "bad/lr (adapt: none)" in bad
@@ -305,12 +305,12 @@ def test_a_comparison_can_be_of_one_target_and_one_classifier(folder):
     folder.add("good", (1.0, 1.0))
     folder.add("bad", (0.5, 0.5), classifier="rf")
     folder.add("bad", (0.25, 0.25), classifier="lr")
-    text = shown(compared(folder.path, ["good", "bad/rf"], "p", None, ["b"]))
+    text = shown(compared(folder.path, ["good", "bad/rf"], "p", None, ["b"]).table())
     assert "a → b +50.0" in text
     assert "a → c" not in text
-    assert "+75.0" in shown(compared(folder.path, ["good", "bad"], "p", "lr", []))
+    assert "+75.0" in shown(compared(folder.path, ["good", "bad"], "p", "lr", []).table())
     folder.add("network", (0.5, 0.5), classifier="own-head")
-    text = shown(compared(folder.path, ["good", "network"], "p", "lr", []))
+    text = shown(compared(folder.path, ["good", "network"], "p", "lr", []).table())
     assert "network/own-head" in text, "a row that has one classifier only needs not be told which"
 
 

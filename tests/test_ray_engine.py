@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -462,9 +463,10 @@ def test_an_interrupted_command_says_how_to_go_on_and_leaves_no_process(drawn, t
     given += ["--backbone", "colour", "--set", "backbone.bins=2", "--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 130
-    assert done.stderr.strip() == (
-        "Interrupted. Encoded images and training checkpoints are kept: the same command goes on from them."
-    )
+    stopping, told, command = (line for line in done.stderr.splitlines() if line)
+    assert stopping.startswith("Stopping;")
+    assert told.startswith("Interrupted. Kept: every image that was encoded.")
+    assert command == f"  {shlex.join(['cellfeat', *given])}"
     assert 0 < len(stored(tmp_path / "cache")["pooled"]) < CELLS
     deadline = time.monotonic() + 20
     while of_ray() - {os.getpid()} and time.monotonic() < deadline:

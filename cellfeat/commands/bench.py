@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cellfeat import completion
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cellfeat.verification import Verdict
 
 app = typer.Typer(help="Run suites of methods; list, compare and verify their records.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder, with records.jsonl in it")]
 Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV; default: the suite's or record's own")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
-Clf = Annotated[str | None, typer.Option("--clf", help="This classifier, and rows without it")]
+Device = Annotated[str, typer.Option(autocompletion=completion.devices, help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[str, typer.Option(autocompletion=completion.precisions, help="fp32, bf16 or fp16")]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON")]
+Clf = Annotated[
+    str | None,
+    typer.Option("--clf", autocompletion=completion.classifiers, help="This classifier, and rows without it"),
+]
 
 
 @app.command()
@@ -52,17 +64,25 @@ def list_records(
     protocol: Annotated[str | None, typer.Option(help="This protocol only")] = None,
     clf: Clf = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a document")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every row by mean balanced accuracy; rows that saw different things of the target stand in different tables."""
     from cellfeat.console import console, say
+    from cellfeat.errors import CellfeatError
     from cellfeat.ranking import read_rankings
+    from cellfeat.showing import show, show_json
 
+    if as_json and markdown:
+        raise CellfeatError("--json and --markdown are two forms; ask for one of them")
     rankings, failures = read_rankings(folder, protocol, clf)
+    if as_json:
+        show_json({"tables": [one.as_dict() for one in rankings], "failed": failures})
+        return
     for ranking in rankings:
         if markdown:
             console.print(ranking.markdown(), markup=False, soft_wrap=True)
         else:
-            console.print(ranking.table())
+            show(ranking.table())
     for line in failures:
         say(f"failed: {line['address']}: {line['error']}")
 
@@ -88,24 +108,31 @@ def submit(
     row: Annotated[list[str] | None, typer.Option(help="This row only; repeat for several")] = None,
     against: Annotated[Path | None, typer.Option(help="Results folder that it is to stand beside")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder to hand in")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a results folder as a leaderboard does, and write the folder to hand in.
 
     Exit status 1 if something is missing. Fits are not done again; that is `bench verify`.
     """
+    from dataclasses import asdict
+
     from rich.table import Table
 
     from cellfeat import submission
-    from cellfeat.console import console, say
+    from cellfeat.console import say
     from cellfeat.errors import CellfeatError
+    from cellfeat.showing import show, show_json
 
     if not check and out is None:
         raise CellfeatError("name the folder to hand in (--out), or ask what is missing (--check)")
     found = submission.check(folder, against, row or [])
-    table = Table("", "", "what was found")
-    for one in found:
-        table.add_row({True: "✓", False: "✗", None: "!"}[one.passed], one.what, one.text)
-    console.print(table)
+    if as_json:
+        show_json({"findings": [asdict(one) for one in found]})
+    else:
+        table = Table("", "", "what was found")
+        for one in found:
+            table.add_row({True: "✓", False: "✗", None: "!"}[one.passed], one.what, one.text)
+        show(table)
     if any(one.passed is False for one in found):
         raise typer.Exit(1)
     if out is not None and not check:
@@ -121,12 +148,17 @@ def compare(
     protocol: Annotated[str | None, typer.Option(help="Protocol; default: the only one, or the first")] = None,
     clf: Clf = None,
     target: Annotated[list[str] | None, typer.Option(help="Transfers to this target only; repeat for several")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Difference of the mean balanced accuracies on the same cells, with interval and corrected p-value."""
-    from cellfeat.console import console
     from cellfeat.row_comparison import compared
+    from cellfeat.showing import show, show_json
 
-    console.print(compared(folder, rows, protocol, clf, target or []).table())
+    found = compared(folder, rows, protocol, clf, target or [])
+    if as_json:
+        show_json(found.as_dict())
+    else:
+        show(found.table())
 
 
 @app.command()
@@ -139,21 +171,32 @@ def verify(
     enough: Annotated[float, typer.Option(min=0, max=1, help="Share of predictions that must come out again")] = 0.99,
     device: Device = "auto",
     precision: Precision = "fp32",
+    as_json: AsJson = False,
 ) -> None:
     """Check records against their predictions, and do their fits again; exit status 1 if one does not hold."""
-    from rich.table import Table
+    from dataclasses import asdict
 
     from cellfeat import verification
-    from cellfeat.console import console
+    from cellfeat.showing import show, show_json
     from cellfeat.workplace import Workplace
 
     picked = verification.chosen(folder, ids or [], random, seed)
     verdicts = verification.verify(picked, folder, Workplace.on_terminal(device, precision), data, enough)
+    if as_json:
+        show_json({"records": [{**asdict(one), "passed": one.passed} for one in verdicts]})
+    else:
+        show(_verdicts(verdicts))
+    if not all(one.passed for one in verdicts):
+        raise typer.Exit(1)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Table:
+    """A line for each record."""
+    from rich.table import Table
+
     table = Table("record", "fit", "source → target", "equal", "verdict")
     for one in verdicts:
         equal = "–" if one.equal is None else f"{100 * one.equal:.2f} %"
         verdict = "holds" if one.passed else "; ".join(one.faults)
         table.add_row(one.id, one.address, one.transfer, equal, ". ".join(filter(None, (verdict, one.remark))))
-    console.print(table)
-    if not all(one.passed for one in verdicts):
-        raise typer.Exit(1)
+    return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +46,8 @@ def _print_index(console, result: IndexResult) -> None:
 
     from rich.table import Table
 
+    from cellfeat.showing import show
+
     table = Table("", "label", "images")
     table.columns[2].justify = "right"
     table.add_row("found", "", f"{result.found:,}")
@@ -54,7 +56,7 @@ def _print_index(console, result: IndexResult) -> None:
     _add_counts(table, "dropped", result.dropped)
     if result.bad:
         table.add_row("unreadable", "", f"{len(result.bad):,}")
-    console.print(table)
+    show(table)
     for remark in result.remarks:
         console.print(remark, markup=False)
     if result.duplicates:
@@ -108,20 +110,45 @@ def info(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest CSV")],
     labels: Annotated[str | None, typer.Option(help="five-class, dorl-13 or a map.yaml; default: as they are")] = None,
     skip_bad: SkipBad = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON")] = False,
 ) -> None:
     """Describe a manifest: classes, sizes, masks, groups and dropped labels of each laboratory."""
-    from cellfeat.console import console, note
+    from cellfeat.console import note
     from cellfeat.datasets import read_manifest
+    from cellfeat.showing import show_json
 
     dataset = read_manifest(manifest, labels, skip_bad=skip_bad)
     for text in dataset.notes():
         note(text)
-    _print_info(console, dataset)
+    if as_json:
+        show_json(_as_json(dataset))
+    else:
+        _print_info(dataset)
 
 
-def _print_info(console, dataset: Dataset) -> None:
+def _as_json(dataset: Dataset) -> dict[str, Any]:
+    """By laboratory: cells by class, groups, masks, and what the vocabulary dropped."""
+    import numpy as np
+
+    masks, found = dataset.mask_path or (None,) * len(dataset), {}
+    for name in sorted({*dataset.domains, *dataset.dropped_by_domain}):
+        rows = np.flatnonzero(dataset.domain == name)
+        found[name] = {
+            "cells": len(rows),
+            "classes": {one: int(np.sum(dataset.label[rows] == i)) for i, one in enumerate(dataset.classes)},
+            "groups": len(np.unique(dataset.group[rows])),
+            "masks": sum(masks[row] is not None for row in rows),
+            "size": _sizes([dataset.path[row] for row in rows]),
+            "dropped": dict(dataset.dropped_by_domain.get(name, {})),
+        }
+    return {"manifest": dataset.source, "cells": len(dataset), "domains": found, "notes": dataset.notes()}
+
+
+def _print_info(dataset: Dataset) -> None:
     import numpy as np
     from rich.table import Table
+
+    from cellfeat.showing import show
 
     domains = sorted({*dataset.domains, *dataset.dropped_by_domain})
     table = Table("", *domains)
@@ -140,7 +167,7 @@ def _print_info(console, dataset: Dataset) -> None:
     for label in dataset.dropped:
         counts = (dataset.dropped_by_domain.get(name, {}).get(label, 0) for name in domains)
         table.add_row(f"dropped: {label}", *(f"{count:,}" for count in counts))
-    console.print(table)
+    show(table)
 
 
 def _sizes(paths: list[Path | str]) -> str:

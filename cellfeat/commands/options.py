@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cellfeat import completion
+
 
 def go_offline(offline: bool) -> bool:
     if offline:
@@ -16,12 +18,28 @@ def go_offline(offline: bool) -> bool:
 
 
 Data = Annotated[str | None, typer.Option("--data", help="Manifest CSV (see `cellfeat data index`); default: the demo")]
-Labels = Annotated[str | None, typer.Option(help="five-class, dorl-13 or a YAML map; default: the manifest's labels")]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="Backbone; default: lora-sam")]
-SegmenterName = Annotated[str | None, typer.Option("--segmenter", help="Replaces the backbone's own mask")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="As in align.epochs=50")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.vocabularies,
+        help="five-class, dorl-13 or a YAML map; default: the manifest's labels",
+    ),
+]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", autocompletion=completion.backbones, help="Backbone; default: lora-sam")
+]
+SegmenterName = Annotated[
+    str | None,
+    typer.Option("--segmenter", autocompletion=completion.segmenters, help="Replaces the backbone's own mask"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", autocompletion=completion.parameters, help="As in align.epochs=50"
+    ),
+]
+Device = Annotated[str, typer.Option(autocompletion=completion.devices, help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[str, typer.Option(autocompletion=completion.precisions, help="fp32, bf16 or fp16")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks first: minutes, then quicker; rounds otherwise")
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat import completion
 from cellfeat.commands.check_plugin import check
 from cellfeat.commands.new_plugin import new
 
@@ -45,6 +46,7 @@ def _show_all(registry: Registry) -> None:
     from rich.table import Table
 
     from cellfeat.console import console
+    from cellfeat.showing import show
     from cellfeat.slots import SLOTS
 
     table = Table()
@@ -54,7 +56,7 @@ def _show_all(registry: Registry) -> None:
         for offer in sorted((item for item in registry.offers if item.slot == slot), key=lambda item: item.name):
             table.add_row(slot, offer.name, f"{offer.distribution} {offer.version}", offer.summary)
         table.add_section()
-    console.print(table)
+    show(table)
     for item in registry.broken:
         _show_broken(item)
     if registry.left_out:
@@ -63,7 +65,13 @@ def _show_all(registry: Registry) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A method's name, or distribution:name; or a plugin that did not load")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completion.methods,
+            help="A method's name, or distribution:name; or a plugin that did not load",
+        ),
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="The whole page of the method as Markdown")] = False,
 ) -> None:
     """What a method is and declares, and the parameters that --set can change."""
@@ -88,6 +96,7 @@ def _show(offer: Offer) -> None:
 
     from cellfeat.console import console
     from cellfeat.plugin_pages import fact_rows, parameter_rows
+    from cellfeat.showing import show
 
     console.print(f"{offer.slot} {offer.name}, {offer.distribution} {offer.version}", style="bold", markup=False)
     console.print(inspect.getdoc(offer.factory) or "", markup=False)
@@ -98,7 +107,7 @@ def _show(offer: Offer) -> None:
         table.add_column(heading)
     for row in parameter_rows(offer):
         table.add_row(*row)
-    console.print(table)
+    show(table)
 
 
 def _show_broken(item: Broken) -> None:

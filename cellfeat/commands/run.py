@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cellfeat import plugin_choice
+from cellfeat import completion, plugin_choice
 from cellfeat.commands.options import (
     BackboneName,
     Batch,
@@ -23,24 +23,44 @@ from cellfeat.commands.options import (
 )
 from cellfeat.distributed import is_main
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cellfeat.recipe import Recipe
+    from cellfeat.workplace import Workplace
+
 
 def run(
     data: Data = None,
     labels: Labels = None,
     backbone: BackboneName = None,
     segmenter: SegmenterName = None,
-    align: Annotated[str | None, typer.Option(help="One method or a chain: per-domain-z,coral")] = None,
+    align: Annotated[
+        str | None, typer.Option(autocompletion=completion.aligners, help="One method or a chain: per-domain-z,coral")
+    ] = None,
     clf: Annotated[
-        str | None, typer.Option("--clf", help="Classifier; default: the method's own head, or svm-linear")
+        str | None,
+        typer.Option(
+            "--clf",
+            autocompletion=completion.classifiers,
+            help="Classifier; default: the method's own head, or svm-linear",
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or YAML file; the other options change it")
+        str | None,
+        typer.Option(
+            autocompletion=completion.recipes, help="A recipe's name or YAML file; the other options change it"
+        ),
     ] = None,
     sets: Sets = None,
     source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
     adapt: Annotated[
-        str | None, typer.Option(help="Target cells shown without labels: none, test or heldout; default: test")
+        str | None,
+        typer.Option(
+            autocompletion=completion.adaptations,
+            help="Target cells shown without labels: none, test or heldout; default: test",
+        ),
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")] = None,
     seed: Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")] = None,
@@ -54,6 +74,9 @@ def run(
     ] = True,
     skip_bad: SkipBad = False,
     offline: Offline = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, how long encoding takes, and memory and disk")
+    ] = False,
     out: Out = None,
 ) -> None:
     """Fit on each source laboratory, test on every other, and save the pipelines.
@@ -61,10 +84,11 @@ def run(
     With nothing given: LoRA-SAM, the cross-domain autoencoder and a linear SVM on the built-in demo set.
     """
     from cellfeat import compose
-    from cellfeat.console import console, say
+    from cellfeat.console import say
     from cellfeat.report import result_table
     from cellfeat.run import default_out
     from cellfeat.run import run as run_recipe
+    from cellfeat.showing import show
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad, batch, half_maps, compile)
@@ -86,12 +110,32 @@ def run(
         protocol=protocol,
         sets=sets or [],
     )
+    if dry_run:
+        _show_plan(composed, out, work)
+        return
     folder, records = run_recipe(composed, out or default_out(composed), work, pictures)
     if not is_main():
         return
-    console.print(result_table(records))
+    show(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
     choice += plugin_choice.Choice.of_environment().options()
     say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
     say(f"Its report: cellfeat report {folder}")
+
+
+def _show_plan(recipe: Recipe, out: Path | None, work: Workplace) -> None:
+    """The plan of a run, and nothing else."""
+    from cellfeat.console import console, say
+    from cellfeat.plan import Planner
+    from cellfeat.plan_text import data_table, lines
+    from cellfeat.run import refuse_run_folder
+    from cellfeat.showing import show
+
+    if out is not None:
+        refuse_run_folder(out)
+    plan = Planner(work)(recipe)
+    show(data_table(plan.dataset))
+    for line in lines(plan):
+        console.print(line, markup=False, soft_wrap=True)
+    say("Nothing was run (--dry-run).")

@@ -82,6 +82,11 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, folders of them, or a manifest")],
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write")] = Path("predictions.csv"),
     domain: Annotated[str, typer.Option(help="Name of the laboratory that the images come from")] = "new",
+    per_group: Annotated[
+        Path | None,
+        typer.Option("--per-group", help="Also a CSV with the classes' shares in each patient, slide or folder"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON")] = False,
     source: Source = None,
     refit: Refit = False,
     device: Device = "auto",
@@ -89,12 +94,23 @@ def predict(
     skip_bad: SkipBad = False,
     offline: Offline = False,
 ) -> None:
-    """Labels and probabilities of new images, which are one new domain."""
+    """Labels and probabilities of new images, which are one new domain.
+
+    Where cells belong to groups (a manifest's column group, or a folder of images for each patient), also the shares of
+    the classes in each of them.
+    """
     from cellfeat import use
-    from cellfeat.console import console, say
+    from cellfeat.console import say
+    from cellfeat.showing import show, show_json
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad)
-    table, count = use.predict(run, images, out, domain, source, refit, work)
-    console.print(table)
+    found, count = use.predict(run, images, out, domain, source, refit, work, per_group)
+    if as_json:
+        show_json(found.as_dict())
+    else:
+        for table in found.tables():
+            show(table)
     say(f"{out}: {count:,} images")
+    if per_group is not None:
+        say(f"{per_group}: {len(found.by_group()):,} groups")

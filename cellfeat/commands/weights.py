@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cellfeat import completion
+
 if TYPE_CHECKING:
     from cellfeat.weights import NamedWeights, WeightsRow
 
@@ -14,7 +16,7 @@ app = typer.Typer(
     help="List, download and verify named weights; import and export the files of other programs.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(help="A name from `cellfeat weights list`")]
+Name = Annotated[str, typer.Argument(autocompletion=completion.weights, help="A name from `cellfeat weights list`")]
 Format = Annotated[str, typer.Argument(metavar="FORMAT", help="Offered by a plugin; an unknown one lists them all")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format")]
 
@@ -35,7 +37,7 @@ def list_weights(
 
     from rich.table import Table
 
-    from cellfeat.console import console
+    from cellfeat.showing import show
     from cellfeat.weights import weights_status
 
     rows = weights_status(_named())
@@ -50,7 +52,7 @@ def list_weights(
         digest = row.digest or "the hub's"
         size = f"{row.size_mb:,.0f} MB" if row.size_mb else "not known"
         table.add_row(row.name, size, row.licence, seen, row.where, digest)
-    console.print(table)
+    show(table)
 
 
 def _described(row: WeightsRow) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def train(work: Work, context: Context) -> int:
     stepper = Stepper(work.optimizer, context)
     checkpoint, key = Checkpoint(context.scratch, work.name), work.key(context.seed)
     first, best = _resume(checkpoint, key, work, stepper)
+    if first:
+        context.note(f"{work.name}: training goes on after epoch {first} of {work.epochs}")
     saved = time.monotonic()
     with context.progress(work.epochs * work.size, f"{work.name}: training") as bar:
         bar.advance(first * work.size)
