@@ -22,7 +22,10 @@ from cellfeat.registry import installed
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
 OF_THE_TERMINAL = {"help", "json", "markdown", "offline"}  # how an answer is shown; offline: CELLFEAT_OFFLINE=1
 RENAMED = {"set": "sets"}  # an option may be repeated, a parameter has them all
-ELSEWHERE = {("plugins list", "requirements"): "plugins_requirements"}  # an option that is another question
+ELSEWHERE = {  # an option that is another question
+    ("plugins list", "requirements"): "plugins_requirements",
+    ("run", "dry_run"): "plan",
+}
 
 
 def leaves(command, path: str = "") -> dict[str, object]:

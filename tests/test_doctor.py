@@ -263,8 +263,7 @@ def test_a_full_disk(monkeypatch, tmp_path):
 
 
 def test_damaged_and_absent_weights(monkeypatch, tmp_path):
-    [name] = [name for name in doctor.named_weights(installed()) if name == "cell-tiny-v1"]
-    shipped = doctor.named_weights(installed())[name]
+    shipped = installed().named_weights()["cell-tiny-v1"]
     copy = tmp_path / "weights.safetensors"
     shutil.copy(shipped.path, copy)
     named = {
@@ -272,7 +271,7 @@ def test_damaged_and_absent_weights(monkeypatch, tmp_path):
         "away": NamedWeights("away", shipped.digest, path=tmp_path / "away.pt"),
         "later": NamedWeights("later", shipped.digest, urls=("https://example.org/w.pt",)),
     }
-    monkeypatch.setattr(doctor, "named_weights", lambda registry: named)
+    monkeypatch.setattr(Registry, "named_weights", lambda registry: named)
     monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
     found = by_name(doctor.weights)
     assert found["weights sound"].state == OK
@@ -288,7 +287,7 @@ def test_damaged_and_absent_weights(monkeypatch, tmp_path):
 
 
 def test_switched_off_downloads_are_told_of(monkeypatch):
-    monkeypatch.setattr(doctor, "named_weights", lambda registry: {})
+    monkeypatch.setattr(Registry, "named_weights", lambda registry: {})
     monkeypatch.setenv("CELLFEAT_OFFLINE", "1")
     assert only(doctor.weights) == Finding(
         "downloads", NOTE, "are switched off by CELLFEAT_OFFLINE", "unset CELLFEAT_OFFLINE"

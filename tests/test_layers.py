@@ -46,9 +46,9 @@ LEVELS = {
     15: "boards cell_estimator row_comparison run_report testing.align",
     16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard "
     "ranking submission",
-    17: "api.bench api.data api.plugins api.runs api.weights commands commands.bench commands.convert commands.data "
-    "commands.doctor commands.info commands.plugins commands.report commands.run commands.use commands.weights "
-    "loaded",
+    17: "api.bench api.data api.files api.plugins api.runs api.weights commands commands.bench commands.convert "
+    "commands.data commands.doctor commands.info commands.plugins commands.report commands.run commands.use "
+    "commands.weights loaded",
     18: "api cli",
     19: "__main__",
 }

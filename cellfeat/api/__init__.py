@@ -16,6 +16,7 @@ from cellfeat.api.bench import (
     bench_verify,
 )
 from cellfeat.api.data import data_info, demo, index, merge, table
+from cellfeat.api.files import convert, doctor, info
 from cellfeat.api.plugins import (
     plugins_check,
     plugins_info,
@@ -24,7 +25,7 @@ from cellfeat.api.plugins import (
     plugins_page,
     plugins_requirements,
 )
-from cellfeat.api.runs import extract, predict, report, run, transform
+from cellfeat.api.runs import extract, plan, predict, report, run, transform
 from cellfeat.api.weights import weights_export, weights_fetch, weights_import, weights_list, weights_verify
 
 __all__ = [
@@ -34,11 +35,15 @@ __all__ = [
     "bench_run",
     "bench_submit",
     "bench_verify",
+    "convert",
     "data_info",
     "demo",
+    "doctor",
     "extract",
     "index",
+    "info",
     "merge",
+    "plan",
     "plugins_check",
     "plugins_info",
     "plugins_list",

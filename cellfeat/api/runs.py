@@ -1,12 +1,16 @@
-"""Runs and their use: the commands `run`, `extract`, `transform`, `predict` and `report`."""
+"""Runs and their use: the commands `run`, its `--dry-run`, `extract`, `transform`, `predict` and `report`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellfeat.api.working import Sets, assignments, bar, workplace
+
+if TYPE_CHECKING:
+    from cellfeat.plan import Plan
+    from cellfeat.recipe import Recipe
 
 
 def run(
@@ -42,11 +46,70 @@ def run(
 
     Raises: CellfeatError for what does not fit together, for bad images, and where `out` exists.
     """
-    from cellfeat import compose
     from cellfeat import run as runs
 
+    protocol = _protocol(source, target, adapt, folds, seed)
+    composed = _composed(data, labels, backbone, segmenter, align, clf, recipe, protocol, sets)
+    folder = runs.default_out(composed) if out is None else Path(out)
+    work = workplace(verbose, device, precision, skip_bad, batch, half_maps, compile)
+    return runs.run(composed, folder, work, pictures)
+
+
+def plan(
+    data: str | Path | None = None,
+    *,
+    labels: str | None = None,
+    backbone: str | None = None,
+    segmenter: str | None = None,
+    align: str | list[str] | None = None,
+    clf: str | None = None,
+    recipe: str | None = None,
+    sets: Sets = (),
+    source: Sequence[str] = (),
+    target: Sequence[str] = (),
+    adapt: str | None = None,
+    folds: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    compile: bool = False,
+    batch: int | None = None,
+    half_maps: bool = False,
+    skip_bad: bool = False,
+    verbose: bool = False,
+) -> Plan:
+    """What `run` with these arguments would do, as `cellfeat run --dry-run` says it; nothing is run.
+
+    Raises: CellfeatError as `run` does, before any work.
+    """
+    from cellfeat.plan import Planner
+
+    protocol = _protocol(source, target, adapt, folds, seed)
+    composed = _composed(data, labels, backbone, segmenter, align, clf, recipe, protocol, sets)
+    return Planner(workplace(verbose, device, precision, skip_bad, batch, half_maps, compile))(composed)
+
+
+def _protocol(
+    source: Sequence[str], target: Sequence[str], adapt: str | None, folds: int | None, seed: int | None
+) -> dict[str, Any]:
     seeds = None if seed is None else [seed]
-    composed = compose.recipe(
+    return {"source": list(source), "target": list(target), "adapt": adapt, "folds": folds, "seeds": seeds}
+
+
+def _composed(
+    data: str | Path | None,
+    labels: str | None,
+    backbone: str | None,
+    segmenter: str | None,
+    align: str | list[str] | None,
+    clf: str | None,
+    recipe: str | None,
+    protocol: dict[str, Any],
+    sets: Sets,
+) -> Recipe:
+    from cellfeat import compose
+
+    return compose.recipe(
         recipe=recipe,
         data=None if data is None else str(data),
         labels=labels,
@@ -54,12 +117,9 @@ def run(
         segmenter=segmenter,
         align=",".join(align) if isinstance(align, (list, tuple)) else align,
         classifier=clf,
-        protocol={"source": list(source), "target": list(target), "adapt": adapt, "folds": folds, "seeds": seeds},
+        protocol=protocol,
         sets=assignments(sets),
     )
-    folder = runs.default_out(composed) if out is None else Path(out)
-    work = workplace(verbose, device, precision, skip_bad, batch, half_maps, compile)
-    return runs.run(composed, folder, work, pictures)
 
 
 def extract(
@@ -132,12 +192,13 @@ def predict(
     device: str = "auto",
     precision: str = "fp32",
     skip_bad: bool = False,
+    per_group: str | Path | None = None,
     verbose: bool = False,
 ) -> int:
     """Write labels and probabilities of new images, which are one new laboratory; gives their number.
 
-    images: files, folders of them, or one manifest. domain: the laboratory's name. For arrays instead of a file:
-    `cellfeat.load`.
+    images: files, folders of them, or one manifest. domain: the laboratory's name. per_group: another CSV to write, the
+    classes' shares in each group of the manifest or folder. For arrays instead of a file: `cellfeat.load`.
 
     Raises: CellfeatError, an `UnseenDomainError` for a laboratory that the method cannot place; where `out` exists.
     """
@@ -145,7 +206,8 @@ def predict(
 
     named = [images] if isinstance(images, (str, Path)) else list(images)
     work = workplace(verbose, device, precision, skip_bad)
-    return use.predict(Path(run), [Path(one) for one in named], Path(out), domain, source, refit, work)[1]
+    shares = None if per_group is None else Path(per_group)
+    return use.predict(Path(run), [Path(one) for one in named], Path(out), domain, source, refit, work, shares)[1]
 
 
 def report(
