@@ -23,9 +23,10 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing image_files images manifest page scan single_files splits standings store "
-    "suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
-    3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
+    2: "classification downloads drawing folder_levels image_files images manifest page scan single_files splits "
+    "standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns testing.gates "
+    "testing.says training",
+    3: "curves datasets figures known_files label_drafts layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
     5: "deferred exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit testing.used "
