@@ -41,8 +41,21 @@ CORE = frozenset(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    """The version is the installed distribution's, which pyproject.toml alone sets."""
+    if asked:
+        from cellfeat import __version__
+
+        typer.echo(f"cellfeat {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="The version, and nothing else"),
+    ] = False,
     places: Annotated[
         list[str] | None,
         typer.Option(
