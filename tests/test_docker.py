@@ -6,6 +6,7 @@ import fnmatch
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -43,6 +44,36 @@ def test_what_is_copied_exists_and_reaches_the_engine():
         assert ignored(name), f"{name} has nothing to do in an image"
     assert PROJECT["readme"] in names
     assert set(PROJECT["license-files"]) <= set(names), "without them no wheel is built"
+
+
+def test_what_is_copied_is_enough_for_the_wheel(tmp_path):
+    """The first stage, done without an engine."""
+    stage = tmp_path / "source"
+    stage.mkdir()
+    for words in lines("COPY", STAGES[0]):
+        *names, _ = words.split()
+        for name in names:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, stage / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(ROOT / name, stage)
+    assert "python -m pip wheel --no-cache-dir --no-deps" in lines("RUN", STAGES[0])[0]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        stage,
+    ]
+    subprocess.run(command, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"cellfeat-{PROJECT['version']}-py3-none-any.whl"
+    assert wheel.stat().st_size > 8e6, "the weights are in it"
 
 
 def test_versions_agree_with_the_project():

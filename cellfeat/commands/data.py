@@ -96,12 +96,12 @@ def _print_index(console, result: IndexResult) -> None:
         table.add_row("unreadable", "", f"{len(result.bad):,}")
     console.print(table)
     for remark in result.remarks:
-        console.print(remark, markup=False)
+        console.print(remark, markup=False, soft_wrap=True)
     groups = {row["group"] for row in result.rows if row.get("group")}
     if groups:
         console.print(f"{len(groups):,} patients or slides; no split will divide one", markup=False)
     if result.duplicates:
-        console.print(_duplicates(result), markup=False)
+        console.print(_duplicates(result), markup=False, soft_wrap=True)
 
 
 def _duplicates(result: IndexResult) -> str:
