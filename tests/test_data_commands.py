@@ -273,6 +273,35 @@ def test_a_draft_of_labels_decides_what_is_sure_and_marks_the_rest(tmp_path):
         call("labels", tmp_path / "m.csv", "--out", out)
 
 
+def test_folders_that_may_be_patients_are_asked_about(tmp_path):
+    call(
+        "index",
+        "folders",
+        draw(tmp_path / "w", "Müller/1.png", "Kaya/2.png"),
+        "--domain",
+        "w",
+        "-o",
+        tmp_path / "m.csv",
+    )
+    output = call("labels", tmp_path / "m.csv", "--out", tmp_path / "labels.yaml")
+    assert "2 of 2 labels are undecided" in output
+    assert "Not one label is a known word. Are they classes, or patients?" in output
+
+
+@pytest.mark.parametrize(
+    ("names", "following"),
+    [
+        (["monocyte/1.png", "Neutrophil Banded/2.png"], "data info {} --labels five-class"),
+        (["monocyte/1.png", "promyelocyte/2.png"], "data info {} --labels dorl-13"),
+        (["monocyte/1.png", "Eos/2.png"], "data labels {} --to five-class -o labels.yaml"),
+    ],
+)
+def test_the_command_after_a_manifest_depends_on_its_words(tmp_path, names, following):
+    out = tmp_path / "my manifest.csv"
+    output = call("index", "folders", draw(tmp_path / "w", *names), "--domain", "w", "--out", out)
+    assert f"Next: cellfeat {following.format(chr(39) + str(out) + chr(39))}" in output.replace("\n", "")
+
+
 def test_a_draft_for_classes_of_ones_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("blast: immature\nlymphocyte: mature\n", encoding="utf-8")
     call("index", "folders", draw(tmp_path / "w", "Blast/1.png", "Lymphos/2.png", "Mono/3.png"), "--domain", "w", "-o",

@@ -72,11 +72,12 @@ def index(
 def _say_next(manifest: Path, labels: list[str]) -> None:
     """The command after a manifest: its words need a map, or are known."""
     from cellfeat.console import say
-    from cellfeat.labels import KNOWN_LABELS, normalised
+    from cellfeat.labels import FIVE_CLASS, KNOWN_LABELS, normalised
 
-    name = _quoted(manifest)
-    if {normalised(label) for label in labels if label} <= set(KNOWN_LABELS):
-        say(f"Next: cellfeat data info {name} --labels five-class")
+    name, words = _quoted(manifest), {normalised(label) for label in labels if label}
+    if words <= set(KNOWN_LABELS):
+        vocabulary = "five-class" if all(map(FIVE_CLASS.place, words)) else "dorl-13"
+        say(f"Next: cellfeat data info {name} --labels {vocabulary}")
     else:
         say(f"Next: cellfeat data labels {name} --to five-class -o labels.yaml")
 
@@ -173,6 +174,8 @@ def labels(
         )
     else:
         say(f"{out}: all {len(draft.lines)} labels have their place; read it over")
+    if count == len(draft.lines):
+        say("Not one label is a known word. Are they classes, or patients? cellfeat data index --levels says which")
     manifest = manifests[0] if len(manifests) == 1 else "MANIFEST"
     say(f"Next: cellfeat data info {_quoted(manifest)} --labels {_quoted(out)}")
 
