@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -45,8 +45,19 @@ CORE = frozenset(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    """The version is the installed distribution's, which pyproject.toml alone sets."""
+    if asked:
+        typer.echo(f"cellfeat {version('cellfeat')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _everywhere(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="The version, and nothing else"),
+    ] = False,
     places: Annotated[
         list[str] | None,
         typer.Option(

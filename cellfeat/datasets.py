@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def read_manifest(
     classes = vocabulary.classes if vocabulary else tuple(sorted(set(names) - {""}))
     data = from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
     data = replace(data, dropped_by_domain=_count(without), skipped=tuple(skipped))
-    return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped))
+    return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped, str(manifest)))
 
 
 def without_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -193,14 +194,31 @@ def from_rows(rows: Sequence[Row], labels: Sequence[int], classes: tuple[str, ..
     )
 
 
+def _strangers(rows: Sequence[Row], manifest: str) -> list[str]:
+    """Said where no class of one domain is one of any other: each laboratory has its own words."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["domain"], set()).update({row["label"]} - {""})
+    labelled = {domain: words for domain, words in sorted(labels.items()) if words}
+    shared = Counter(word for words in labelled.values() for word in words)
+    alone = [domain for domain, words in labelled.items() if all(shared[word] == 1 for word in words)]
+    if len(labelled) < 2 or not alone:
+        return []
+    return [
+        f"{', '.join(alone)}: no label is one of another laboratory's, so every cell elsewhere counts as an error. "
+        f"If they call the same cells by other words: cellfeat data labels {quote(manifest)} --to five-class "
+        "-o labels.yaml, then --labels labels.yaml"
+    ]
+
+
 def _remarks(
-    vocabulary: Vocabulary | None, rows: Sequence[Row], names: list[str], dropped: Mapping[str, int]
+    vocabulary: Vocabulary | None, rows: Sequence[Row], names: list[str], dropped: Mapping[str, int], source: str
 ) -> tuple[str, ...]:
     remarks = []
     if "" in names:
         remarks.append(f"{names.count(''):,} cells have no label: they are neither trained on nor scored")
     if vocabulary is None:
-        return tuple(remarks)
+        return tuple(remarks + _strangers(rows, source))
     plain = Counter(
         f"{row['label']} as {name}"
         for row, name in zip(rows, names, strict=True)

@@ -280,12 +280,12 @@ def _rows(parts: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, int), *parts])
 
 
-def check_enough(cells: Cells, n_folds: int) -> None:
-    """Refuse data that no protocol can use, before any long work."""
-    if len(set(cells.domain.tolist())) == 1:
+def check_enough(cells: Cells, n_folds: int, alone: bool = False) -> None:
+    """Refuse data that no protocol can use, before any long work. alone: one domain's held-out folds are enough."""
+    if len(set(cells.domain.tolist())) == 1 and not alone:
         raise CellfeatError(
-            f"all {len(cells)} cells belong to the domain {str(cells.domain[0])!r}; a cross-domain run needs "
-            "at least two (merge manifests of several laboratories with `cellfeat data merge`)"
+            f"all {len(cells)} cells belong to the domain {str(cells.domain[0])!r}; comparisons between laboratories "
+            "need at least two (merge manifests of several laboratories with `cellfeat data merge`)"
         )
     if len(cells) < n_folds:
         raise CellfeatError(f"{len(cells)} cells cannot be divided into {n_folds} folds")

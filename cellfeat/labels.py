@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,22 @@ KNOWN_LABELS = tuple(dict.fromkeys((*DORL_CLASSES, *FIVE_CLASSES, *_OUTSIDE)))
 
 
 def normalised(label: str) -> str:
-    """One spelling: lower case, words joined by underscores."""
-    return "_".join(label.strip().casefold().replace("-", " ").replace("_", " ").split())
+    """One spelling: lower case, words joined by underscores, accents as one character each.
+
+    Folders of a Mac come with letters and accents apart, which look the same and are not.
+    """
+    return "_".join(unicodedata.normalize("NFC", label).strip().casefold().replace("-", " ").replace("_", " ").split())
 
 
 _SYNONYMS = {normalised(code): name for code, name in (ACEVEDO20 | MATEK19).items() if name}
 _SYNONYMS |= {"monoblast": "monocyte", "ig": "immature_granulocyte", "pmb": "promyelocyte_bilobed"}
+
+
+def known_label(label: str) -> str | None:
+    """The label of `KNOWN_LABELS` that a label is, or that it is a published code of; None for any other word."""
+    key = normalised(label)
+    key = _SYNONYMS.get(key, key)
+    return key if key in KNOWN_LABELS else None
 
 
 @dataclass(frozen=True)

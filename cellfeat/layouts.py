@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from cellfeat import folder_levels
 from cellfeat.decode import IMAGE_SUFFIXES, ImageError
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.labels import ACEVEDO20, MATEK19
 from cellfeat.manifest import domain_problem, refuse_existing, write_manifest
 from cellfeat.scan import ImageFacts, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip, write_skipped
+from cellfeat.synonyms import meaning
 
 
 class Found(NamedTuple):
-    """One image of a layout. label: canonical, or None when it is dropped, then `reason` says why."""
+    """One image of a layout. label: canonical, or None when it is dropped, then `reason` says why. group: patient."""
 
     path: Path
     name: str  # becomes the id, behind the domain
     label: str | None
     reason: str = ""
     extra: Mapping[str, str] = {}
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,28 +57,32 @@ def index_dataset(
     skip_bad: bool = False,
     progress: ProgressBar | None = None,
     workers: int | None = None,
+    levels: str | None = None,
+    group_from: str | None = None,
 ) -> IndexResult:
     """List the images of a layout (see `KINDS`) and decode every one that is accepted once.
 
+    levels: what the levels of `folders` are, as in "class/patient". group_from: a regular expression whose first group,
+    found in an image's path below `directory`, is its patient or slide. Groups are named behind the domain, so that the
+    third patients of two laboratories stay two.
+
     Raises: CellfeatError for an unknown kind, a folder without images of that layout, a domain that is empty or
-    cannot name a folder, and, unless `skip_bad`, for files that cannot be read.
+    cannot name a folder, levels that do not fit, and, unless `skip_bad`, for files that cannot be read.
     """
-    if kind not in KINDS:
-        raise CellfeatError(unknown("kind of data set", kind, KINDS))
-    if not domain.strip():
-        raise CellfeatError("the domain is empty; name the laboratory or data set: --domain NAME")
-    if problem := domain_problem(domain.strip()):
-        raise CellfeatError(f"--domain: {problem}")
+    _check_request(kind, domain, levels)
     directory = Path(directory)
     images = find_images(directory)
     if not images:
         raise CellfeatError(f"{directory}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
-    found, remarks = KINDS[kind](directory, images)
+    lister = KINDS[kind] if levels is None else partial(_class_folders, levels=folder_levels.parse_levels(levels))
+    found, remarks = lister(directory, images)
     kept = [item for item in found if item.label is not None]
     dropped = Counter(item.reason for item in found if item.label is None)
     if not kept:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
-        raise CellfeatError(f"{directory}: none of {len(found)} images fits the layout {kind} ({reasons})")
+        raise CellfeatError(_nothing_fits(kind, directory, dropped))
+    if group_from is not None:
+        kept, more = _grouped(kept, directory, group_from)
+        remarks += more
     ids = _ids(kept, domain.strip(), directory)
     facts = examine_all([item.path for item in kept], progress, workers=workers)
     rows, bad = [], []
@@ -94,6 +103,8 @@ def write_index(
     out: Path,
     skip_bad: bool = False,
     progress: ProgressBar | None = None,
+    levels: str | None = None,
+    group_from: str | None = None,
 ) -> IndexResult:
     """`index_dataset`, written as a manifest, and files that cannot be read as NAME-skipped.csv beside NAME.csv.
 
@@ -102,7 +113,7 @@ def write_index(
     refuse_existing(out)
     if skip_bad:
         refuse_existing(skipped_beside(out))
-    result = index_dataset(kind, directory, domain, skip_bad, progress)
+    result = index_dataset(kind, directory, domain, skip_bad, progress, levels=levels, group_from=group_from)
     write_manifest(out, result.rows)
     if result.bad:
         write_skipped(skipped_beside(out), result.bad)
@@ -113,9 +124,49 @@ def skipped_beside(out: Path) -> Path:
     return out.with_name(f"{out.stem}-skipped.csv")
 
 
+def _check_request(kind: str, domain: str, levels: str | None) -> None:
+    if kind not in KINDS:
+        raise CellfeatError(unknown("kind of data set", kind, KINDS))
+    if levels is not None and kind != "folders":
+        raise CellfeatError(f"--levels belongs to folders; {kind} has a published layout")
+    if not domain.strip():
+        raise CellfeatError("the domain is empty; name the laboratory or data set: --domain NAME")
+    if problem := domain_problem(domain.strip()):
+        raise CellfeatError(f"--domain: {problem}")
+
+
+def _nothing_fits(kind: str, directory: Path, dropped: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+    remedy = "; sort them into a folder per class. To have them classified, no folders are needed: cellfeat predict"
+    return f"{directory}: none of {sum(dropped.values())} images fits the layout {kind} ({reasons})" + (
+        remedy if kind == "folders" else ""
+    )
+
+
+def _grouped(items: Iterable[Found], directory: Path, pattern: str) -> tuple[list[Found], list[str]]:
+    """The images with the patients that a pattern finds in their paths, and how many there are."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise CellfeatError(f"--group-from {pattern}: not a regular expression ({error})") from None
+    if wanted.groups < 1:
+        raise CellfeatError(f"--group-from {pattern}: put brackets around the patient, as in '(P[0-9]+)_'")
+    items, groups = list(items), []
+    for item in items:
+        match = wanted.search(item.path.relative_to(directory).as_posix())
+        groups.append((match[1] or "") if match else "")
+    if not any(groups):
+        example = items[0].path.relative_to(directory).as_posix()
+        raise CellfeatError(f"--group-from {pattern}: finds nothing in any path, e.g. {example}")
+    without = groups.count("")
+    said = [f"no patient in the names of {without:,} images: each counts as one"] if without else []
+    return [item._replace(group=group) for item, group in zip(items, groups, strict=True)], said
+
+
 def _manifest_row(item: Found, key: str, domain: str, fact: ImageFacts) -> dict[str, str | Path]:
     size = {"width": str(fact.width), "height": str(fact.height), "sha256": fact.sha256}
-    return {"id": key, "path": item.path, "label": str(item.label), "domain": domain, **item.extra, **size}
+    group = {"group": f"{domain}_{item.group}"} if item.group else {}
+    return {"id": key, "path": item.path, "label": str(item.label), "domain": domain, **group, **item.extra, **size}
 
 
 def _ids(items: Iterable[Found], domain: str, directory: Path) -> list[str]:
@@ -133,16 +184,19 @@ def _duplicates(rows: Iterable[Mapping[str, str | Path]]) -> tuple[tuple[str, ..
     return tuple(tuple(ids) for ids in same.values() if len(ids) > 1)
 
 
-def _class_folders(directory: Path, images: Iterable[Path]) -> tuple[list[Found], list[str]]:
-    """DIR/<class>/…/<name>: the label is the name of the folder directly below DIR, as it is written."""
+def _class_folders(
+    directory: Path, images: Iterable[Path], levels: Sequence[str] = folder_levels.LEVELS
+) -> tuple[list[Found], list[str]]:
+    """DIR/<class>/…/<name>, or as `levels` say: the label is the name of a folder, as it is written."""
+    images = list(images)
+    inside = [path.relative_to(directory).parts[:-1] for path in images]
+    folder_levels.check_levels(directory, inside, levels, meaning)
     found = []
-    for path in images:
-        parts = path.relative_to(directory).parts
-        if len(parts) == 1:
-            found.append(Found(path, path.stem, None, "in no class folder"))
-        else:
-            found.append(Found(path, "_".join((*parts[:-1], path.stem)), parts[0]))
-    return found, []
+    for path, folders in zip(images, inside, strict=True):
+        label, patient = folder_levels.place(folders, levels)
+        name = "_".join((*folders, path.stem)) if label else path.stem
+        found.append(Found(path, name, label, "" if label else "in no class folder", group=patient))
+    return found, folder_levels.remarks(directory, images, levels)
 
 
 def _acevedo20(directory: Path, images: Iterable[Path]) -> tuple[list[Found], list[str]]:

@@ -49,7 +49,12 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
     encoder = make_encoder(fitted, work, context)
     prototype = Pipeline.build(fitted, work.registry, dataset.classes, context, encoder)
     cells = encoder.encode(dataset, columns_read(prototype.aligners))
-    check_enough(cells, recipe.protocol.folds)
+    check_enough(cells, recipe.protocol.folds, alone=recipe.protocol.name == "cross-domain")
+    if len(dataset.domains) == 1:
+        work.reporter.note(
+            f"all cells are {dataset.domains[0]}'s: tested on its own held-out folds alone, which says nothing about "
+            "any other laboratory (cellfeat data merge adds one)"
+        )
     identity = f"{dataset.digest}|{encoder.description}"
     evaluator = Evaluator(fitted, work.registry, cells, dataset.classes, context, encoder, identity)
     with _run_folder(out) as folder:

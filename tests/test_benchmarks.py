@@ -23,7 +23,7 @@ from cellfeat import CellfeatError, cli, synthetic
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
-SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard", "plugins_help")
+SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard", "plugins_help", "startup")
 PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD, *(f"benchmarks.speed.{name}" for name in SPEED))
 FRAME = 224
 
@@ -692,6 +692,16 @@ def test_help_is_measured_with_and_without_plugins(tmp_path, monkeypatch, capsys
     assert found["interpreter alone"]["seconds"] < found["help, 2 plugins more"]["seconds"]
     assert found["help, 0 plugins more"]["ratio"] == 1
     assert "With many plugins" in capsys.readouterr().out
+
+
+def test_starts_are_measured_beside_the_interpreter_alone(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "benchmarks.speed.startup", "--repeats", 1, "--json", tmp_path / "s.jsonl")
+    found = {row["way"]: row["seconds"] for row in map(json.loads, (tmp_path / "s.jsonl").open())}
+    assert list(found) == [
+        'python -c "pass"', 'python -c "import cellfeat"', "cellfeat --version", "cellfeat --help",
+    ]  # fmt: skip
+    assert found['python -c "pass"'] < found["cellfeat --version"]
+    assert "cellfeat --help" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -236,6 +237,31 @@ def test_the_first_hour(cellfeat, drawn):
     code, _, err = cellfeat("predict", "first", empty, "--source", "lab-a", "-o", "more.csv")
     assert code == 2
     assert "no images in this folder" in one_line(err)
+
+
+def test_one_laboratory_alone_is_tested_on_itself_and_told_so(cellfeat, drawn):
+    rows = (
+        (drawn / "manifest.csv").read_text().replace("images/", f"{drawn}/images/").replace("masks/", f"{drawn}/masks/")
+    )
+    alone = [line for line in rows.splitlines() if line.startswith("id,") or ",lab-a," in line]
+    Path("alone.csv").write_text("\n".join(alone) + "\n")
+    arguments = ["run", "--data", "alone.csv", "--backbone", "colour", "--align", "per-domain-z", "--folds", "2"]
+    code, out, err = cellfeat(*arguments, "--out", "alone", "--no-pictures")
+    assert code == 0, err
+    assert "lab-a (held-out folds)" in out
+    assert "→ lab" not in out.replace("majority class → lab-a", "")
+    assert "all cells are lab-a's: tested on its own held-out folds alone" in err
+    assert "Next: cellfeat predict alone IMAGES --refit -o predictions.csv" in err
+    assert cellfeat("report", "alone")[0] == 0
+    assert cellfeat("predict", "alone", drawn / "images", "--refit")[0] == 0
+    for protocol in ("leave-one-domain-out", "few-shot"):
+        code, _, err = cellfeat(*arguments, "--set", f"protocol.name={protocol}", "--out", protocol)
+        assert code == 2
+        assert "all 10 cells belong to the domain 'lab-a'; comparisons between laboratories need at least two" in err
+
+
+def test_the_version_is_the_distribution_s(cellfeat):
+    assert cellfeat("--version") == (0, f"cellfeat {importlib.metadata.version('cellfeat')}\n", "")
 
 
 def test_a_name_in_one_slot_of_one_distribution_is_told_of(cellfeat, tmp_path):

@@ -193,6 +193,9 @@ def test_leave_one_domain_out_trains_on_all_others(context):
 def test_data_that_no_protocol_can_use_is_refused():
     with pytest.raises(CellfeatError, match="at least two"):
         check_enough(labelled_cells(domains=("a",)), 5)
+    check_enough(labelled_cells(domains=("a",)), 5, alone=True)
+    with pytest.raises(CellfeatError, match="cannot be divided into 500 folds"):
+        check_enough(labelled_cells(domains=("a",)), 500, alone=True)
 
 
 def test_majority_is_the_targets_own_commonest_class():

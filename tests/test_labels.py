@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from cellfeat.errors import CellfeatError
-from cellfeat.labels import ACEVEDO20, DORL_13, FIVE_CLASS, MATEK19, load_vocabulary
+from cellfeat.labels import ACEVEDO20, DORL_13, FIVE_CLASS, MATEK19, known_label, load_vocabulary
 
 
 def test_canonical_order_of_the_thirteen_classes():
@@ -55,6 +57,18 @@ def test_published_codes_have_the_published_numbers():
 def test_where_labels_belong(label, five, thirteen):
     assert FIVE_CLASS.place(label) == five
     assert DORL_13.place(label) == thirteen
+
+
+def test_accents_of_a_mac_are_those_of_a_keyboard(label_map):
+    vocabulary = load_vocabulary(label_map("Nötrofil: neutrophil\nother: null\nMono: monocyte\n"))
+    assert vocabulary.place(unicodedata.normalize("NFD", "Nötrofil")) == "neutrophil"
+
+
+@pytest.mark.parametrize(
+    ("word", "label"), [("NGS", "neutrophil_segmented"), ("Platelet", "platelet"), ("Lymphos", None)]
+)
+def test_labels_that_are_known_as_they_are(word, label):
+    assert known_label(word) == label
 
 
 def test_a_label_known_nowhere_is_an_error_with_the_nearest_names():

@@ -23,10 +23,11 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
     "labels lance_rows parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe transfers types",
-    2: "class_labels classification downloads drawing feature_anndata feature_parquet hub_weights image_files images "
-    "manifest page ray_cluster scan showing single_files splits standings store suite synthetic "
-    "testing.align_cells testing.bars testing.columns testing.gates testing.says training",
-    3: "curves datasets feature_files figures known_files layouts plugin_sources testing.toys undisturbed weights",
+    2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
+    "image_files images manifest page ray_cluster scan showing single_files splits standings store suite synonyms "
+    "synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    3: "curves datasets feature_files figures known_files label_drafts layouts plugin_sources testing.toys "
+    "undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
     5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "

@@ -1,4 +1,4 @@
-"""Manifests: the commands `data index`, `merge`, `demo` and `info`, and a manifest as a table."""
+"""Manifests: the commands `data index`, `labels`, `merge`, `demo` and `info`, and a manifest as a table."""
 
 from __future__ import annotations
 
@@ -10,22 +10,49 @@ from cellfeat.api.working import bar
 
 if TYPE_CHECKING:
     from cellfeat.datasets import Dataset
+    from cellfeat.label_drafts import Draft
     from cellfeat.layouts import IndexResult
 
 
 def index(
-    kind: str, directory: str | Path, domain: str, out: str | Path, *, skip_bad: bool = False, verbose: bool = False
+    kind: str,
+    directory: str | Path,
+    domain: str,
+    out: str | Path,
+    *,
+    levels: str | None = None,
+    group_from: str | None = None,
+    skip_bad: bool = False,
+    verbose: bool = False,
 ) -> IndexResult:
     """Write a manifest of a folder of images, each decoded once; gives what was found, accepted and dropped.
 
-    kind: "folders" (one per class), "acevedo20" or "matek19". domain: the laboratory's name. skip_bad: files that
-    cannot be read are listed in NAME-skipped.csv beside NAME.csv instead of an error.
+    kind: "folders" (one per class), "acevedo20" or "matek19". domain: the laboratory's name. levels: what each
+    level of folders is, as in "class/patient"; None is "class". group_from: a regular expression whose first bracket
+    is the patient in an image's path. skip_bad: files that cannot be read are listed in NAME-skipped.csv beside
+    NAME.csv instead of an error.
 
     Raises: CellfeatError for files that cannot be read, for no images, and where `out` exists.
     """
     from cellfeat.layouts import write_index
 
-    return write_index(kind, directory, domain, Path(out), skip_bad, bar(verbose))
+    return write_index(kind, directory, domain, Path(out), skip_bad, bar(verbose), levels, group_from)
+
+
+def labels(manifests: str | Path | Sequence[str | Path], out: str | Path, *, to: str = "five-class") -> Draft:
+    """Draft a label map from the words of manifests to a vocabulary; what is in doubt is left null and told.
+
+    to: "five-class", "dorl-13" or a map of your own.
+
+    Raises: CellfeatError for an unknown vocabulary, manifests without labels, and where `out` exists.
+    """
+    from cellfeat.label_drafts import draft_labels, write_draft
+    from cellfeat.manifest import refuse_existing
+
+    refuse_existing(out)
+    draft = draft_labels([manifests] if isinstance(manifests, (str, Path)) else manifests, to)
+    write_draft(out, draft)
+    return draft
 
 
 def merge(manifests: Sequence[str | Path], out: str | Path) -> int:

@@ -23,14 +23,14 @@ def convert(source: str | Path, out: str | Path, *, data: str | None = None, lab
     return write(Path(source), str(out), data, labels)
 
 
-def info(file: str | Path) -> Artifact:
+def info(path: str | Path) -> Artifact:
     """What a file or folder is that cellfeat reads or writes, and what to do with it; no code in it is run.
 
     Raises: CellfeatError for what is absent, damaged or not known.
     """
     from cellfeat.artifact_info import describe
 
-    return describe(Path(file))
+    return describe(Path(path))
 
 
 def doctor() -> list[Finding]:

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from cellfeat.datasets import Dataset
+    from cellfeat.label_drafts import Draft
     from cellfeat.layouts import IndexResult
 
 app = typer.Typer(help="Make, join and describe manifests of images.", no_args_is_help=True)
@@ -24,21 +25,50 @@ def index(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the images lie")],
     domain: Annotated[str, typer.Option(help="Name of the laboratory or data set")],
     out: Out,
+    levels: Annotated[
+        str | None,
+        typer.Option(help="What each level of folders is: class, patient or -, as in class/patient; default: class"),
+    ] = None,
+    group_from: Annotated[
+        str | None,
+        typer.Option(
+            "--group-from",
+            metavar="REGEX",
+            help="Patient or slide in an image's path, by its first bracket, as in '(P[0-9]+)_'",
+        ),
+    ] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Make a manifest of a folder of images, decoding each once.
 
     Says what was found, accepted and dropped, and why. With --skip-bad, files that cannot be read are listed in
-    NAME-skipped.csv beside NAME.csv.
+    NAME-skipped.csv beside NAME.csv. No split divides a patient or slide, where --levels or --group-from names it.
     """
     from cellfeat.console import console, progress, say
     from cellfeat.layouts import skipped_beside, write_index
 
-    result = write_index(kind, directory, domain, out, skip_bad, progress)
+    result = write_index(kind, directory, domain, out, skip_bad, progress, levels, group_from)
     if result.bad:
-        say(f"{len(result.bad)} files that cannot be read are listed in {skipped_beside(out)}")
+        bad = len(result.bad)
+        what = "1 file that cannot be read is" if bad == 1 else f"{bad:,} files that cannot be read are"
+        say(f"{what} listed in {skipped_beside(out)}")
     _print_index(console, result)
-    say(f"{out}: {result.accepted:,} of {result.found:,} images. Next: cellfeat data info {out}")
+    say(f"{out}: {result.accepted:,} of {result.found:,} images")
+    _say_next(out, [str(row["label"]) for row in result.rows])
+    say("With more laboratories: cellfeat data index each, then cellfeat data merge, and go on with what that makes")
+
+
+def _say_next(manifest: Path, labels: list[str]) -> None:
+    """The command after a manifest: its words need a map, or are known."""
+    from cellfeat.console import say
+    from cellfeat.labels import FIVE_CLASS, KNOWN_LABELS, normalised
+
+    name, words = _quoted(manifest), {normalised(label) for label in labels if label}
+    if words <= set(KNOWN_LABELS):
+        vocabulary = "five-class" if all(map(FIVE_CLASS.place, words)) else "dorl-13"
+        say(f"Next: cellfeat data info {name} --labels {vocabulary}")
+    else:
+        say(f"Next: cellfeat data labels {name} --to five-class -o labels.yaml")
 
 
 def _print_index(console, result: IndexResult) -> None:
@@ -58,11 +88,25 @@ def _print_index(console, result: IndexResult) -> None:
         table.add_row("unreadable", "", f"{len(result.bad):,}")
     show(table)
     for remark in result.remarks:
-        console.print(remark, markup=False)
+        console.print(remark, markup=False, soft_wrap=True)
+    groups = {row["group"] for row in result.rows if row.get("group")}
+    if groups:
+        console.print(f"{len(groups):,} patients or slides; no split will divide one", markup=False)
     if result.duplicates:
-        first = " = ".join(result.duplicates[0])
-        count = sum(len(group) - 1 for group in result.duplicates)
-        console.print(f"{count:,} images are byte for byte another one of them, e.g. {first}", markup=False)
+        console.print(_duplicates(result), markup=False, soft_wrap=True)
+
+
+def _duplicates(result: IndexResult) -> str:
+    """What is to be said of identical files; those under two labels first."""
+    label_of = {str(row["id"]): str(row["label"]) for row in result.rows}
+    torn = [group for group in result.duplicates if len({label_of[key] for key in group}) > 1]
+    count = sum(len(group) - 1 for group in result.duplicates)
+    example = " = ".join((torn or result.duplicates)[0])
+    which = f", {len(torn):,} of them under two labels" if torn else ""
+    return (
+        f"{count:,} {'image is' if count == 1 else 'images are'} byte for byte another one of them{which}, "
+        f"e.g. {example}: keep one of each, or a model is tested on what it has learnt"
+    )
 
 
 def _add_counts(table, heading: str, counts: Mapping[str, int]) -> None:
@@ -82,12 +126,67 @@ def merge(
     """Join manifests into one; ids must be unique, and paths are rewritten relative to the new file."""
     from cellfeat.console import say
     from cellfeat.errors import CellfeatError
-    from cellfeat.manifest import merge_manifests
+    from cellfeat.manifest import merge_manifests, read_rows
 
     if len(manifests) < 2:
         raise CellfeatError(f"only {manifests[0]} was named; merge joins two or more manifests")
     count = merge_manifests(manifests, out)
     say(f"{out}: {count:,} images of {len(manifests)} manifests")
+    _say_next(out, [row["label"] for row in read_rows(out)])
+
+
+@app.command()
+def labels(
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifest CSVs, as from data index")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The label map to write, a .yaml; never overwritten")],
+    to: Annotated[str, typer.Option(help="The classes: five-class, dorl-13 or a map.yaml of your own")] = "five-class",
+) -> None:
+    """Draft a label map: which class each of your own words for cells would belong to.
+
+    Words of several languages and their abbreviations are known. What is unknown or in doubt is never guessed: its line
+    is marked EDIT: and leaves the cells out until you write a class there.
+    """
+    from cellfeat.console import console, say
+    from cellfeat.label_drafts import draft_labels, write_draft
+    from cellfeat.manifest import refuse_existing
+
+    refuse_existing(out)
+    draft = draft_labels(manifests, to)
+    write_draft(out, draft)
+    _print_draft(console, draft)
+    if draft.empty_classes:
+        say(f"no label for {', '.join(draft.empty_classes)}")
+    count, left = len(draft.undecided), sum(line.cells for line in draft.undecided)
+    if count:
+        say(
+            f"{out}: {count} of {len(draft.lines)} labels {'is' if count == 1 else 'are'} undecided "
+            f"({left:,} {'cell' if left == 1 else 'cells'}). Open it in any editor: write a class on each line marked "
+            "EDIT:, or leave null to leave its cells out"
+        )
+    else:
+        say(f"{out}: all {len(draft.lines)} labels have their place; read it over")
+    if count == len(draft.lines):
+        say("Not one label is a known word. Are they classes, or patients? cellfeat data index --levels says which")
+    manifest = manifests[0] if len(manifests) == 1 else "MANIFEST"
+    say(f"Next: cellfeat data info {_quoted(manifest)} --labels {_quoted(out)}")
+
+
+def _quoted(path: Path | str) -> str:
+    from shlex import quote
+
+    return quote(str(path))
+
+
+def _print_draft(console, draft: Draft) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("label", "cells", "class", "")
+    table.columns[1].justify = "right"
+    for line in draft.lines:
+        place = "EDIT" if line.open else line.place or "left out"
+        table.add_row(*map(Text, (line.label, f"{line.cells:,}", place, line.why)))
+    console.print(table)
 
 
 @app.command()
@@ -113,7 +212,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON")] = False,
 ) -> None:
     """Describe a manifest: classes, sizes, masks, groups and dropped labels of each laboratory."""
-    from cellfeat.console import note
+    from cellfeat.console import note, say
     from cellfeat.datasets import read_manifest
     from cellfeat.showing import show_json
 
@@ -122,8 +221,15 @@ def info(
         note(text)
     if as_json:
         show_json(_as_json(dataset))
-    else:
-        _print_info(dataset)
+        return
+    _print_info(dataset)
+    choice = f" --labels {_quoted(labels)}" if labels else ""
+    if len(dataset.domains) == 1:
+        say(
+            f"One laboratory: a run tests on held-out parts of {dataset.domains[0]} alone, which says nothing about "
+            "any other. Add a second one, of your own or published, with cellfeat data merge"
+        )
+    say(f"Next: cellfeat run --data {_quoted(manifest)}{choice} --align per-domain-z --out first-run")
 
 
 def _as_json(dataset: Dataset) -> dict[str, Any]:

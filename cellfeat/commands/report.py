@@ -24,6 +24,6 @@ def report(
     from cellfeat.run_report import write_report
 
     page, written = write_report(run, out, figures, embedding, progress)
-    say(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
+    say(f"{page}: {page.stat().st_size / 1e6:.1f} MB. Open it in a browser; it needs no network and no other file")
     if written:
         say(f"{written[0].parent}: {len(written)} figures")

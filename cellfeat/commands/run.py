@@ -119,9 +119,11 @@ def run(
     show(result_table(records))
     sources = list(dict.fromkeys(record["source"] for record in records))
     choice = f" --source {sources[0]}" if len(sources) > 1 else ""
+    # What adapted to the targets cannot place the images of yet another laboratory, before it has adapted to them.
+    choice += " --refit" if any(record["adapt"] != "none" for record in records) else ""
     choice += plugin_choice.Choice.of_environment().options()
-    say(f"Run folder: {folder}\nNext: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
-    say(f"Its report: cellfeat report {folder}")
+    say(f"Run folder: {folder}\nIts report: cellfeat report {folder}")
+    say(f"Next: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
 
 
 def _show_plan(recipe: Recipe, out: Path | None, work: Workplace) -> None:
