@@ -13,6 +13,7 @@ import typer
 
 from cellfeat import plugin_choice
 from cellfeat.commands import bench, data, plugins, weights
+from cellfeat.commands.onnx import onnx
 from cellfeat.commands.report import report
 from cellfeat.commands.run import run
 from cellfeat.commands.use import extract, predict, transform
@@ -27,7 +28,7 @@ app = typer.Typer(
     "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
     "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
 )
-for command in (run, extract, transform, predict, report):
+for command in (run, extract, transform, predict, onnx, report):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

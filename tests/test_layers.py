@@ -39,10 +39,10 @@ LEVELS = {
     11: "feature_figures records run_pictures testing.align_process",
     12: "run testing.align_answers testing.align_optional",
     13: "claims compose encodings results_folder run_folder testing.align_fits testing.align_hard use",
-    14: "bench run_facts suite_results testing.align_resume testing.align_saving verification",
+    14: "bench onnx_export run_facts suite_results testing.align_resume testing.align_saving verification",
     15: "boards row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin commands.options leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.plugins commands.report commands.run "
+    17: "commands commands.bench commands.data commands.onnx commands.plugins commands.report commands.run "
     "commands.use commands.weights",
     18: "cli",
     19: "__main__",
