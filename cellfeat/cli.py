@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cellfeat import plugin_choice
-from cellfeat.commands import bench, data, plugins, weights
+from cellfeat.commands import bench, data, hub, plugins, weights
 from cellfeat.commands.onnx import onnx
 from cellfeat.commands.report import report
 from cellfeat.commands.run import run
@@ -32,6 +32,7 @@ for command in (run, extract, transform, predict, onnx, report):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.add_typer(hub.app, name="hub")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(weights.app, name="weights")
 

@@ -156,6 +156,11 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
     """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
     about = read_about(folder)
     recipe = saved_recipe(folder, parse(about["recipe"], f"the recipe in {folder}"))
+    if refit and about["facts"].get("shared"):
+        raise CellfeatError(
+            f"{folder} was shared without the cells that it was trained on, so that --refit cannot be done; leave it "
+            f"out, and name with --domain a laboratory that it knows: {', '.join(about['domains'])}"
+        )
     seed = about["facts"]["seed"]
     context = work.context(seed, "use")
     encoder = make_encoder(recipe, work, context)
