@@ -29,10 +29,15 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Pushed(NamedTuple):
-    """What was sent, or would be: files (path, bytes); kept_back (path, reason); url of the commit, None if none."""
+    """What was sent, or would be.
+
+    files: (path, bytes). kept_back: (path, reason). names: of laboratories and classes that it tells. about: its
+    cellfeat.json. url: of the commit; None if nothing was sent.
+    """
 
     files: list[tuple[str, int]]
     kept_back: list[tuple[str, str]]
+    names: list[str]
     about: dict[str, Any]
     url: str | None
 
@@ -73,7 +78,7 @@ def push(
         write_card(shared, repo, wishes, registry)
         write_about(shared)
         url = None if dry_run else _send(shared, repo, private, revision)
-        return Pushed(shared.files, shared.kept_back, shared.about, url)
+        return Pushed(shared.files, shared.kept_back, shared.names, shared.about, url)
 
 
 def pull(repo: str, out: Path, revision: str | None = None, reporter: Reporter | None = None) -> Pulled:
@@ -153,7 +158,9 @@ def _stale(client: Any, shared: Shared, repo: str, commit: str, there: set[str])
         path = client.hf_hub_download(repo, ABOUT, revision=commit, local_dir=folder)
         old = read_shared(Path(path), repo)
     if old["kind"] != shared.kind:
-        raise CellfeatError(f"{repo} has a shared {old['kind']}, this is a {shared.kind}: name another repository")
+        raise CellfeatError(
+            f"{repo} has a shared {old['kind']}, and this is another kind ({shared.kind}): name another repository"
+        )
     return sorted((set(old["files"]) & there) - {name for name, _ in shared.files})
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from cellfeat.without_folders import without_folders
 
 LEAST = 6  # characters of an id that is looked for: shorter ones are in any file by chance
-TEXTS = (".json", ".md", ".yaml", ".txt")
+PROSE = (".yaml", ".txt")
+TEXTS = (".json", ".md", *PROSE)
 _WHERE = re.compile(r"~?[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]+://")  # how a path or an address begins
 _RUN = re.compile(rb"[\x20-\x7e]{%d,}" % LEAST)
 
@@ -62,10 +63,14 @@ def of_predictions(path: Path) -> set[str]:
 
 
 def find(folder: Path, words: Collection[str]) -> Iterator[tuple[str, str]]:
-    """(file below the folder, word) for the first of the words that is in each file, also inside of an archive."""
+    """(file below the folder, word) for the longest of the words in each file, also inside of an archive; of texts that
+    are no JSON, also any path from a root."""
+    words = sorted(words, key=lambda word: (-len(word), word))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         for content in _contents(path):
             word = _first(content, words, whole=path.suffix in TEXTS)
+            if word is None and path.suffix in PROSE:
+                word = _rooted(content.decode("utf-8", "replace"))
             if word is not None:
                 yield path.relative_to(folder).as_posix(), word
                 break
@@ -78,6 +83,14 @@ def _contents(path: Path) -> Iterator[bytes]:
                 yield name.encode() + b"\n" + archive.read(name)
     else:
         yield path.read_bytes()
+
+
+def _rooted(text: str) -> str | None:
+    """The first word of a text that begins at a root; addresses of the web are none."""
+    for word in re.sub(r"https?://\S+", "", text).split():
+        if without_folders(word) != word:
+            return word
+    return None
 
 
 def _first(content: bytes, words: Collection[str], whole: bool) -> str | None:

@@ -60,7 +60,7 @@ def prepare(source: Path, folder: Path, wishes: Wishes) -> Shared:
     _clean(folder)
     if pickles(folder):
         raise CellfeatError(f"{origin} holds a pickle, {pickles(folder)[0]}: it could run code and is never shared")
-    words -= {*about.get("laboratories", ()), *about.get("classes", ())}
+    words -= set(shared.names)
     for name, word in private_words.find(folder, words):
         raise CellfeatError(
             f"{name} of {origin} would tell {word!r}, a path or an id of this machine's data; nothing was sent. Tell "
@@ -168,6 +168,12 @@ def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     (shared.folder / PIPELINE).write_text(json.dumps(saved, indent=1), encoding="utf-8")
     found = records.read(run / RECORDS) if (run / RECORDS).is_file() else []
     shared.records = [one for one in found if one["source"] == origin.name]
+    protocol = public.protocol
+    shared.names = sorted(
+        {*about["domains"], *facts["source"], *public.dataset.domains, *protocol.source, *protocol.target}
+        | {one["target"] for one in shared.records}
+        | {left_out.partition("/")[0] for left_out in public.dataset.leave_out}
+    ) + list(about["classes"])
     weights = public.backbone.params.get("weights")
     shared.about |= {
         "needs": {"backbone": recipe.backbone.name, "weights": weights, "weights_sha256": facts["weights_sha256"]},

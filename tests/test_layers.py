@@ -23,8 +23,9 @@ LEVELS = {
     1: "artifacts comparison console declared decode digests distributed extras hookspecs invariance labels parameters "
     "plugin_choice ray_cluster recipe record_fields report requirements sampling synthetic_cells testing.checks "
     "testing.devices testing.hearing testing.pickles testing.process transfers types",
-    2: "classification downloads drawing image_files images manifest own_files page private_words scan single_files splits standings store "
-    "shared_folder suite synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    2: "classification downloads drawing image_files images manifest own_files page private_words scan shared_folder "
+    "single_files splits standings store suite synthetic testing.align_cells testing.bars testing.columns "
+    "testing.gates testing.says training",
     3: "curves datasets figures known_files layouts plugin_sources testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
@@ -42,8 +43,8 @@ LEVELS = {
     14: "bench onnx_export run_facts sharing suite_results testing.align_resume testing.align_saving verification",
     15: "boards model_card row_comparison run_report testing.align",
     16: "commands.check_plugin commands.new_plugin commands.options hub leaderboard ranking submission",
-    17: "commands commands.bench commands.data commands.hub commands.onnx commands.plugins commands.report commands.run "
-    "commands.use commands.weights",
+    17: "commands commands.bench commands.data commands.hub commands.onnx commands.plugins commands.report "
+    "commands.run commands.use commands.weights",
     18: "cli",
     19: "__main__",
 }

@@ -50,9 +50,8 @@ def push(
         console.print(f"{size:>12,}  {name}", markup=False, soft_wrap=True)
     for name, reason in done.kept_back:
         say(f"stays here: {name} ({reason})")
-    told = [name for key in ("laboratories", "classes") for name in done.about.get(key, ())]
-    if told:
-        say(f"names that everybody can read in it: {', '.join(told)}")
+    if done.names:
+        say(f"names that can be read in it: {', '.join(done.names)}")
     if licence is None:
         say("no licence is named, so that nobody may use it: --licence Apache-2.0, say")
     if dry_run:
