@@ -94,7 +94,11 @@ def pull(repo: str, out: Path, revision: str | None = None, reporter: Reporter |
         if from_cache and reporter is not None:
             reporter.note(f"{repo} is taken from the hub's cache, commit {commit[:8]}: the hub was not asked")
         about = read_shared(partial / ABOUT, repo)
-        check_files(partial, about, repo)
+        try:
+            check_files(partial, about, repo)
+        except CellfeatError as error:
+            again = f"If it is the hub's cache that is damaged: hf cache rm model/{repo}, and pull again"
+            raise CellfeatError(f"{error}. {again}") from None
     return Pulled(about, commit, from_cache)
 
 

@@ -163,7 +163,10 @@ class Aligner(Protocol):
         """One row per cell, in order. A domain that it cannot place: raise `UnseenDomainError`."""
 
     def save(self, folder: Path) -> None:
-        """Write the fitted state into an existing, empty folder; never a pickle."""
+        """Write the fitted state into an existing, empty folder; never a pickle.
+
+        Pictures of cells belong into image files, or tensors named `examples/…`: `cellfeat hub push` leaves these out.
+        """
 
     @classmethod
     def load(cls, folder: Path) -> Self: ...
