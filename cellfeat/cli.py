@@ -12,10 +12,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from cellfeat import completion, plugin_choice
-from cellfeat.commands import bench, data, plugins, weights
+from cellfeat.commands import bench, data, hub, plugins, weights
 from cellfeat.commands.convert import convert
 from cellfeat.commands.doctor import doctor
 from cellfeat.commands.info import info
+from cellfeat.commands.onnx import onnx
 from cellfeat.commands.report import report
 from cellfeat.commands.run import run
 from cellfeat.commands.use import extract, predict, transform
@@ -31,10 +32,11 @@ app = typer.Typer(
     "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
     "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
 )
-for command in (run, extract, transform, predict, report, convert, info, doctor):
+for command in (run, extract, transform, predict, report, convert, onnx, info, doctor):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.add_typer(hub.app, name="hub")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(weights.app, name="weights")
 

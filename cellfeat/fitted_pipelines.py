@@ -64,19 +64,29 @@ class Opened:
         """What the pipeline reads of cells."""
         return columns_read(self.pipeline.aligners)
 
-    def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
-        """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
-
-        digest: of the target's content, by which checkpoints are told apart.
-
-        Raises: CellfeatError where the source's manifest has changed since, or was never told.
-        """
-        facts, recipe = self.pipeline.facts, self.recipe
+    def check_refit(self) -> None:
+        """Raises: CellfeatError where the cells that the pipeline was fitted on are not to be had."""
+        facts = self.pipeline.facts
+        if facts.get("shared"):
+            raise CellfeatError(
+                f"{self.folder} was shared without the cells that it was trained on, so that --refit cannot be done; "
+                f"leave it out, and name with --domain a laboratory that it knows: {', '.join(self.pipeline.domains)}"
+            )
         if "dataset" not in facts:
             raise CellfeatError(
                 f"{self.folder} was fitted in Python and does not say where its cells lie: fit again there, with "
                 "target=… for the cells to adapt to"
             )
+
+    def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
+        """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
+
+        digest: of the target's content, by which checkpoints are told apart.
+
+        Raises: CellfeatError where the source's manifest has changed since, or `check_refit` refuses.
+        """
+        self.check_refit()
+        facts, recipe = self.pipeline.facts, self.recipe
         original = load_dataset(recipe.dataset, work)
         if original.digest != facts["dataset"]["digest"]:
             raise CellfeatError(

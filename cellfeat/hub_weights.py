@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cellfeat.digests import file_sha256
 from cellfeat.errors import CellfeatError
+from cellfeat.storage import is_set
 
 SHA256_DIGITS = 64  # under which the hub's cache keeps large files; small ones lie under git's 40
 
@@ -43,9 +43,7 @@ def hub_cached(place: str) -> Path | None:
 
 def is_offline(offline: bool | None = None) -> bool:
     """`offline`, or where it is None whether the environment forbids downloads."""
-    if offline is not None:
-        return offline
-    return os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no")
+    return is_set("CELLFEAT_OFFLINE") if offline is None else offline
 
 
 def _downloaded(repository: str, name: str) -> Path:

@@ -18,6 +18,7 @@ from cellfeat.evaluate import Evaluator, check_enough
 from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
 from cellfeat.observations import Observer
+from cellfeat.own_files import with_own_files
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.recipe import DEMO, Part, Recipe
 from cellfeat.results import Result
@@ -248,7 +249,9 @@ def _with_adapter(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def saved_recipe(pipeline: Path, recipe: Recipe) -> Recipe:
-    """A saved pipeline's recipe; the adapter of a run folder that was moved is found where the folder is now."""
+    """A saved pipeline's recipe; the adapter of a run folder that was moved is found where the folder is now, and the
+    files of a shared pipeline in its own."""
+    recipe = with_own_files(pipeline, recipe)
     adapter, beside = recipe.backbone.params.get("adapter"), pipeline.resolve().parent.parent / ADAPTER
     if adapter and not Path(adapter).exists() and beside.is_dir():
         return _with_adapter(recipe, beside)

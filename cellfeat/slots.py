@@ -92,7 +92,10 @@ class Backbone(Protocol):
 
     Optional attributes: `weights_sha256: str` (digest of what was loaded), `weights_saw: tuple[str, ...]` (data the
     weights were trained on, each entry a data set's name and a remark in brackets, "acevedo20 (images without labels)":
-    records of that target are marked; None when unknown); and on the factory
+    records of that target are marked; None when unknown); `onnx_module() -> torch.nn.Module`, the same network for
+    `cellfeat onnx`: on the CPU, in float32, of plain operations; from (B, 3, S, S) uint8 RGB it gives a tuple of what
+    its attribute `outputs` names, some of "embedding", "mask", "pooled", "quality", as in `Features`, `pooled` always
+    as the core would have it; and on the factory
     - `named_weights: dict[str, NamedWeights]`, what `cellfeat weights list` shows;
     - `facts(context, **parameters) -> EncoderFacts`, what an object of these parameters would say of itself, found
       without building it: then a run that finds everything in the cache builds no network;
@@ -160,7 +163,10 @@ class Aligner(Protocol):
         """One row per cell, in order. A domain that it cannot place: raise `UnseenDomainError`."""
 
     def save(self, folder: Path) -> None:
-        """Write the fitted state into an existing, empty folder; never a pickle."""
+        """Write the fitted state into an existing, empty folder; never a pickle.
+
+        Pictures of cells belong into image files, or tensors named `examples/…`: `cellfeat hub push` leaves these out.
+        """
 
     @classmethod
     def load(cls, folder: Path) -> Self: ...

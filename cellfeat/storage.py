@@ -76,7 +76,7 @@ def read(url: str, limit: int) -> bytes:
     wrong = problem(url)
     if wrong:
         raise StorageError(wrong)
-    if _protocol(url) != "memory" and os.environ.get("CELLFEAT_OFFLINE", "").lower() not in ("", "0", "false", "no"):
+    if _protocol(url) != "memory" and is_set("CELLFEAT_OFFLINE"):
         raise StorageError("downloads are switched off (--offline or CELLFEAT_OFFLINE)")
     fetch = _fetch_web if _protocol(url) in ("http", "https") else _fetch_object
     for attempt in range(TRIES):
@@ -91,6 +91,11 @@ def read(url: str, limit: int) -> bytes:
                 raise StorageError(_one_line(error)) from None
         time.sleep(PAUSE * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").lower() not in ("", "0", "false", "no")
 
 
 def _may_pass(error: Exception) -> bool:

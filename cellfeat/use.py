@@ -161,6 +161,8 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
 def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:
     """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
     opened = Opened.open(folder, work)
+    if refit:
+        opened.check_refit()
     cells = opened.encoder.encode(dataset, opened.columns)
     pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
     return pipeline, cells, opened.context

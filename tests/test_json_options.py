@@ -18,6 +18,8 @@ from cellfeat import cli
 WITHOUT = {
     "run": "records.jsonl in the run folder",
     "data index": "the manifest, and NAME-skipped.csv",
+    "data labels": "the map",
+    "data merge": "the manifest",
     "plugins info": "plugins list --json has every method's facts",
 }
 

@@ -24,8 +24,9 @@ LEVELS = {
     "labels lance_rows parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
-    "image_files images manifest page ray_cluster scan showing single_files splits standings store suite synonyms "
-    "synthetic testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    "image_files images manifest own_files page private_words ray_cluster scan shared_folder showing single_files "
+    "splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
+    "testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files label_drafts layouts plugin_sources testing.toys "
     "undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
@@ -42,14 +43,14 @@ LEVELS = {
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines plan results_folder run_folder testing.align_fits "
     "testing.align_hard",
-    14: "artifact_info bench estimator_files plan_text run_facts suite_results testing.align_resume "
-    "testing.align_saving use verification",
-    15: "boards cell_estimator row_comparison run_report testing.align",
-    16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator leaderboard "
-    "ranking submission",
-    17: "api.bench api.data api.files api.plugins api.runs api.weights commands commands.bench commands.convert "
-    "commands.data commands.doctor commands.info commands.plugins commands.report commands.run commands.use "
-    "commands.weights loaded",
+    14: "artifact_info bench estimator_files onnx_export plan_text run_facts sharing suite_results "
+    "testing.align_resume testing.align_saving use verification",
+    15: "boards cell_estimator model_card row_comparison run_report testing.align",
+    16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator hub "
+    "leaderboard ranking submission",
+    17: "api.bench api.data api.files api.plugins api.runs api.sharing api.weights commands commands.bench "
+    "commands.convert commands.data commands.doctor commands.hub commands.info commands.onnx commands.plugins "
+    "commands.report commands.run commands.use commands.weights loaded",
     18: "api cli",
     19: "__main__",
 }

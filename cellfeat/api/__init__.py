@@ -26,6 +26,7 @@ from cellfeat.api.plugins import (
     plugins_requirements,
 )
 from cellfeat.api.runs import extract, plan, predict, report, run, transform
+from cellfeat.api.sharing import hub_pull, hub_push, onnx
 from cellfeat.api.weights import weights_export, weights_fetch, weights_import, weights_list, weights_verify
 
 __all__ = [
@@ -40,10 +41,13 @@ __all__ = [
     "demo",
     "doctor",
     "extract",
+    "hub_pull",
+    "hub_push",
     "index",
     "info",
     "labels",
     "merge",
+    "onnx",
     "plan",
     "plugins_check",
     "plugins_info",

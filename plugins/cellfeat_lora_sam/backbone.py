@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from cellfeat_lora_sam.network import SamOutput
+    from cellfeat_lora_sam.onnx_graph import Graph
 
 Pooling = Literal["auto", "cell", "parts"]
 DETAIL = 1.5  # sides of the network's frame: what images are brought to when they are looked at twice
@@ -76,7 +77,7 @@ class LoraSam:
         self.weights_sha256, self.weights_saw = describe(weights, path, adapter)
         network = load_network(path, adapter, image_size, own_colours).to(self._device)
         prepare(network, self._dtype, context is not None and context.compile)
-        self._network = network
+        self._network, self._source = network, (path, adapter, image_size, own_colours)
         self._is_prompted, self._tells_nucleus = network.masks == SAM_MASKS, network.masks == WITH_NUCLEUS
         self._in_parts = self._tells_nucleus if pooling == "auto" else pooling == "parts"
         self._with_shape = shape
@@ -137,6 +138,26 @@ class LoraSam:
             frames = self._frames(images.to(self._device, non_blocking=True))
             output = self._forward(frames)
             return nucleus_mask(output.logits.float(), self._masks(output, images.shape[-1]))
+
+    def onnx_module(self) -> Graph:
+        """Encoder, mask and pooling as `cellfeat onnx` exports them.
+
+        Raises:
+            CellfeatError: for a second look, shapes, and SAM's own decoder, part of which is no tensor operation.
+        """
+        from cellfeat_lora_sam.onnx_graph import Graph
+
+        if self._is_prompted:
+            raise CellfeatError(
+                "these weights have no decoder for cells: their masks come from a point that is found by colour, "
+                "outside of the network, which no ONNX file can hold. Export with an adapter (cellfeat lora-sam "
+                "finetune), or cell-tiny"
+            )
+        if self._passes == 2:
+            raise CellfeatError("passes=2 is not exported to ONNX; possible: --set backbone.passes=1")
+        if self._with_shape:
+            raise CellfeatError("shape is not exported to ONNX; possible: --set backbone.shape=false")
+        return Graph(*self._source, self._in_parts, self._tells_nucleus)
 
     def _frames(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, s, s) as the network takes them, of side S."""

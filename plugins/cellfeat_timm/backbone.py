@@ -11,6 +11,8 @@ from cellfeat_timm.pretrained import NAMED, RESNEXT50, find_source
 if TYPE_CHECKING:
     import torch
 
+    from cellfeat_timm.onnx_graph import Graph
+
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # timm's names that the core knows too
 
 
@@ -88,14 +90,17 @@ class TimmBackbone:
         import torch
 
         from cellfeat.training import autocast
-        from cellfeat_timm.network import normalised, token_map
+        from cellfeat_timm.network import features_of
 
         with torch.inference_mode(), autocast(self.device, self.dtype):
-            pixels = normalised(images.to(self.device).float() / 255, self.model)
-            features = self.network.forward_features(pixels)
-            pooled = self.network.forward_head(features, pre_logits=True).flatten(1).float()
-        grid = token_map(features, self.network)
-        return Features(pooled) if grid is None else Features(grid.float(), None, pooled)
+            grid, pooled = features_of(self.network, self.model, images.to(self.device))
+        return Features(pooled) if grid is None else Features(grid, None, pooled)
+
+    def onnx_module(self) -> Graph:
+        """Map and vector, or the vector alone, as `cellfeat onnx` exports them."""
+        from cellfeat_timm.onnx_graph import Graph
+
+        return Graph(self.network, self.model, self.image_size)
 
 
 def checked_size(image_size: int | None) -> int | None:

@@ -86,6 +86,14 @@ def normalised(pixels: torch.Tensor, model: str) -> torch.Tensor:
     return ((pixels - mean.to(pixels)) / std.to(pixels)).contiguous(memory_format=torch.channels_last)
 
 
+def features_of(network: Any, model: str, images: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """(B, 3, S, S) uint8 RGB -> map (B, C, h, w), None where the model has no map, and vector (B, D), float32."""
+    features = network.forward_features(normalised(images.float() / 255, model))
+    pooled = network.forward_head(features, pre_logits=True).flatten(1).float()
+    grid = token_map(features, network)
+    return None if grid is None else grid.float(), pooled
+
+
 def token_map(features: torch.Tensor, network: nn.Module) -> torch.Tensor | None:
     """What `forward_features` gave, as (B, C, h, w); None when it has no two-dimensional layout."""
     if not isinstance(features, torch.Tensor):
