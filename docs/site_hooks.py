@@ -1,6 +1,6 @@
 """What `mkdocs build` does beside its own work, so that every link of a page works here and in a repository browser.
 
-Pages link to files of the repository by their true paths (`../benchmarks/README.md`, `pages.sh`). Each such file becomes
+Pages link to files of the repository by their true paths (`../benchmarks/README.md`, `pages.sh`). Each such file is
 a page under repository/: Markdown as it is, other text as a listing, a folder as the list of its files. Nothing is
 fetched, and the site is whole without any host of sources. `methods/` in the navigation stands for all of its pages.
 """
@@ -107,7 +107,7 @@ def _is_served(path: Path) -> bool:
 
 
 def _uri(path: Path) -> str:
-    """benchmarks/suites/x.yaml -> repository/benchmarks/suites/x.yaml.md; mkdocs passes over names with a dot in front."""
+    """suites/x.yaml -> repository/suites/x.yaml.md; mkdocs passes over names with a dot in front: .a -> _a."""
     place = re.sub(r"^\.", "_", path.relative_to(ROOT).as_posix())
     return str(SOURCES / (place if path.suffix == ".md" else f"{place}.md"))
 

@@ -24,7 +24,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -50,10 +50,15 @@ class Replaced:
 
 
 REPLACED = [
-    Replaced("adapter --weights vit_b --masks-from", "second-adapter --weights vit_b --masks-from", "adapter is made above"),
-    Replaced("adapter --weights vit_b", "adapter --weights cell-tiny --epochs 1", "a download of 375 MB; hours"),
+    Replaced(
+        "adapter --weights vit_b --masks-from", "second-adapter --weights vit_b --masks-from", "adapter is made above"
+    ),
+    Replaced("adapter --weights vit_b", "adapter --weights cell-tiny --epochs 1 --domain lab-a", "375 MB; hours"),
     Replaced("weights=vit_b", "weights=cell-tiny", "a download of 375 MB"),
-    Replaced("check my-method", "check my-method --plugins-dir cellfeat-my-method/src --only shape", "nothing is installed"),
+    Replaced(
+        "check my-method", "check my-method --plugins-dir cellfeat-my-method/src --only shape", "nothing is installed"
+    ),
+    Replaced("--set epochs=1 --budget", "--set prior_cells=5 --budget", "the new repository's method has no epochs"),
     Replaced("check per-domain-z", "check per-domain-z --only shape", "test_contracts.py makes every check"),
     Replaced("--random 5", "--random 1", "time"),
 ]
@@ -114,8 +119,17 @@ def replaced(line: str) -> str:
     return line
 
 
-def pages_to_run() -> list[Path]:
-    return [page for page in PAGES if named(page) not in ELSEWHERE and any(map(is_run, lines(page)))]
+def pages_to_run(half: int) -> list[Path]:
+    """Every second page, from the one of this number on: a file of tests is one process, and two run at once."""
+    return [page for page in PAGES if named(page) not in ELSEWHERE and any(map(is_run, lines(page)))][half::2]
+
+
+@contextlib.contextmanager
+def preparing(folder: Path) -> Iterator[Prepared]:
+    """Files that pages take for granted, and one cache for all of these pages, below a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELLFEAT_CACHE", str(folder / "cache"))
+        yield Prepared(folder)
 
 
 def run_page(page: Path, store: Prepared, folder: Path) -> None:
@@ -152,7 +166,10 @@ def cellfeat(words: list[str], variables: dict[str, str] | None = None) -> tuple
     """Exit status, stdout and stderr of a command in this process, which is left as it was."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        for name in (*plugin_choice.VARIABLES, "CELLFEAT_OFFLINE"):  # options go into the environment, which the next command shares
+        for name in (
+            *plugin_choice.VARIABLES,
+            "CELLFEAT_OFFLINE",
+        ):  # options go into the environment, which the next command shares
             patch.setenv(name, "")
             patch.delenv(name)
         for name, value in (variables or {}).items():
@@ -258,7 +275,19 @@ rows: {none: {align: none}, per-domain-z: {align: per-domain-z}, coral: {align: 
 
 def _run(store: Prepared, path: Path) -> None:
     data = str(store.made("cells.csv"))
-    words = ["run", "--data", data, "--backbone", "colour", "--align", "per-domain-z", "--clf", "lr", "--out", str(path)]
+    words = [
+        "run",
+        "--data",
+        data,
+        "--backbone",
+        "colour",
+        "--align",
+        "per-domain-z",
+        "--clf",
+        "lr",
+        "--out",
+        str(path),
+    ]
     code, _, err = cellfeat(words)
     assert code == 0, err
 

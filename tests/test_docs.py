@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from docs_commands import PAGES, ROOT, blocks, named
 
 import cellfeat
 from cellfeat import cli, leaderboard, plugin_pages, recipe, run_report
@@ -23,16 +24,10 @@ from cellfeat.slots import MEMBERS, SLOTS
 from cellfeat.suite import planned, read_suite
 from cellfeat.testing import checks_of
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGIN_PAGES = [ROOT / "docs" / "plugins.md", *sorted((ROOT / "docs" / "plugins").glob("*.md"))]
 ENTRY_POINTS = "commands"  # `cellfeat.commands`: a group of them, no module that is public
 ANYWHERE = {"--plugins-dir", "-p"}  # options that every command line may have
 SCRIPTS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), *sorted((ROOT / "docs").glob("*.sh"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -50,10 +45,6 @@ def commands(page: Path) -> list[list[str]]:
             if words and words[0].rpartition("/")[2] == "cellfeat":
                 found.append(words[1:])
     return found
-
-
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=named)

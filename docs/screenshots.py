@@ -1,0 +1,82 @@
+"""Makes the pictures of the site: of the committed pages in Chromium, and of what a command prints.
+
+python docs/screenshots.py [NAME …]
+
+Needs Playwright and a Chromium (CELLFEAT_TEST_CHROMIUM names one that is not on the path). The command is run on drawn
+cells, so nobody's images are shown; a picture that is made again differs where a result, a page or a font does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+PICTURES = DOCS / "pictures"
+SIZE = {"width": 1280, "height": 800}  # px
+COMMAND = "run --data cells/manifest.csv --align per-domain-z --clf svm-linear --source lab-a --out first-run"
+COLUMNS = 110
+
+
+def photograph(page: str, target: Path, prepare: str = "") -> None:
+    """A picture of the first screen of a page of docs/, in light colours, after a script has run in it."""
+    from playwright.sync_api import sync_playwright
+
+    names = (os.environ.get("CELLFEAT_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, filter(None, names))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        view = browser.new_context(viewport=SIZE, color_scheme="light").new_page()
+        view.goto((DOCS / page).as_uri())
+        if prepare:
+            view.evaluate(prepare)
+        view.wait_for_timeout(500)  # ms, for what is drawn after the page has loaded
+        view.screenshot(path=target)
+        browser.close()
+
+
+def print_run(target: Path) -> None:
+    """What `cellfeat run` says and prints, as a terminal shows it."""
+    from rich.console import Console
+
+    from cellfeat import cli, console
+    from cellfeat.demo import write_demo
+
+    shown = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w", encoding="utf-8"), force_terminal=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CELLFEAT_CACHE"] = str(Path(folder) / "cache")
+        os.chdir(folder)
+        write_demo(Path("cells"), per_class=12)
+        shown.print(f"$ cellfeat {COMMAND}", highlight=False)
+        console.console = console.messages = shown
+        sys.argv = ["cellfeat", *COMMAND.split()]
+        try:
+            cli.main()
+        except SystemExit as end:
+            if end.code:
+                raise
+        os.chdir(DOCS)
+    # Rich's picture asks another host for its font; the reader's own will do.
+    drawn = re.sub(r"@font-face \{.*?\}\n", "", shown.export_svg(title="cellfeat"), flags=re.DOTALL)
+    target.write_text(drawn, encoding="utf-8")
+
+
+MADE: dict[str, Callable[[Path], None]] = {
+    "leaderboard.png": lambda target: photograph("leaderboard/index.html", target),
+    "report.png": lambda target: photograph("report/index.html", target),
+    "run.svg": print_run,
+}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or list(MADE):
+        MADE[name](PICTURES / name)
+
+
+if __name__ == "__main__":
+    main()
