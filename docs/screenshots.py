@@ -8,13 +8,16 @@ cells, so nobody's images are shown; a picture that is made again differs where 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
@@ -41,26 +44,18 @@ def photograph(page: str, target: Path, prepare: str = "") -> None:
 
 
 def print_run(target: Path) -> None:
-    """What `cellfeat run` says and prints, as a terminal shows it."""
+    """What `cellfeat run` says and prints, drawn as a terminal shows it."""
     from rich.console import Console
+    from rich.text import Text
 
-    from cellfeat import cli, console
-    from cellfeat.demo import write_demo
-
-    shown = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w", encoding="utf-8"), force_terminal=True)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["CELLFEAT_CACHE"] = str(Path(folder) / "cache")
-        os.chdir(folder)
-        write_demo(Path("cells"), per_class=12)
-        shown.print(f"$ cellfeat {COMMAND}", highlight=False)
-        console.console = console.messages = shown
-        sys.argv = ["cellfeat", *COMMAND.split()]
-        try:
-            cli.main()
-        except SystemExit as end:
-            if end.code:
-                raise
-        os.chdir(DOCS)
+        settings: Any = {"cwd": folder, "env": os.environ | {"CELLFEAT_CACHE": f"{folder}/cache"}, "check": True}
+        subprocess.run(["cellfeat", *"data demo cells --per-class 12".split()], stderr=subprocess.DEVNULL, **settings)
+        run = ["cellfeat", *COMMAND.split()]
+        said = subprocess.run(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings).stdout
+    shown = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
+    shown.print(Text(f"$ cellfeat {COMMAND}", style="bold"))
+    shown.print(Text(said.rstrip()))
     # Rich's picture asks another host for its font; the reader's own will do.
     drawn = re.sub(r"@font-face \{.*?\}\n", "", shown.export_svg(title="cellfeat"), flags=re.DOTALL)
     target.write_text(drawn, encoding="utf-8")

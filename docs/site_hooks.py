@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -20,16 +21,22 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 SOURCES = PurePosixPath("repository")
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+METHOD = re.compile(r"\| \[`([^`]+)`\]")
 FENCE = re.compile(r"^ {0,3}(```|~~~)")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "sh", ".toml": "toml", ".json": "json"}
 SERVED = {".md", ".html", ".png", ".svg"}  # of docs/: as mkdocs serves them
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """`methods/` in the navigation becomes the folder's pages."""
-    folder = DOCS / "methods"
-    pages = sorted(path.name for path in folder.glob("*.md") if path.name != "README.md")
-    listed = ["methods/README.md", *({Path(name).stem: f"methods/{name}"} for name in pages)]
+    """`methods/` in the navigation becomes the folder's pages, under the headings of its list."""
+    listed: list[Any] = ["methods/README.md"]
+    shown: set[str] = set()
+    for line in (DOCS / "methods" / "README.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            listed.append({line.removeprefix("## "): (pages := [])})
+        elif (row := METHOD.match(line)) and row[1] not in shown:  # `lora-sam` is in two lists and has one page
+            shown.add(row[1])
+            pages.append({row[1]: f"methods/{row[1]}.md"})
     for entry in config.nav or ():
         for title, target in entry.items():
             if target == "methods/":

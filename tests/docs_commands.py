@@ -1,16 +1,17 @@
 """Commands of README and docs: found, laid out with drawn data, and run in the order of their page.
 
-How it goes. Every line of a ```sh block is a command. The lines of a page run one after the other in a folder of its own,
-`cellfeat …` in this process, with one cache for all pages. A page that names `cells.csv`, `ward-7/`, `first-run`, … and
-does not make them itself finds them there: `PREPARED` says what there is. To make a new page run:
+How it goes. Every line of a ```sh block is a command. The lines of a page run one after the other in a folder of its
+own, `cellfeat …` in this process, with one cache for many pages. A page that names `cells.csv`, `ward-7/`, `first-run`,
+… and does not make them itself finds them there: MAKERS says what there is. A block under `<!-- file: NAME -->` is
+written to that file first. To make a new page run:
 
-- names that it needs and that are not in PREPARED: add a function there that makes them;
+- names that it needs and that are not in MAKERS: add a function there that makes them;
 - a line that costs too much, or needs a download: a line in REPLACED, which says what is run instead and why;
 - a line that cannot be run here at all: a line in NOT_RUN, with the reason;
 - a page whose commands another test runs already: a line in ELSEWHERE.
 
-Entries that fit no line any more are an error, so that the tables stay as short as they can be. Whether options exist is
-asked of every line all the same, by test_docs.py.
+Entries that fit no line any more are an error, so that the tables stay as short as they can be. Whether options exist
+is asked of every line all the same, by test_docs.py.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from cellfeat import cli, console, plugin_choice
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = {"cat", "cd", "cp", "echo", "head", "ls", "mkdir"}  # small commands that a page may have between ours
+FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LABORATORIES = ("acevedo20", "bccd", "tecom")
 
 
@@ -133,9 +135,11 @@ def preparing(folder: Path) -> Iterator[Prepared]:
 
 
 def run_page(page: Path, store: Prepared, folder: Path) -> None:
-    """Run what can be run of a page in a new folder. Raises AssertionError with the line that failed and what it said."""
+    """Run what can be run of a page in a new folder. Raises AssertionError with the line that failed, and its words."""
     todo = [replaced(line) for line in lines(page) if is_run(line)]
     store.lay_out(folder, todo)
+    for name, text in FILE.findall(page.read_text(encoding="utf-8")):
+        (folder / name).write_text(text, encoding="utf-8")
     with contextlib.chdir(folder):
         for line in todo:
             code, said = run_line(line)
@@ -143,7 +147,7 @@ def run_page(page: Path, store: Prepared, folder: Path) -> None:
 
 
 def run_line(line: str) -> tuple[int, str]:
-    """Exit status and everything said by one line: `A=1 cellfeat …`, `cellfeat … | grep x`, or a small shell command."""
+    """Exit status and words of one line: `A=1 cellfeat …`, `cellfeat … | grep x`, or a small command of the shell."""
     first, _, rest = line.partition(" | ")
     words = shlex.split(first)
     variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))

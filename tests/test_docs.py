@@ -98,6 +98,24 @@ def test_files_are_judged_before_anything_of_the_strangers_is_installed_and_else
     assert 'echo "drawn with seed $seed"' in verify
 
 
+def test_the_site_is_published_by_a_job_that_runs_nothing_of_the_repository():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "docs.yml").read_text())
+    assert workflow[True]["push"]["branches"] == ["main"]
+    assert set(workflow[True]) == {"push", "workflow_dispatch"}, "never for what a stranger proposes"
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in str(workflow)
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert "permissions" not in build
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert not [step for step in publish["steps"] if "run" in step or "checkout" in step["uses"]]
+    assert next(step for step in build["steps"] if "checkout" in step.get("uses", ""))["with"] == {
+        "persist-credentials": False
+    }
+    (needed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    runs = [step["run"] for step in build["steps"] if "run" in step]
+    assert runs == [f'python -m pip install "{needed}"', "python -m mkdocs build --strict --site-dir site"]
+
+
 def git(folder: Path, *arguments: str) -> None:
     who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", "-c", "init.defaultBranch=main")
     subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
