@@ -21,12 +21,13 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
-SIZE = {"width": 1280, "height": 800}  # px
+DESK, SHEET = (1280, 800), (860, 560)  # px
 COMMAND = "run --data cells/manifest.csv --align per-domain-z --clf svm-linear --source lab-a --out first-run"
 COLUMNS = 110
+FEATURES = "document.getElementById('figure-embedding-before-alignment').scrollIntoView()"
 
 
-def photograph(page: str, target: Path, prepare: str = "") -> None:
+def photograph(page: str, target: Path, size: tuple[int, int], prepare: str = "") -> None:
     """A picture of the first screen of a page of docs/, in light colours, after a script has run in it."""
     from playwright.sync_api import sync_playwright
 
@@ -34,7 +35,7 @@ def photograph(page: str, target: Path, prepare: str = "") -> None:
     path = next(filter(None, map(shutil.which, filter(None, names))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        view = browser.new_context(viewport=SIZE, color_scheme="light").new_page()
+        view = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme="light").new_page()
         view.goto((DOCS / page).as_uri())
         if prepare:
             view.evaluate(prepare)
@@ -50,20 +51,21 @@ def print_run(target: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         settings: Any = {"cwd": folder, "env": os.environ | {"CELLFEAT_CACHE": f"{folder}/cache"}, "check": True}
-        subprocess.run(["cellfeat", *"data demo cells --per-class 12".split()], stderr=subprocess.DEVNULL, **settings)
+        drawn = ["cellfeat", "data", "demo", "cells", "--per-class", "12"]
+        subprocess.run(drawn, stderr=subprocess.DEVNULL, **settings)
         run = ["cellfeat", *COMMAND.split()]
         said = subprocess.run(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings).stdout
     shown = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     shown.print(Text(f"$ cellfeat {COMMAND}", style="bold"))
     shown.print(Text(said.rstrip()))
     # Rich's picture asks another host for its font; the reader's own will do.
-    drawn = re.sub(r"@font-face \{.*?\}\n", "", shown.export_svg(title="cellfeat"), flags=re.DOTALL)
-    target.write_text(drawn, encoding="utf-8")
+    picture = re.sub(r"@font-face \{.*?\}\n", "", shown.export_svg(title="cellfeat"), flags=re.DOTALL)
+    target.write_text(picture, encoding="utf-8")
 
 
 MADE: dict[str, Callable[[Path], None]] = {
-    "leaderboard.png": lambda target: photograph("leaderboard/index.html", target),
-    "report.png": lambda target: photograph("report/index.html", target),
+    "leaderboard.png": lambda target: photograph("leaderboard/index.html", target, DESK),
+    "report.png": lambda target: photograph("report/index.html", target, SHEET, FEATURES),
     "run.svg": print_run,
 }
 
