@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from docs_commands import PAGES, ROOT, blocks, named
 
 import cellfeat
 from cellfeat import cli, leaderboard, plugin_pages, recipe, run_report
@@ -23,16 +24,10 @@ from cellfeat.slots import MEMBERS, SLOTS
 from cellfeat.suite import planned, read_suite
 from cellfeat.testing import checks_of
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGIN_PAGES = [ROOT / "docs" / "plugins.md", *sorted((ROOT / "docs" / "plugins").glob("*.md"))]
 ENTRY_POINTS = "commands"  # `cellfeat.commands`: a group of them, no module that is public
 ANYWHERE = {"--plugins-dir", "-p"}  # options that every command line may have
 SCRIPTS = [*sorted((ROOT / ".github" / "workflows").glob("*.yml")), *sorted((ROOT / "docs").glob("*.sh"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -50,10 +45,6 @@ def commands(page: Path) -> list[list[str]]:
             if words and words[0].rpartition("/")[2] == "cellfeat":
                 found.append(words[1:])
     return found
-
-
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=named)
@@ -105,6 +96,24 @@ def test_files_are_judged_before_anything_of_the_strangers_is_installed_and_else
     assert "/dev/urandom" in verify, "an author must not know which fits are done again"
     assert '--seed "$seed"' in verify
     assert 'echo "drawn with seed $seed"' in verify
+
+
+def test_the_site_is_published_by_a_job_that_runs_nothing_of_the_repository():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "docs.yml").read_text())
+    assert workflow[True]["push"]["branches"] == ["main"]
+    assert set(workflow[True]) == {"push", "workflow_dispatch"}, "never for what a stranger proposes"
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in str(workflow)
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert "permissions" not in build
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert not [step for step in publish["steps"] if "run" in step or "checkout" in step["uses"]]
+    assert next(step for step in build["steps"] if "checkout" in step.get("uses", ""))["with"] == {
+        "persist-credentials": False
+    }
+    (needed,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    runs = [step["run"] for step in build["steps"] if "run" in step]
+    assert runs == [f'python -m pip install "{needed}"', "python -m mkdocs build --strict --site-dir site"]
 
 
 def git(folder: Path, *arguments: str) -> None:
