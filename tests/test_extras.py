@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from cellfeat.errors import CellfeatError
 from cellfeat.extras import OPTIONAL, import_extra
 
-PROJECT = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: {Requirement(line).name for line in lines} for name, lines in PROJECT["optional-dependencies"].items()}
 
 
@@ -26,6 +27,11 @@ def test_the_extra_that_is_named_brings_the_package_and_no_base_install_does(mod
 def test_all_is_every_extra_but_those_of_developers():
     (line,) = PROJECT["optional-dependencies"]["all"]
     assert Requirement(line).extras == set(EXTRAS) - {"all", "dev", "docs"}
+
+
+def test_the_page_on_installing_names_every_extra():
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert [name for name in EXTRAS if f"`{name}`" not in page] == []
 
 
 def test_an_absent_package_is_named_with_its_install_command(monkeypatch):
