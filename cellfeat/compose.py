@@ -8,6 +8,8 @@ from typing import Any
 from cellfeat import recipe as recipes
 from cellfeat.errors import CellfeatError
 
+ENCODING = ("dataset", "backbone", "segmenter")  # sections that say what is encoded, and how
+
 
 def recipe(
     *,
@@ -20,10 +22,12 @@ def recipe(
     classifier: str | None = None,
     protocol: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
+    sections: Sequence[str] | None = None,
 ) -> recipes.Recipe:
     """Start from the named recipe, or from the demo's when no data is named; then apply what was asked for.
 
-    A name given again keeps the recipe's parameters of that name; another name starts from its own defaults.
+    A name given again keeps the recipe's parameters of that name; another name starts from its own defaults. sections:
+    those that `sets` may change; None: all.
     """
     if recipe is not None:
         content = recipes.parse(recipes.read(recipe), f"recipe {recipe}").as_dict()
@@ -50,7 +54,7 @@ def recipe(
     if classifier is not None:
         content["classifier"] = _kept([content["classifier"]], classifier)
     content["protocol"] |= {key: value for key, value in (protocol or {}).items() if value not in (None, [])}
-    recipes.assign(content, sets)
+    recipes.assign(content, sets, sections)
     return recipes.parse(content)
 
 

@@ -148,7 +148,7 @@ def chosen_part(run: Path | None, backbone: str | None, sets: Sequence[str], reg
         CellfeatError: for both at once, or a folder that is no run.
     """
     if run is None:
-        return resolve(compose.recipe(backbone=backbone, sets=sets), registry).backbone
+        return resolve(compose.recipe(backbone=backbone, sets=sets, sections=("backbone",)), registry).backbone
     if backbone is not None or sets:
         raise CellfeatError(f"--run {run} has a backbone of its own: leave --backbone and --set out, or --run")
     folders = read_run(run)

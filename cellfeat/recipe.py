@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -175,10 +175,10 @@ def locate(dataset: dict[str, Any], folder: Path) -> None:
             dataset[key] = str(folder / value)
 
 
-def assign(data: dict[str, Any], assignments: Iterable[str]) -> None:
+def assign(data: dict[str, Any], assignments: Iterable[str], sections: Collection[str] | None = None) -> None:
     """Apply `--set section.key=value` in place; values are YAML. In a chain of aligners: `align.NAME.key=value`.
 
-    A section that may be left out is taken out by `finetune=null`.
+    A section that may be left out is taken out by `finetune=null`. sections: those that the command uses; None: all.
     """
     for text in assignments:
         path, equals, value = text.partition("=")
@@ -189,7 +189,9 @@ def assign(data: dict[str, Any], assignments: Iterable[str]) -> None:
         if not equals or len(keys) < 2 or not all(keys):
             raise CellfeatError(f"--set {text!r} is not of the form section.key=value, as in align.epochs=5")
         if keys[0] not in Recipe.model_fields:
-            raise CellfeatError(unknown("section", keys[0], Recipe.model_fields))
+            raise CellfeatError(unknown("section", keys[0], sections or Recipe.model_fields))
+        if sections is not None and keys[0] not in sections:
+            raise CellfeatError(f"--set {text}: this command uses no {keys[0]}; it can be told {', '.join(sections)}")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:

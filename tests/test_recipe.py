@@ -173,6 +173,12 @@ def test_a_wrong_set_is_one_clear_line(text, message):
     assert str(error.value).startswith(message)
 
 
+def test_a_section_that_a_command_does_not_use_is_refused():
+    with pytest.raises(CellfeatError) as error:
+        assign(parse(FULL).as_dict(), ["protocol.folds=3"], ("dataset", "backbone"))
+    assert str(error.value) == "--set protocol.folds=3: this command uses no protocol; it can be told dataset, backbone"
+
+
 @pytest.mark.parametrize("section", ["finetune", "segmenter", "classifier"])
 def test_a_section_that_the_run_does_not_have_cannot_be_set(section):
     with pytest.raises(CellfeatError, match=rf"--set {section}.epochs: this run has no {section}"):

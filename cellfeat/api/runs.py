@@ -150,7 +150,12 @@ def extract(
     from cellfeat import compose, use
 
     composed = compose.recipe(
-        data=str(data), labels=labels, backbone=backbone, segmenter=segmenter, sets=assignments(sets)
+        data=str(data),
+        labels=labels,
+        backbone=backbone,
+        segmenter=segmenter,
+        sets=assignments(sets),
+        sections=compose.ENCODING,
     )
     work = workplace(verbose, device, precision, skip_bad, batch, compile=compile)
     return use.extract(composed, Path(out), work, engine, address, encoders)

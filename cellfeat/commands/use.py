@@ -51,7 +51,14 @@ def extract(
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad, batch, compile=compile)
-    composed = compose.recipe(data=data, labels=labels, backbone=backbone, segmenter=segmenter, sets=sets or [])
+    composed = compose.recipe(
+        data=data,
+        labels=labels,
+        backbone=backbone,
+        segmenter=segmenter,
+        sets=sets or [],
+        sections=compose.ENCODING,
+    )
     count, width = use.extract(composed, out, work, engine, address, encoders)
     say(f"{out}: {count:,} cells × {width} features")
 
