@@ -228,7 +228,7 @@ class Store:
         if whole:
             schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(json.loads(written[0][1])["schema"])))
             dataset = self._created(column, schema) if dataset is None else dataset
-            self._check_alike(column, dataset, schema.emptypacked_table())
+            self._check_alike(column, dataset, schema.empty_table())
             path = str(self.folder / f"{column}.lance")
             lance.LanceDataset.commit(path, lance.LanceOperation.Append(whole), read_version=dataset.version)
             have.update(new)
@@ -238,7 +238,7 @@ class Store:
 
     def _created(self, column: str, schema: Any) -> Any:
         """A column without rows, unless another run has just begun it."""
-        self._create(column, schema.emptypacked_table())
+        self._create(column, schema.empty_table())
         return self._open(column)
 
     def _adopt_some(self, column: str, digests: Sequence[str], text: str) -> None:

@@ -103,6 +103,24 @@ def test_masks_of_the_cell_alone_are_pooled_over_the_cell(tmp_path):
         np.testing.assert_allclose(value.numpy(), ours[name], atol=1e-3 * np.abs(ours[name]).max())
 
 
+@pytest.mark.parametrize("name", ["dinov2-s", "dinov2-s-reg"])
+def test_dinov2s_graph_is_the_backbones_network(name, monkeypatch, tmp_path):
+    """Of two blocks; with registers, whose tokens the graph must leave out of the map."""
+    import timm
+
+    whole = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *names, **options: whole(*names, **options, depth=2))
+    found = backbone(name, weights="random", image_size=56, pooling="both")
+    assert export(found, tmp_path / "dino.onnx", name).holds
+    assert check(tmp_path / "dino.onnx", found, seed=3).holds
+    shapes = {item.name: [one.dim_value for one in item.type.tensor_type.shape.dim][1:] for item in outputs(tmp_path)}
+    assert shapes == {"embedding": [384, 4, 4], "pooled": [768]}
+
+
+def outputs(folder: Path):
+    return onnx.load(folder / "dino.onnx").graph.output
+
+
 def test_a_timm_network_gives_map_and_vector(tiny):
     path, product = tiny
     agreement = check(path, product, drawn_batches(SIDE, seed=9, counts=(1, 5)))

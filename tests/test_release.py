@@ -21,7 +21,11 @@ WORKFLOWS = {
 }
 ON = True  # as YAML reads `on`
 # What a job may do beyond reading: nothing that runs the repository's code, or a pull request's, is here.
-MAY = {("release.yml", "publish"): {"id-token": "write"}, ("release.yml", "page"): {"contents": "write"}}
+MAY = {
+    ("release.yml", "publish"): {"id-token": "write"},
+    ("release.yml", "page"): {"contents": "write"},
+    ("docs.yml", "publish"): {"pages": "write", "id-token": "write"},
+}
 
 
 def jobs() -> list[tuple[str, str]]:

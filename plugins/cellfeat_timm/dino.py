@@ -12,9 +12,10 @@ from cellfeat_timm.pretrained import Source, file_source, no_weights
 if TYPE_CHECKING:
     import torch
 
+    from cellfeat_timm.onnx_graph import DinoGraph
+
 PATCH = 14
 INTERPOLATION = "bicubic"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: Meta's, and DinoBloom's
 Pooling = Literal["cls", "mean", "both"]
 
 _PARAMETERS = """
@@ -65,21 +66,22 @@ class DinoBackbone:
         import torch
 
         from cellfeat.training import autocast
+        from cellfeat_timm.dino_network import map_and_vector
 
-        side, grid = self.image_size, self.image_size // PATCH
+        side = self.image_size
         if tuple(images.shape[1:]) != (3, side, side):
             raise CellfeatError(
                 f"images of shape {tuple(images.shape)} were given; this backbone takes (B, 3, {side}, {side}), RGB"
             )
         with torch.inference_mode(), autocast(self.device, self.dtype):
-            pixels = images.to(self.device, non_blocking=True).float() / 255
-            mean, std = (pixels.new_tensor(value)[:, None, None] for value in (MEAN, STD))
-            tokens = self.network.forward_features((pixels - mean) / std).float()
-        patches = tokens[:, self.network.num_prefix_tokens :]
-        summaries = {"cls": tokens[:, 0], "mean": patches.mean(dim=1)}
-        chosen = ("cls", "mean") if self.pooling == "both" else (self.pooling,)
-        pooled = torch.cat([summaries[name] for name in chosen], dim=1)
-        return Features(patches.transpose(1, 2).unflatten(2, (grid, grid)), None, pooled)
+            tokens, pooled = map_and_vector(self.network, images.to(self.device, non_blocking=True), self.pooling)
+        return Features(tokens, None, pooled)
+
+    def onnx_module(self) -> DinoGraph:
+        """Map and vector, as `cellfeat onnx` exports them."""
+        from cellfeat_timm.onnx_graph import DinoGraph
+
+        return DinoGraph(self.network, self.pooling)
 
 
 def _source(dino: Dino, weights: str, saw: tuple[str, ...] | None, context: Context | None) -> Source:

@@ -18,6 +18,7 @@ from cellfeat_timm.dino_named import DINOS, Dino
 PATCH = 14
 BACKBONE = "backbone."  # in a training's checkpoint, beside dino_head and ibot_head
 OFFSET = 0.1  # of Meta's size ratio
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: Meta's, and DinoBloom's
 
 
 def build(dino: Dino, path: Path | None, size: int, seed: int) -> Any:
@@ -36,6 +37,18 @@ def build(dino: Dino, path: Path | None, size: int, seed: int) -> Any:
         check_tensors(path, state, {name: tuple(value.shape) for name, value in network.state_dict().items()})
         network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def map_and_vector(network: Any, images: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
+    """(B, 3, S, S) uint8 RGB -> map (B, D, S/14, S/14) and vector (B, D), or (B, 2D) for "both"; float32."""
+    pixels = images.float() / 255
+    mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (MEAN, STD))
+    tokens = network.forward_features((pixels - mean) / std).float()
+    patches, grid = tokens[:, network.num_prefix_tokens :], images.shape[-1] // PATCH
+    summaries = {"cls": tokens[:, 0], "mean": patches.mean(dim=1)}
+    chosen = ("cls", "mean") if pooling == "both" else (pooling,)
+    pooled = torch.cat([summaries[name] for name in chosen], dim=1)
+    return patches.transpose(1, 2).unflatten(2, (grid, grid)), pooled
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What of a timm backbone becomes an ONNX graph: normalisation, map and vector."""
+"""What of a backbone becomes an ONNX graph: normalisation, map and vector."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from cellfeat_timm.dino_network import map_and_vector
 from cellfeat_timm.network import features_of
 
 
@@ -25,3 +26,17 @@ class Graph(nn.Module):
         """Map (B, C, h, w) and vector (B, D), or for a model without a map the vector alone."""
         grid, pooled = features_of(self.network, self.model, images)
         return (pooled,) if grid is None else (grid, pooled)
+
+
+class DinoGraph(nn.Module):
+    """A frozen network of DINOv2's family with its normalisation, in float32 on the CPU."""
+
+    outputs = ("embedding", "pooled")
+
+    def __init__(self, network: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.network, self.pooling = deepcopy(network).float().cpu(), pooling
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) uint8 RGB -> map (B, D, S/14, S/14) and vector (B, D), or (B, 2D)."""
+        return map_and_vector(self.network, images, self.pooling)
