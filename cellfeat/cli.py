@@ -114,7 +114,7 @@ def main() -> None:
     from cellfeat.showing import write_what_it_can
 
     write_what_it_can()
-    asked = sys.argv[1:]
+    asked = arguments = sys.argv[1:]
     # A launcher ends its processes by SIGTERM while they may wait for each other in a library: there it stays final.
     with heeded(SIGNALS if process_count() == 1 else SIGNALS[:1]) as interruption:
         try:
@@ -131,20 +131,20 @@ def main() -> None:
                 sys.exit(1)
             _fail(_told(error))
         except KeyboardInterrupt:  # before Typer was there to take it
-            _interrupted(asked, interruption.status)
+            _interrupted(asked, arguments, interruption.status)
         except SystemExit as end:
             if end.code == INTERRUPTED:
-                _interrupted(asked, interruption.status)
+                _interrupted(asked, arguments, interruption.status)
             raise
         finally:
             leave_quietly()
 
 
-def _interrupted(asked: list[str], status: int) -> NoReturn:
+def _interrupted(asked: list[str], arguments: list[str], status: int) -> NoReturn:
     from cellfeat.console import messages
 
     if is_main():
-        messages.print(how_to_go_on(asked), markup=False, soft_wrap=True, end="")
+        messages.print(how_to_go_on(asked, arguments), markup=False, soft_wrap=True, end="")
     sys.exit(status)
 
 

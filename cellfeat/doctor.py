@@ -13,16 +13,12 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cellfeat import machine, plugin_choice
 from cellfeat.errors import CellfeatError
 from cellfeat.extras import OPTIONAL
 from cellfeat.findings import NOTE, OK, PROBLEM, Finding
 from cellfeat.torch_probe import torch_and_device
-
-if TYPE_CHECKING:
-    pass
 
 KNOWN_VARIABLES = ("CELLFEAT_CACHE", "CELLFEAT_OFFLINE", "CELLFEAT_TEST_DATA", *plugin_choice.VARIABLES)
 OTHER_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NO_COLOR", "TERM", "PYTHONIOENCODING")

@@ -65,11 +65,14 @@ def heeded(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Interruption
                 signal.signal(one, handler)
 
 
-def how_to_go_on(arguments: Sequence[str]) -> str:
-    """What is kept, and the command to go on with, in a line of its own to be copied."""
+def how_to_go_on(asked: Sequence[str], arguments: Sequence[str]) -> str:
+    """What is kept, and the command to go on with, in a line of its own to be copied.
+
+    asked: the whole command line. arguments: the same without the options that may stand before a command.
+    """
     words = [argument for argument in arguments if not argument.startswith("-")]
     kept = KEPT.get(" ".join(words[:2])) or KEPT.get(" ".join(words[:1]))
-    command = shlex.join(["cellfeat", *arguments])
+    command = shlex.join(["cellfeat", *asked])
     if kept is None:
         return f"Interrupted. No file is left half written. To begin again:\n\n  {command}\n"
     return f"Interrupted. Kept: {kept}. To go on from there:\n\n  {command}\n"

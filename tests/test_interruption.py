@@ -122,13 +122,15 @@ def test_a_second_signal_ends_at_once(folder, laboratories, monkeypatch):
     ],
 )
 def test_what_is_kept_and_the_command_to_be_copied(arguments, kept):
-    text = how_to_go_on([*arguments, "-o", "my file; rm x"])
+    whole = [*arguments, "-o", "my file; rm x"]
+    text = how_to_go_on(["-p", "no:stain", *whole], whole)  # an option with a value may stand before the command
     assert kept in text
-    assert f"\n  cellfeat {' '.join(arguments)} -o 'my file; rm x'\n" in text
+    assert f"\n  cellfeat -p no:stain {' '.join(arguments)} -o 'my file; rm x'\n" in text
 
 
 def test_what_keeps_nothing_says_so():
-    assert how_to_go_on(["data", "info", "c.csv"]).startswith("Interrupted. No file is left half written.")
+    words = ["data", "info", "c.csv"]
+    assert how_to_go_on(words, words).startswith("Interrupted. No file is left half written.")
 
 
 def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored():
