@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from cellfeat.errors import CellfeatError, unknown
 from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline, columns_read, read_about
 from cellfeat.recipe import Recipe, parse
+from cellfeat.registry import Registry
 from cellfeat.run import read_run, saved_recipe
 from cellfeat.slots import Context
 from cellfeat.types import Cells
@@ -81,7 +82,8 @@ class Opened:
     def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
         """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
 
-        digest: of the target's content, by which checkpoints are told apart.
+        Cells of the source's laboratories are left out, with a note: these are fitted on already. digest: of the
+        target's content, by which checkpoints are told apart.
 
         Raises: CellfeatError where the source's manifest has changed since, or `check_refit` refuses.
         """
@@ -94,13 +96,39 @@ class Opened:
             )
         kept = np.isin(original.domain, facts["source"]) & np.isin(original.label, self.pipeline.fitted_classes)
         source = self.encoder.encode(original.select(kept), self.columns)
+        rows = new_rows(target.domain, facts["source"], "the images to adapt to", "the run's source", work)
+        adapted = target[rows] if len(rows) else None
         fresh = Pipeline.build(recipe, work.registry, self.pipeline.classes, self.context, self.encoder)
         # Checkpoints belong to exactly this source, these images and this method.
-        key = [original.digest, digest, recipe.digest, facts["source"], self.encoder.description]
-        fitting = work.context(facts["seed"], "refit", key)
-        fit_whole(fresh, source, target, work, fitting)
+        methods = [recipe.digest, made_by(recipe, work.registry), self.encoder.description]
+        fitting = work.context(
+            facts["seed"], "refit", [original.digest, facts["source"], digest, told(adapted), methods]
+        )
+        fit_whole(fresh, source, adapted, work, fitting)
         shutil.rmtree(fitting.scratch, ignore_errors=True)
         return fresh
+
+
+def new_rows(domain: np.ndarray, sources: Collection[str], what: str, of: str, work: Workplace) -> np.ndarray:
+    """(n,) int64 rows of the (N,) laboratories that are none of the sources; a note says how many others there are."""
+    rows = np.flatnonzero(~np.isin(domain, sorted(sources)))
+    if len(rows) < len(domain):
+        work.reporter.note(
+            f"{len(domain) - len(rows)} of {len(domain)} cells of {what} are of laboratories of {of}, which are fitted "
+            "on already, and are left out"
+        )
+    return rows
+
+
+def told(cells: Cells | None) -> list[list[str]]:
+    """What their owner says of cells beside their images, all of which a method may read: for the name of a fit."""
+    return [] if cells is None else [column.tolist() for column in (cells.id, cells.domain, cells.group)]
+
+
+def made_by(recipe: Recipe, registry: Registry) -> list[str]:
+    """Distribution and version of every aligner: what other code left half done is nothing to go on from."""
+    offers = [registry.find("align", part.name) for part in recipe.align]
+    return [f"{offer.distribution} {offer.version}" for offer in offers]
 
 
 def fit_whole(
@@ -112,6 +140,8 @@ def fit_whole(
     """
     cells = source
     if target is not None:
+        if np.isin(target.id, source.id).any():  # the same names, or the same images, in another laboratory
+            target = replace(target, id=np.char.add("target/", target.id))
         both = source.joined(target.hide_labels())
         cells = both.with_target(np.arange(len(source), len(both)))
     vectors: Any = pipeline.fit_align(cells, context)

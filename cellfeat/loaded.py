@@ -82,7 +82,8 @@ class FittedRun:
     def refit(self, target: Any, domain: Any = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.
 
-        Labels of `target` are never looked at. What is in the run's folder stays as it is.
+        Labels of `target` are never looked at, and cells of the source's laboratories are left out, with a note: these
+        are fitted on already. What is in the run's folder stays as it is.
 
         Raises: CellfeatError where the run's manifest is no longer what it was.
         """

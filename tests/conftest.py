@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each would take all cores for its own threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -78,6 +83,40 @@ def laboratories(tmp_path_factory) -> Path:
     from cellfeat.demo import write_demo
 
     return write_demo(tmp_path_factory.mktemp("laboratories") / "demo", per_class=10, size=32)
+
+
+@pytest.fixture(scope="session")
+def small_laboratories(tmp_path_factory) -> Path:
+    """As `laboratories`, with four cells of each class; to be read only."""
+    from cellfeat.demo import write_demo
+
+    return write_demo(tmp_path_factory.mktemp("small-laboratories") / "demo", per_class=4, size=32)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory) -> Iterator[Path]:
+    """One cache for the module, so that what it encodes is encoded once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELLFEAT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def drawn_table(small_laboratories) -> pd.DataFrame:
+    """The manifest as a table, paths absolute, rows in another order than the ids."""
+    import pandas as pd
+
+    read = pd.read_csv(small_laboratories)
+    read["path"] = [str(small_laboratories.parent / path) for path in read["path"]]
+    return read.sample(frac=1, random_state=0).reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def two_tables(drawn_table) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cells of one laboratory and those of another."""
+    first, second = (drawn_table[drawn_table["domain"] == name].reset_index(drop=True) for name in ("lab-a", "lab-b"))
+    return first, second
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import cellfeat
 from cellfeat import CellfeatError, UnseenDomainError, api, cli
 from cellfeat.registry import installed
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
 OF_THE_TERMINAL = {"help", "json", "markdown", "offline"}  # how an answer is shown; offline: CELLFEAT_OFFLINE=1
 RENAMED = {"set": "sets"}  # an option may be repeated, a parameter has them all
@@ -75,13 +76,6 @@ def test_the_function_has_the_options_of_its_command(name):
     assert all(hasattr(api, function) for function in ELSEWHERE.values())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
     """Four cells of each of five classes in each of three laboratories."""
@@ -89,7 +83,7 @@ def manifest(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(manifest, tmp_path_factory) -> Path:
+def finished(manifest, own_cache, tmp_path_factory) -> Path:
     """A run of two sources."""
     folder, records = api.run(
         manifest,
@@ -143,6 +137,26 @@ def test_a_loaded_run_gives_the_numbers_of_transform(finished, manifest, tmp_pat
     rows = pd.read_parquet(tmp_path / "out.parquet").set_index("id").loc[both["id"]]
     run = cellfeat.load(finished, "lab-b", device="cpu")
     assert np.array_equal(run.transform(both), rows[[name for name in rows if name.startswith("f")]].to_numpy())
+
+
+def test_a_refit_adapts_to_no_cell_of_the_source_and_looks_at_no_label(finished, manifest):
+    cells = api.table(manifest)
+    others = cells[cells["domain"] != "lab-a"]
+    run = cellfeat.load(finished, "lab-a", device="cpu")
+    wanted = run.refit(others).predict_proba(cells)
+    assert not [note for note in run.work.reporter.notes if "left out" in note]
+    for target in (manifest, cells, cells.assign(label=cells["label"].to_numpy()[::-1]), cells.assign(label="other")):
+        assert np.array_equal(run.refit(target).predict_proba(cells), wanted)
+    (note,) = (note for note in run.work.reporter.notes if "left out" in note)
+    assert note == (
+        "20 of 60 cells of the images to adapt to are of laboratories of the run's source, which are fitted on "
+        "already, and are left out"
+    )
+    known = cells[cells["domain"] == "lab-a"]
+    assert np.array_equal(run.refit(known).predict_proba(known), run.predict_proba(known))
+    as_new = run.refit(cells, domain="ward")
+    assert as_new.domains == ["lab-a", "ward"], "who says that all are of a new laboratory is believed"
+    assert not np.array_equal(as_new.predict_proba(cells, domain="ward"), wanted)
 
 
 def test_what_a_loaded_run_says_of_itself(finished):

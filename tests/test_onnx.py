@@ -19,7 +19,7 @@ from cellfeat.registry import installed
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 32
 
@@ -34,13 +34,6 @@ def exported(out: Path, *arguments: str) -> str:
     done = CliRunner().invoke(cli.app, ["onnx", str(out), *arguments], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
