@@ -17,6 +17,7 @@ _HOMES = {
     "cellfeat.use": ("encode_cells",),
     "cellfeat.estimator": ("CellFeatures",),
     "cellfeat.cell_classifier": ("CellClassifier",),
+    "cellfeat.labelled_scorer": ("scorer",),
     "cellfeat.loaded": ("load",),
     "cellfeat.workplace": ("Workplace", "load_photographs"),
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),

@@ -7,11 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 
 from cellfeat.cell_estimator import CellEstimator, _part
-from cellfeat.class_labels import BadLabels, hidden
+from cellfeat.class_labels import BadLabels, hidden, judged
 
 
 class CellClassifier(ClassifierMixin, CellEstimator):
@@ -23,7 +21,8 @@ class CellClassifier(ClassifierMixin, CellEstimator):
 
     clf, clf_params: a classifier, as in `cellfeat plugins list`, and its parameters; None: the method's own head.
 
-    Cells whose label is hidden (None, NaN, '' or -1) are left out of fit.
+    Cells whose label is hidden, as `CellFeatures.fit` says, are left out of fit and of `score`. scikit-learn's own
+    scorers count them as mistakes: give `scoring=cellfeat.scorer(…)` to a grid or a cross-validation.
 
     Attributes
     ----------
@@ -74,10 +73,7 @@ class CellClassifier(ClassifierMixin, CellEstimator):
 
         group: (N,) patients or slides, which no fold of the probabilities' calibration divides.
         """
-        if self.backbone is None and y is not None:
-            y = column_or_1d(y, warn=True)
-            check_classification_targets(y)
-        cells, named = self._given(X, y, domain, group)
+        cells, named = self._given(X, None if y is None else judged(y), domain, group)
         fitted = self._fit_chain(cells, named, head=True)
         self.pipeline_, self.classes_ = fitted.pipeline, fitted.classes
         return self
@@ -93,10 +89,11 @@ class CellClassifier(ClassifierMixin, CellEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, *, domain: Any = None) -> float:
         """Accuracy, 0..1, on those cells of X whose label is not hidden."""
+        y = np.asarray(y, dtype=object).ravel()
         known = np.array([not hidden(label) for label in y], dtype=bool)
         if not known.any():
             raise BadLabels("no cell has a label to score; None, NaN, '' and -1 mean a hidden one")
-        right = self.predict(X, domain=domain)[known] == np.asarray(y)[known]
+        right = self.predict(X, domain=domain)[known] == y[known]
         return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)[known]))
 
     def features(self, X: Any, *, domain: Any = None) -> np.ndarray:

@@ -10,13 +10,16 @@ import numpy as np
 from cellfeat.errors import CellfeatError
 from cellfeat.types import UNLABELED
 
+# What Python, NumPy and pandas write for a hidden label where texts and others stand in one array or column.
+HIDDEN_TEXTS = ("", "-1", "-1.0", "nan", "None", "<NA>")
+
 
 class BadLabels(CellfeatError, ValueError):
     """Labels that nothing can be learned from; scikit-learn's own estimators raise a ValueError for them."""
 
 
 def encoded_labels(y: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """((K,) sorted classes, (N,) int64 labels 0..K-1, -1 for a hidden one: None, NaN, '' or -1)."""
+    """((K,) sorted classes, (N,) int64 labels 0..K-1, -1 where `hidden`)."""
     known = np.array([not hidden(label) for label in y], dtype=bool)
     values = [label for label, there in zip(y, known, strict=True) if there]
     numbers = np.full(len(known), UNLABELED)
@@ -27,10 +30,25 @@ def encoded_labels(y: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return classes, numbers
 
 
+def judged(y: Any) -> np.ndarray:
+    """(N,) object, the labels as they came, once those that are not hidden were found to be classes.
+
+    Raises: ValueError, as scikit-learn's classifiers, for a table of several columns and for measured values.
+    """
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import column_or_1d
+
+    values = column_or_1d(np.asarray(y, dtype=object), warn=True)  # as objects: NumPy would make ["a", -1] two texts
+    known = [label for label in values if not hidden(label)]
+    if known:
+        check_classification_targets(np.array(known))
+    return values
+
+
 def hidden(label: Any) -> bool:
-    """Whether a label says that there is none: None, NaN, an empty text, or the number -1."""
+    """Whether a label says that there is none: None, NaN, pandas' NA, the number -1, or one of `HIDDEN_TEXTS`."""
     if isinstance(label, str):
-        return not label.strip()
+        return label.strip() in HIDDEN_TEXTS
     is_number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
     return absent(label) or (is_number and bool(label == UNLABELED))
 

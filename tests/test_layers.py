@@ -27,8 +27,8 @@ LEVELS = {
     "image_files images manifest own_files page private_words ray_cluster scan shared_folder showing single_files "
     "splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
     "testing.gates testing.says training",
-    3: "curves datasets feature_files figures known_files label_drafts layouts plugin_sources testing.toys "
-    "undisturbed weights",
+    3: "curves datasets feature_files figures known_files label_drafts labelled_scorer layouts plugin_sources "
+    "testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
     5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
