@@ -16,8 +16,8 @@ from cellfeat import estimator_files
 from cellfeat.class_labels import BadLabels, encoded_labels
 from cellfeat.console import SilentReporter, TerminalReporter
 from cellfeat.errors import CellfeatError
-from cellfeat.extract import Encoder
-from cellfeat.fitted_pipelines import checkpoints, fit_whole
+from cellfeat.extract import REUSED, Encoder
+from cellfeat.fitted_pipelines import checkpoints, fit_whole, made_by, new_rows, told
 from cellfeat.given import Given, given, of_vectors
 from cellfeat.pipeline import Pipeline, columns_read, completed
 from cellfeat.recipe import Recipe, parse
@@ -153,22 +153,14 @@ class CellEstimator(BaseEstimator):
             work.reporter.note(f"{len(X) - len(chosen)} of {len(X)} cells have no label and are left out of the fit")
         pipeline.check_sources(set(chosen.domain.tolist()))
         source, content = chosen.encoded(columns, encoder, work)
-        order = np.argsort(source.id, kind="stable")  # as a run takes cells, so that no result depends on X's order
+        # As a run takes cells. So no result depends on X's order, but where images come without ids: theirs are places.
+        order = np.argsort(source.id, kind="stable")
         source = replace(source, label=label[rows])[order]
         target, more = self._target(pipeline, set(chosen.domain.tolist()), columns, encoder, work)
-        if target is not None and np.isin(target.id, source.id).any():
-            target = replace(target, id=np.char.add("target/", target.id))
         pipeline.classes = tuple(str(name) for name in classes.tolist())
-        key = [
-            content,
-            more,
-            source.label.tolist(),
-            source.id.tolist(),
-            source.domain.tolist(),
-            source.group.tolist(),
-            recipe.digest,
-        ]
-        with checkpoints(work, seed, [*key, encoder and encoder.description]) as fitting:
+        cells = [content, source.label.tolist(), told(source), more, told(target)]
+        methods = [recipe.digest, made_by(recipe, work.registry), encoder and encoder.description]
+        with checkpoints(work, seed, [cells, methods]) as fitting:
             vectors = fit_whole(pipeline, source, target, work, fitting, head)
         pipeline.facts = {
             "made_by": type(self).__name__,
@@ -176,7 +168,8 @@ class CellEstimator(BaseEstimator):
             "source": sorted(set(source.domain.tolist())),
             "seed": seed,
         }
-        self.notes_ = list(getattr(work.reporter, "notes", []))
+        noted = getattr(work.reporter, "notes", [])
+        self.notes_ = [note for note in noted if REUSED not in note]  # of this machine's folders, which nobody else has
         return Fitted(pipeline, vectors[: len(source)][np.argsort(order)], len(rows) == len(X), classes)
 
     def _check_methods(self, pipeline: Pipeline) -> None:
@@ -215,12 +208,7 @@ class CellEstimator(BaseEstimator):
         if self.target is None or not pipeline.uses_target:
             return None, ""
         found = self._target_given()
-        rows = np.flatnonzero(~np.isin(found.domain, sorted(sources)))
-        if len(rows) < len(found):
-            work.reporter.note(
-                f"{len(found) - len(rows)} of {len(found)} cells of target= are of laboratories of X, which are fitted "
-                "on already, and are left out"
-            )
+        rows = new_rows(found.domain, sources, "target=", "X", work)
         return found.select(rows).encoded(columns, encoder, work) if len(rows) else (None, "")
 
     def _target_given(self) -> Given:
@@ -246,20 +234,38 @@ class CellEstimator(BaseEstimator):
     def _new_cells(self, X: Any, domain: Any, columns: Sequence[str] | None = None) -> tuple[Cells, Context]:
         """Cells for a fitted chain, and the context in which it answers."""
         check_is_fitted(self, "pipeline_")
-        work, seen = self._workplace(), self.pipeline_.domains
-        default = self.domain or (seen[0] if len(seen) == 1 else "")
+        work = self._workplace()
         if self.backbone is not None:
-            found = given(X, default or SOURCE, self.labels)
+            found = given(X, SOURCE, self.labels)
         else:
-            found = of_vectors(validate_data(self, X, reset=False, dtype=np.float32), default)
+            found = of_vectors(validate_data(self, X, reset=False, dtype=np.float32), SOURCE)
         found = found.of(domain, None)
-        if not found.has_domain and not default:
-            raise CellfeatError(
-                f"X does not say of which laboratory its cells are, and the fit knew {', '.join(seen)}: give a table "
-                "with a column 'domain', domain=… (with metadata routing), or the parameter domain of the estimator"
-            )
+        if not found.has_domain:
+            found = found.of(self._unsaid(found), None)
         cells, _ = found.encoded(columns_read(self.pipeline_.aligners), self.pipeline_.encoder, work)
         return cells, work.context(self.pipeline_.facts["seed"], "estimator")
+
+    def _unsaid(self, X: Given) -> str:
+        """The laboratory of cells that do not say theirs: the only one, or that of the fit's X, if that did not either.
+
+        Raises: CellfeatError where it would have to be guessed.
+        """
+        seen = self.pipeline_.domains
+        if self.domain or len(seen) == 1:
+            return self.domain or seen[0]
+        ways = "give a table with a column 'domain', domain=… (with metadata routing), or the parameter domain"
+        if self.pipeline_.facts["source"] != [SOURCE]:
+            raise CellfeatError(
+                f"X does not say of which laboratory its cells are, and the fit knew {', '.join(seen)}: {ways} of the "
+                "estimator"
+            )
+        own = 0 if self.target is None else len(X.content() & self._target_given().content())
+        if own:
+            raise CellfeatError(
+                f"X has {own} cells of target= and does not say of which laboratory they are; without it they would be "
+                f"of that of the fit's X: {ways} of the estimator"
+            )
+        return SOURCE
 
 
 def align_parts(align: str | Sequence[str], params: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -282,11 +288,5 @@ def align_parts(align: str | Sequence[str], params: Mapping[str, Any] | None) ->
     return [_part(name, given_params.get(name)) for name in names]
 
 
-def made_by(recipe: Recipe, registry: Registry) -> list[str]:
-    """Distribution and version of every method: what other code left half done is nothing to go on from."""
-    offers = [registry.find("align", part.name) for part in recipe.align]
-    return [f"{offer.distribution} {offer.version}" for offer in offers]
-
-
 def _part(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"name": name, **(params or {})}
+    return {"name": name, **estimator_files.plain(params or {})}

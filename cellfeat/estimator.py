@@ -32,8 +32,9 @@ class CellFeatures(TransformerMixin, CellEstimator):
         has are left out. None: a method that looks at target cells gets none. With `backbone=None`: features, or a pair
         of features and the names of their laboratories.
     target_domain: their laboratory, where they do not say it themselves.
-    domain: the laboratory of cells that do not say it. None: "source" in fit; later the one that was fitted on, and
-        where these were several, such cells are refused.
+    domain: the laboratory of cells that do not say it. None: "source" in fit. Later the only one that was fitted on; of
+        several (`target` counts too) it is "source" again where the fit's X did not say its own either, and where it
+        did, such cells are refused. So cells of the laboratory of `target` have to say it; its very cells are refused.
     labels: vocabulary for the labels of a manifest, "five-class", "dorl-13" or a YAML map.
     device, precision, batch: as the options of `cellfeat run`. random_state: of every fit. verbose: progress and notes
         on stderr.
@@ -82,8 +83,10 @@ class CellFeatures(TransformerMixin, CellEstimator):
     def fit(self, X: Any, y: Any = None, *, domain: Any = None, group: Any = None) -> Self:
         """Fit the alignment on the cells of X and of `target`.
 
-        y: (N,) classes, names or numbers; None, NaN, '' and -1 mean hidden. A method that learns from labels leaves
-        such cells out, every other looks at no label at all. Without y, the labels of a manifest or table are taken.
+        y: (N,) classes, names or numbers; None, NaN and -1 mean hidden, and so do the texts that NumPy and pandas make
+        of these: '', '-1', '-1.0', 'nan', 'None' and '<NA>'. A method that learns from labels leaves such cells out,
+        every other looks at no label at all. Without y, the labels of a manifest or table are taken. What comes behind
+        in a pipeline knows no hidden labels: to an SVC, -1 is a class, so leave such cells out yourself.
         domain: a name, or (N,) names, before those of X. group: (N,) patients or slides, likewise.
 
         Raises: CellfeatError for images, parameters or labels that cannot be used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ def save(estimator: Any, folder: Path) -> None:
 
     Raises: CellfeatError for a folder that exists, or a parameter that JSON cannot hold.
     """
-    params = {name: value for name, value in estimator.get_params(deep=False).items() if name not in ELSEWHERE}
-    learnt = {name: _plain(getattr(estimator, name)) for name in KEPT if hasattr(estimator, name)}
+    given = {name: value for name, value in estimator.get_params(deep=False).items() if name not in ELSEWHERE}
+    learnt = {name: plain(getattr(estimator, name)) for name in KEPT if hasattr(estimator, name)}
     try:
+        params = {name: plain(value) for name, value in given.items()}
         json.dumps([params, learnt])
     except TypeError as error:
         raise CellfeatError(f"{type(estimator).__name__} cannot be saved: {error}; use names, numbers, lists") from None
@@ -93,5 +95,10 @@ def unpacked(files: dict[str, bytes], work: Workplace, with_backbone: bool) -> P
         return read_pipeline(Path(place), work, with_backbone)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A parameter without NumPy's numbers and arrays, as those of a grid from `np.arange` are; others as they came."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
     return value.tolist() if hasattr(value, "tolist") else value

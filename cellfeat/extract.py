@@ -28,6 +28,7 @@ READ_AT_ONCE = 16  # repainted images whose digests are taken at once
 READERS = 8  # files read at once: a network drive answers many as fast as one
 SMALL = ("pooled",)  # columns that cost next to nothing to keep
 PAINTED = "painted"  # beside the stores of files: those of images that a method wrote
+REUSED = "images were encoded before"  # as a note says it
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
 
 
@@ -150,7 +151,7 @@ class Encoder:
         store, images = Store(self.root, self.description), len(set(digests))
         reused = images - len(store.missing(columns, digests))
         if reused:
-            self.context.note(f"{reused:,} of {images:,} images were encoded before (in {store.folder})")
+            self.context.note(f"{reused:,} of {images:,} {REUSED} (in {store.folder})")
 
     def _tell_doubtful(self, cells: Cells) -> None:
         counts = doubtful_masks(cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,14 @@ class Given:
             names = _per_row(group, len(self), f"the group of {name}")
             changes["group"] = np.where(names == "", self.id, names)
         return replace(self, **changes)
+
+    def content(self) -> set[str]:
+        """What tells the cells' content: the paths of files, and digests of arrays."""
+        if self.files is not None:
+            return set(map(str, self.files.path))
+        arrays = self.vectors if self.pixels is None else self.pixels
+        assert arrays is not None
+        return {_mark(one) for one in arrays}
 
     def select(self, rows: np.ndarray) -> Given:
         """The cells at `rows`, (n,) int indices."""
@@ -155,10 +164,21 @@ def given(X: Any, default: str, labels: str | None = None, name: str = "X") -> G
 
 
 def of_vectors(values: np.ndarray, default: str) -> Given:
-    """Cells that come as their (N, D) float features."""
-    ids = positions(len(values))
-    vectors = values.astype(np.float32, copy=False)
+    """Cells that come as their (N, D) float features. Their ids are made of these, and do not tell their places."""
+    vectors = np.ascontiguousarray(values, np.float32)
+    marks = [_mark(row) for row in vectors]
+    met: Counter[str] = Counter()
+    for row, mark in enumerate(marks):  # equal rows are told apart by their places
+        marks[row], met[mark] = f"{mark}-{met[mark]}", met[mark] + 1
+    ids = np.array(marks, dtype=str)
     return Given(ids, np.full(len(ids), default), ids, has_domain=False, vectors=vectors)
+
+
+def _mark(values: np.ndarray) -> str:
+    """32 hexadecimal digits of an array's content."""
+    return hashlib.blake2b(
+        f"{values.shape}".encode() + np.ascontiguousarray(values).tobytes(), digest_size=16
+    ).hexdigest()
 
 
 def positions(count: int) -> np.ndarray:
