@@ -213,7 +213,7 @@ class CellEstimator(BaseEstimator):
 
     def _target_given(self) -> Given:
         if self.backbone is not None:
-            return given(self.target, self.target_domain, self.labels, "target")
+            return given(self.target, self.target_domain, name="target")
         if isinstance(self.target, tuple) and len(self.target) == 2:  # features and their laboratories
             vectors = validate_data(self, self.target[0], reset=False, dtype=np.float32)
             return of_vectors(vectors, self.target_domain).of(self.target[1], None, "target")
@@ -223,7 +223,7 @@ class CellEstimator(BaseEstimator):
         """X of a fit, and its classes, where anybody says them."""
         default = self.domain or SOURCE
         if self.backbone is not None:
-            found = given(X, default, self.labels)
+            found = given(X, default, self.labels if y is None else None)
         else:
             found = of_vectors(validate_data(self, X, dtype=np.float32), default)
         y = found.label if y is None else np.asarray(y, dtype=object).ravel()
@@ -236,7 +236,7 @@ class CellEstimator(BaseEstimator):
         check_is_fitted(self, "pipeline_")
         work = self._workplace()
         if self.backbone is not None:
-            found = given(X, SOURCE, self.labels)
+            found = given(X, SOURCE)
         else:
             found = of_vectors(validate_data(self, X, reset=False, dtype=np.float32), SOURCE)
         found = found.of(domain, None)

@@ -35,7 +35,8 @@ class CellFeatures(TransformerMixin, CellEstimator):
     domain: the laboratory of cells that do not say it. None: "source" in fit. Later the only one that was fitted on; of
         several (`target` counts too) it is "source" again where the fit's X did not say its own either, and where it
         did, such cells are refused. So cells of the laboratory of `target` have to say it; its very cells are refused.
-    labels: vocabulary for the labels of a manifest, "five-class", "dorl-13" or a YAML map.
+    labels: vocabulary for the labels of a manifest in fit, "five-class", "dorl-13" or a YAML map; labels that have no
+        class in it are hidden.
     device, precision, batch: as the options of `cellfeat run`. random_state: of every fit. verbose: progress and notes
         on stderr.
 

@@ -141,7 +141,7 @@ def given(X: Any, default: str, labels: str | None = None, name: str = "X") -> G
     """What the caller gave, as cells of the laboratory `default` where nothing else says.
 
     X: see `KINDS`; a table's other columns are `domain`, `group`, `id`, `label` and `sha256`, all optional. labels: a
-    vocabulary for the labels of a manifest. name: what messages call X.
+    vocabulary for the labels of a manifest; those without a class in it are hidden. name: what messages call X.
 
     Raises: CellfeatError for anything else, for no cells, and for rows that name no file.
     """
@@ -188,8 +188,15 @@ def positions(count: int) -> np.ndarray:
 
 def _of_path(path: str, default: str, labels: str | None, name: str) -> Given:
     if path.partition("?")[0].lower().endswith(".csv"):
-        dataset = datasets.read_manifest(storage.located(path), labels)
-        known = [None if number == UNLABELED else dataset.classes[number] for number in dataset.label]
+        dataset = datasets.read_manifest(storage.located(path))
+        named = dataset if labels is None else datasets.read_manifest(storage.located(path), labels)
+        class_of = {
+            name: named.classes[number]
+            for name, number in zip(named.id, named.label, strict=True)
+            if number != UNLABELED
+        }
+        # A label that has no class in the vocabulary is hidden; its cell stays, as no label may choose among cells.
+        known = [class_of.get(name) for name in dataset.id]
         return Given(dataset.id, dataset.domain, dataset.group, known, files=dataset)
     if Path(path).is_dir():
         dataset = unlabelled_images(path, default)

@@ -115,6 +115,31 @@ def test_y_goes_before_the_labels_of_a_manifest(small_laboratories, drawn_table)
     assert np.array_equal(model.predict_proba(drawn_table), by_table.predict_proba(drawn_table))
 
 
+def test_a_vocabulary_chooses_among_labels_and_never_among_cells(drawn_table, tmp_path):
+    """Neither of a target, nor of new cells, nor beside y: words without a class, and unknown ones, change nothing."""
+    first, second = (drawn_table[drawn_table["domain"] == name].sort_values("id") for name in ("lab-a", "lab-b"))
+
+    def written(cells, label):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        cells.assign(label=label, mask_path="").to_csv(path, index=False)
+        return path
+
+    some = np.where(np.arange(20) % 4, second["label"], "erythroblast")  # known words, and no class of the five
+    settings = {**COLOUR, "align": "coral", "clf": "lr", "labels": "five-class"}
+    model = CellClassifier(**settings, target=written(second, second["label"])).fit(written(first, first["label"]))
+    wanted = model.predict_proba(second)
+    for label in (some, "unheard-of", ""):
+        other = CellClassifier(**settings, target=written(second, label)).fit(written(first, first["label"]))
+        assert np.array_equal(other.predict_proba(written(second, label)), wanted)
+    beside = CellClassifier(**settings, target=second).fit(written(first, "unheard-of"), first["label"])
+    assert np.array_equal(beside.predict_proba(second), wanted)
+    partly = CellClassifier(**settings).fit(written(second, some))
+    assert "erythroblast" not in partly.classes_
+    assert partly.notes_ == ["5 of 20 cells have no label and are left out of the fit"]
+    features = CellFeatures(**COLOUR, align="per-domain-z", labels="five-class")
+    assert features.fit_transform(written(second, some)).shape[0] == 20
+
+
 def test_no_label_of_a_target_reaches_a_grid(drawn_table):
     cells = drawn_table[["path", "domain", "id"]]
     found = []
