@@ -96,9 +96,10 @@ def small_laboratories(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def own_cache(tmp_path_factory) -> Iterator[Path]:
     """One cache for the module, so that what it encodes is encoded once."""
+    from helpers import cache_in
+
     folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELLFEAT_CACHE", str(folder))
+    with cache_in(folder):
         yield folder
 
 

@@ -40,6 +40,14 @@ def labelled_cells(per_class: int = 12, domains: tuple[str, ...] = ("a", "b"), w
     return Cells.from_arrays(label, id=ids, domain=domain, pooled=pooled)
 
 
+@contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """What is encoded here is kept in a folder of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CELLFEAT_CACHE", str(folder))
+        yield
+
+
 class Identity:
     """An aligner that changes nothing, and the base of the spies in the tests."""
 

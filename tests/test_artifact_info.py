@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import typer
 from cellfeat_lora_sam import described
+from helpers import cache_in
 from PIL import Image
 
 from cellfeat import CellfeatError, artifact_info, cli, recipe, use
@@ -42,8 +43,7 @@ def made(tmp_path_factory) -> Path:
     """A folder with what the commands leave."""
     folder = tmp_path_factory.mktemp("made")
     manifest = write_demo(folder / "demo", per_class=4, size=32)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CELLFEAT_CACHE", str(folder / "cache"))
+    with cache_in(folder / "cache"):
         work = Workplace(installed(), SilentReporter(), "cpu")
         parts = {"backbone": {"name": "colour", "bins": 3}, "align": {"name": "per-domain-z"}}
         content = {"dataset": {"manifest": str(manifest)}, **parts, "classifier": {"name": "lr"}}

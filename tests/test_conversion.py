@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import cache_in
 from hypothesis import given, settings
 from test_feature_files import assert_same, table, tables
 
@@ -31,8 +32,7 @@ def machine_a(tmp_path_factory) -> Path:
     """A folder with the cells' manifest, their features, a finished run and what was encoded for it in `a`."""
     folder = tmp_path_factory.mktemp("machine")
     manifest = write_demo(folder / "demo", per_class=4, size=32)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CELLFEAT_CACHE", str(folder / "a"))
+    with cache_in(folder / "a"):
         use.extract(recipe_of(manifest), folder / "features.parquet", workplace())
         run(recipe_of(manifest), folder / "run", workplace(), pictures=False)
         use.transform(folder / "run", str(manifest), folder / "aligned.parquet", None, False, workplace())
