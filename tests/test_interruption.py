@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cellfeat.interruption import how_to_go_on
+from cellfeat import interruption
+from cellfeat.interruption import heeded, how_to_go_on
 
 # A backbone that is slow after its first batch, so that a signal meets it at work, and the commands as they are.
 PLUGIN = """
