@@ -46,9 +46,6 @@ class Replaced:
 
 REPLACED = [
     Replaced(
-        "run --backbone lora-sam --align none", "run --data cells.csv --align none", "the demo has 360 cells; time"
-    ),
-    Replaced(
         "adapter --weights vit_b --masks-from", "second-adapter --weights vit_b --masks-from", "adapter is made above"
     ),
     Replaced("adapter --weights vit_b", "adapter --weights cell-tiny --epochs 1 --domain lab-a", "375 MB; hours"),

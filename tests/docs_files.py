@@ -64,9 +64,7 @@ class Prepared:
         made = {after.rstrip("/") for line in words for before, after in pairwise(line) if before in OUT}
         made |= {f"cellfeat-{line[4]}" for line in words if line[1:3] == ["plugins", "new"]}
         for name in MAKERS:
-            if name not in made and any(
-                _names(word, name) or f"cellfeat-{word}" == name for line in words for word in line
-            ):
+            if name not in made and any(_names(word, name) for line in words for word in line):
                 self._copy(name, folder / name)
 
     def _copy(self, name: str, target: Path) -> None:
@@ -90,7 +88,7 @@ OUT = ("-o", "--out", "--output")
 
 
 def _names(word: str, name: str) -> bool:
-    return word == name or word.startswith(f"{name}/") or word.endswith(f"={name}")
+    return word.endswith(f"={name}") or word.startswith(f"{name}/") or name in (word, f"cellfeat-{word}")
 
 
 @cache
