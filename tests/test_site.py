@@ -160,10 +160,12 @@ def with_gaps(node: ast.expr) -> str:
 
 
 def messages() -> list[str]:
-    """Every text in the sources of the package and its plugins, and of Typer, which reads the command line."""
-    typer = Path(str(importlib.util.find_spec("typer").origin)).parent  # type: ignore[union-attr]
+    """Every text in the sources of the package and its plugins, and of what reads the command line for them."""
+    paths = [*(ROOT / "cellfeat").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    for found in filter(None, map(importlib.util.find_spec, ("typer", "click"))):
+        paths += Path(str(found.origin)).parent.rglob("core.py")
     texts = []
-    for path in [*(ROOT / "cellfeat").rglob("*.py"), *(ROOT / "plugins").rglob("*.py"), *typer.rglob("core.py")]:
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant | ast.JoinedStr):
                 texts.append(with_gaps(node))
