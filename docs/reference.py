@@ -43,7 +43,13 @@ def index(shipped: list[dict[str, str]]) -> Iterator[str]:
     for slot, heading in SLOTS.items():
         yield from ("", f"## {heading}", "", "| name | |", "|---|---|")
         for one in sorted((one for one in shipped if one["slot"] == slot), key=lambda one: one["name"]):
-            yield f"| [`{one['name']}`]({one['name']}.md) | {one['summary']} |"
+            yield f"| [`{one['name']}`]({one['name']}.md) | {plain(one['name'], one['summary'])} |"
+
+
+def plain(name: str, summary: str) -> str:
+    """A summary without the name before it, which the row has already: Align `none`: the mean … -> The mean …"""
+    said = re.sub(rf"^\w+ `{re.escape(name)}`: ", "", summary)
+    return said if said == summary or said.startswith("x ") else said[:1].upper() + said[1:]
 
 
 def conformance() -> str:

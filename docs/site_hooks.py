@@ -1,8 +1,9 @@
-"""What `mkdocs build` does beside its own work, so that every link of a page works here and in a repository browser.
+r"""What `mkdocs build` does beside its own work, so that every link of a page works here and in a repository browser.
 
 Pages link to files of the repository by their true paths (`../benchmarks/README.md`, `pages.sh`). Each such file is
 a page under repository/: Markdown as it is, other text as a listing, a folder as the list of its files. Nothing is
 fetched, and the site is whole without any host of sources. `methods/` in the navigation stands for all of its pages.
+A pipe in the code of a table is `\|` in the source, as repository browsers want it, and is shown without the backslash.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ ROOT = DOCS.parent
 SOURCES = PurePosixPath("repository")
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 METHOD = re.compile(r"\| \[`([^`]+)`\]")
+PIPED = re.compile(r"(?<!`)`([^`]*\\\|[^`]*)`(?!`)")
 FENCE = re.compile(r"^ {0,3}(```|~~~)")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "sh", ".toml": "toml", ".json": "json"}
 SERVED = {".md", ".html", ".png", ".svg"}  # of docs/: as mkdocs serves them
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """`methods/` in the navigation becomes the folder's pages, under the headings of its list."""
+    """`methods/` in the navigation becomes the folder's pages, under the headings of its list.
+
+    A 404.html would lead from the host's root, and where the site will lie is not known: the host has one of its own.
+    """
+    config.theme.static_templates.discard("404.html")
     listed: list[Any] = ["methods/README.md"]
     shown: set[str] = set()
     for line in (DOCS / "methods" / "README.md").read_text(encoding="utf-8").splitlines():
@@ -62,7 +68,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to files of the repository lead to their pages."""
+    """Links to files of the repository lead to their pages, and tables show pipes as pipes."""
     place = page.file.src_uri
     own = _path(place)
     if own.suffix != ".md":
@@ -79,7 +85,14 @@ def _relinked(lines: Iterable[str], own: Path, here: PurePosixPath) -> Iterator[
         return f"{found[1]}{os.path.relpath(uri, here)}{found[3] or ''}{found[4]}"
 
     for line, is_code in _outside_code(lines):
-        yield line if is_code else LINK.sub(changed, line)
+        shown = PIPED.sub(_with_pipes, line) if line.startswith("|") else line
+        yield line if is_code else LINK.sub(changed, shown)
+
+
+def _with_pipes(code: re.Match[str]) -> str:
+    r"""`int \| None` as HTML, every sign of it by its number, so that none means anything to Markdown."""
+    text = code[1].replace("\\|", "|")
+    return f"<code>{''.join(sign if sign.isalnum() or sign == ' ' else f'&#{ord(sign)};' for sign in text)}</code>"
 
 
 def _outside_code(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:

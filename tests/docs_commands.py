@@ -2,8 +2,9 @@
 
 How it goes. Every line of a ```sh block is a command. The lines of a page run one after the other in a folder of its
 own, `cellfeat …` in this process, with one cache for many pages. A page that names `cells.csv`, `ward-7/`, `first-run`,
-… and does not make them itself finds them there: MAKERS in docs_files.py says what there is. A block under
-`<!-- file: NAME -->` is written to that file first. To make a new page run:
+… and does not make them itself finds them there: MAKERS in docs_files.py says what there is. A page in ALONE is to be
+followed from nothing, and finds nothing. A block under `<!-- file: NAME -->` is written to that file first. To make a
+new page run:
 
 - names that it needs and that are not in MAKERS: add a function there that makes them;
 - a line that costs too much, or needs a download: a line in REPLACED, which says what is run instead and why;
@@ -45,23 +46,22 @@ class Replaced:
 
 REPLACED = [
     Replaced(
-        "run --backbone lora-sam --align none", "run --data cells.csv --align none", "the demo has 360 cells; time"
-    ),
-    Replaced(
         "adapter --weights vit_b --masks-from", "second-adapter --weights vit_b --masks-from", "adapter is made above"
     ),
     Replaced("adapter --weights vit_b", "adapter --weights cell-tiny --epochs 1 --domain lab-a", "375 MB; hours"),
     Replaced("weights=vit_b", "weights=cell-tiny", "a download of 375 MB"),
-    Replaced(
-        "check my-method", "check my-method --plugins-dir cellfeat-my-method/src --only shape", "nothing is installed"
-    ),
+    Replaced("check my-method", "check my-method --only shape", "test_tutorial.py makes every check of a new method"),
     Replaced("--set epochs=1 --budget", "--set prior_cells=5 --budget", "the new repository's method has no epochs"),
     Replaced("check per-domain-z", "check per-domain-z --only shape", "test_contracts.py makes every check"),
     Replaced("--random 5", "--random 1", "time"),
 ]
 NOT_RUN = {
-    ".venv/bin/": "an environment made with pip",
-    "pip download": "needs a package index",
+    "~/cellfeat-env/": "an environment made with pip",
+    "source ~/cellfeat-env/": "the same",
+    "python3 -m venv ~/cellfeat-env": "the same",
+    "python -m pip install": "needs a package index; of a plugin's repository, `cellfeat` below does what it does",
+    "python -m pytest": "test_tutorial.py runs the tests of a new repository",
+    "pip wheel": "needs a package index",
     "cellfeat run --data cells.csv --backbone dinov2-b": "a download",
     "cellfeat run --data cells.csv --backbone dinobloom-s": "a download",
     "cellfeat run --data cells.csv --backbone timm": "a download",
@@ -69,7 +69,7 @@ NOT_RUN = {
     "cellfeat weights fetch vit_b": "a download of 375 MB; test_weights.py fetches from a server of its own",
     "cellfeat run --offline": "the whole demo takes minutes; the autoencoder's and the runs' tests do its parts",
     "python3 -m venv .venv": "makes an environment with pip; .ci/run runs the second of these",
-    "pip install": "needs a package index; of a plugin's repository, `cellfeat` below does what it does",
+    "pip install": "needs a package index",
     "cellfeat bench submit results/mine --check --against": "records of the three laboratories; test_submission.py",
     "accelerate launch": "four GPUs; test_distributed.py runs two processes",
     "cellfeat run --recipe dorl --data": "150 + 300 epochs from SAM ViT-B; test_docs.py builds every recipe",
@@ -82,6 +82,7 @@ NOT_RUN = {
     "cellfeat bench run benchmarks/suites/laboratories.yaml": "two days of two cores",
     "cellfeat run --data manifest.csv --labels five-class --source tecom": "ten minutes; test_real.py runs parts of it",
 }
+ALONE = {"docs/first-method.md"}
 ELSEWHERE = {
     "docs/first-hour.md": "test_first_hour.py",
     "docs/plugins/publish.md": "test_tutorial.py",
@@ -141,7 +142,7 @@ def preparing(folder: Path) -> Iterator[Prepared]:
 def run_page(page: Path, store: Prepared, folder: Path) -> None:
     """Run what can be run of a page in a new folder. Raises AssertionError with the line that failed, and its words."""
     todo = [replaced(line) for line in lines(page) if is_run(line)]
-    store.lay_out(folder, todo)
+    store.lay_out(folder, [] if named(page) in ALONE else todo)
     for name, text in FILE.findall(page.read_text(encoding="utf-8")):
         (folder / name).write_text(text, encoding="utf-8")
     with contextlib.chdir(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import shlex
 import shutil
 import sys
@@ -33,8 +34,12 @@ def cellfeat(words: list[str], variables: dict[str, str] | None = None) -> tuple
             patch.delenv(name)
         for name, value in (variables or {}).items():
             patch.setenv(name, value)
-        for source in Path.cwd().glob("cellfeat-*/src"):  # what `pip install -e` of a plugin's repository does
-            patch.syspath_prepend(str(source))
+        # Of a plugin's repository `pip install -e` does the same: its package is found, and its methods are offered.
+        sources = [str(path) for path in (Path.cwd() / "src", *Path.cwd().glob("cellfeat-*/src")) if path.is_dir()]
+        for source in sources:
+            patch.syspath_prepend(source)
+        if sources:
+            patch.setenv("CELLFEAT_PLUGINS_DIR", os.pathsep.join(sources))
         patch.setattr(sys, "argv", ["cellfeat", *words])
         patch.setattr(cli.app, "registered_groups", list(cli.app.registered_groups))
         patch.setattr(console, "_said", set())
@@ -83,7 +88,7 @@ OUT = ("-o", "--out", "--output")
 
 
 def _names(word: str, name: str) -> bool:
-    return word == name or word.startswith(f"{name}/") or word.endswith(f"={name}")
+    return word.endswith(f"={name}") or word.startswith(f"{name}/") or name in (word, f"cellfeat-{word}")
 
 
 @cache

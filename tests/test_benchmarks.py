@@ -699,6 +699,7 @@ def test_starts_are_measured_beside_the_interpreter_alone(tmp_path, monkeypatch,
     found = {row["way"]: row["seconds"] for row in map(json.loads, (tmp_path / "s.jsonl").open())}
     assert list(found) == [
         'python -c "pass"', 'python -c "import cellfeat"', "cellfeat --version", "cellfeat --help",
+        "cellfeat run --align per-domain-z,cor, completed",
     ]  # fmt: skip
     assert found['python -c "pass"'] < found["cellfeat --version"]
     assert "cellfeat --help" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -246,6 +247,20 @@ def test_every_shipped_recipe_is_whole(name):
     assert recipe.parse(yaml.safe_load(resolved.as_yaml())) == resolved
 
 
+def speaking_json(command: Any, words: tuple[str, ...] = ()) -> set[str]:
+    """Commands, as they are typed, that have --json."""
+    below = getattr(command, "commands", {})
+    found = {name for key, one in below.items() for name in speaking_json(one, (*words, key))}
+    return found | ({" ".join(words)} if any("--json" in one.opts for one in command.params) else set())
+
+
+def test_every_command_that_speaks_json_is_on_the_page_for_other_programs():
+    listed = (ROOT / "docs" / "comfort.md").read_text().partition("These have `--json`: ")[2].partition(".\n")[0]
+    found = speaking_json(typer.main.get_command(cli.app))
+    assert len(found) > 8
+    assert found - set(re.findall(r"`([a-z ]+)`", listed.replace("\n", " "))) == set()
+
+
 def test_the_recipe_in_the_docs_is_one():
     (text,) = [block for block in blocks(ROOT / "docs" / "runs.md", "yaml") if "backbone" in block]
     resolved = resolve(recipe.parse(yaml.safe_load(text)), installed())
@@ -282,7 +297,9 @@ def test_the_pages_of_the_methods_are_current():
         for offer in sorted(installed().offers, key=lambda offer: offer.name):
             if offer.slot == slot and offer.distribution == "cellfeat":
                 pages.setdefault(f"{offer.name}.md", []).append(plugin_pages.page(offer))
-                assert f"| [`{offer.name}`]({offer.name}.md) | {offer.summary} |" in listed
+                said = offer.summary.removeprefix(f"Align `{offer.name}`: ")
+                assert f"| [`{offer.name}`]({offer.name}.md) | {said} |".casefold() in listed.casefold()
+    assert not re.search(r"\| \w+ `[\w-]+`: ", listed), "the name is in the row already"
     assert {path.name for path in folder.iterdir()} == {"README.md", *pages}
     for name, texts in pages.items():
         assert (folder / name).read_text() == "\n".join(texts), "make them anew: python docs/reference.py"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -59,8 +61,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site) -> dict[Path, Links]:
-    found = {path: Links(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
-    return {path: links for path, links in found.items() if path.name != "404.html"}
+    return {path: Links(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
 
 
 def test_no_link_or_anchor_inside_the_site_is_broken(site, pages):
@@ -110,6 +111,7 @@ def test_pages_of_the_repository_and_whole_pages_are_served(site):
         assert (site / name).read_bytes() == (DOCS / name).read_bytes()
     assert not list(site.rglob("*.py"))
     assert not (site / "report" / "run").exists(), "a run folder is no page"
+    assert not (site / "404.html").exists(), "it would lead from the root of a host that is not known"
 
 
 def test_every_method_is_in_the_navigation(site):
@@ -126,14 +128,19 @@ def test_tables_are_tables(site, pages):
             shown = re.sub(r"<(pre|code)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
             assert not re.search(r"\|\s*:?-{2,}", shown), page.name
             assert "&lt;!--" not in shown, page.name
+            cells = re.findall(r"<td\b.*?</td>", page.read_text(encoding="utf-8"), re.DOTALL)
+            assert not [cell for cell in cells if "\\|" in cell], page.name
+    assert "<code>int &#124; None</code>" in (site / "methods" / "cae.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("size", "theme"), [(DESK, "light"), (PHONE, "dark")])
-@pytest.mark.parametrize("name", ["index.html", "benchmark.html", "methods/cae.html"])
+@pytest.mark.parametrize("name", ["index.html", "benchmark.html", "formats.html", "methods/cae.html"])
 def test_pages_fit_the_window(browser, site, name, size, theme):
     with opened(browser, site / name, size=size, theme=theme) as found:
         assert found.sideways() <= 0
         assert not [address for address in found.requests if not address.startswith("file:")]
+        broken = "[...document.querySelectorAll('td:first-child code')].filter(one => one.getClientRects().length > 1)"
+        assert found.page.evaluate(f"{broken}.map(one => one.textContent)") == []
 
 
 def test_the_search_works_from_a_disk(browser, site):
@@ -145,14 +152,27 @@ def test_the_search_works_from_a_disk(browser, site):
     assert "per-domain-z" in titles
 
 
-def messages() -> str:
-    """Every text in the sources of the package and its plugins, what is put in by the program left out."""
+def with_gaps(node: ast.expr) -> str:
+    """A text of a program, "…" for what is put in; nothing for what is no text."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(with_gaps(part) or "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def messages() -> list[str]:
+    """Every text in the sources of the package and its plugins, and of what reads the command line for them."""
+    paths = [*(ROOT / "cellfeat").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    for found in filter(None, map(importlib.util.find_spec, ("typer", "click"))):
+        paths += Path(str(found.origin)).parent.rglob("core.py")
     texts = []
-    for path in [*(ROOT / "cellfeat").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
-    return "\n".join(texts)
+            if isinstance(node, ast.Constant | ast.JoinedStr):
+                texts.append(with_gaps(node))
+    return texts
+
+
+THE_SHELLS = "cellfeat: command not found"
 
 
 def test_the_errors_of_the_faq_are_real():
@@ -162,7 +182,10 @@ def test_the_errors_of_the_faq_are_real():
     for heading in headings:
         message = re.fullmatch(r"`(.+)`", heading)
         assert message, f"{heading} is no message"
-        assert message[1] in sources, message[1]
+        parts = [part for part in message[1].split("…") if part.strip()]
+        wanted = re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
+        assert message[1] == THE_SHELLS or any(map(wanted.search, sources)), message[1]
+        assert len(message[1]) > 20, f"{message[1]}: too little to recognise"
 
 
 def test_every_recipe_is_explained():
@@ -189,6 +212,24 @@ def test_pictures_are_made_by_the_script_and_are_small():
     assert used == made
     for name in made:
         assert 5_000 < (DOCS / "pictures" / name).stat().st_size < 200_000, name
+
+
+def test_the_picture_of_a_run_ends_as_a_run_ends():
+    """What `run` says last is in its source; the picture must not show what an earlier version said."""
+    drawn = html.unescape((DOCS / "pictures" / "run.svg").read_text(encoding="utf-8")).replace("\xa0", " ")
+    shown = [line.strip() for line in re.findall(r">([^<>]+)</text>", drawn) if line.strip()]
+    program = ast.parse((ROOT / "cellfeat" / "commands" / "run.py").read_text(encoding="utf-8"))
+    (run,) = [node for node in program.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    said = [with_gaps(node.args[0]) for node in ast.walk(run) if isinstance(node, ast.Call) and called(node) == "say"]
+    wanted = [line for text in said for line in text.splitlines()]
+    assert len(wanted) >= 3
+    for line, form in zip(shown[-len(wanted) :], wanted, strict=True):
+        assert re.fullmatch(".*".join(map(re.escape, form.split("…"))), line), f"{form}: python docs/screenshots.py"
+    assert shown[-1].startswith("Next: cellfeat predict first-run IMAGES --refit")
+
+
+def called(node: ast.Call) -> str:
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def test_a_link_that_leads_nowhere_stops_the_build(tmp_path):

@@ -3,7 +3,7 @@
 python -m benchmarks.speed.startup --repeats 15
 
 Every call is a process of its own, and the ways take turns. Wall time is what a person waits; on a busy machine a
-process waits for its turn, so that the time of the processor is shown too.
+process waits for its turn, so that the time of the processor is shown too. Completion is asked as bash asks it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ import typer
 from benchmarks import common
 from benchmarks.speed.plugins_help import seconds
 
+LINE = "cellfeat run --align per-domain-z,cor"  # as it stands when the tab key is pressed
+COMPLETION = f"""
+import os
+os.environ |= {{"_CELLFEAT_COMPLETE": "complete_bash", "COMP_WORDS": {LINE!r}, "COMP_CWORD": "3"}}
+from cellfeat.cli import main
+main()
+"""
 WAYS = {
     'python -c "pass"': ("-c", "pass"),
     'python -c "import cellfeat"': ("-c", "import cellfeat"),
     "cellfeat --version": ("-m", "cellfeat", "--version"),
     "cellfeat --help": ("-m", "cellfeat", "--help"),
+    f"{LINE}, completed": ("-c", COMPLETION),
 }
 
 

@@ -35,7 +35,7 @@ LABELLED = ("TransferSubspaceLearningAdapter", "ClassRegularizerOTMappingAdapter
 class SkadaAdapter:
     """Any adapter of skada (Gnassounou et al., arXiv 2407.11676) that moves features, run as the other methods are.
 
-    adapter: its class in skada. params: its own arguments, as in `--set 'align.params={reg: 0.5}'`; what is not named
+    adapter: its class in skada. params: its own arguments, as in `--set "align.params={reg: 0.5}"`; what is not named
     is skada's default. max_cells: so many cells of a domain, drawn by the seed, are fitted on; several adapters solve
     problems that grow with the cube of their number.
 

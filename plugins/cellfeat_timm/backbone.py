@@ -44,7 +44,7 @@ def timm(
     (records say it, where the name does); or the path of a state dictionary; or "random".
     image_size: the size that the weights were trained at unless given.
     saw: names of the data that the weights were trained on, where that is not known (files, models of the hub), so that
-    records of these targets are marked: `--set 'backbone.saw=[acevedo20]'`.
+    records of these targets are marked: `--set "backbone.saw=[acevedo20]"`.
     """
     return TimmBackbone(model, weights, image_size, context, saw)
 

@@ -29,7 +29,7 @@ pooling: "cls", the class token, which Meta recommends for nearest neighbours an
 authors take; "mean", of the patch tokens; "both", one behind the other, twice as wide, which Meta recommends for
 linear layers.
 saw: names of the data that the weights were trained on, where that is not known, so that records of these targets are
-marked: `--set 'backbone.saw=[acevedo20]'`.
+marked: `--set "backbone.saw=[acevedo20]"`.
 """
 
 
