@@ -13,6 +13,7 @@ from cellfeat import private_words, records, results_folder
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.own_files import OWN_FILES, WITHHELD
 from cellfeat.pipeline import read_about
+from cellfeat.private_arrays import described
 from cellfeat.provenance import versions
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe, parse
 from cellfeat.run import PREDICTIONS, RECORDS, read_run, saved_recipe
@@ -23,6 +24,7 @@ ADAPTER, PIPELINE, STATE = "adapter.json", "pipeline.json", "state.json"  # by w
 # Pictures and tables of cells; nothing that is loaded again is among them.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".pdf", ".html")
 KEPT_BACK = (*PICTURES, ".csv", ".parquet", ".h5ad", ".lock")
+ARRAYS = (".safetensors", ".npy", ".npz", ".skops")
 EXAMPLES = "examples/"  # tensors of this name in a method's state are pictures, for whoever looks at the run
 
 
@@ -109,29 +111,30 @@ def _copy(origin: Path, shared: Shared, below: str = "") -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Take paths out of JSON and pictures out of tensors, in the copies."""
+    """Take paths out of JSON and pictures out of tensors, in the copies, and refuse what else looks like pictures."""
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         cleaned = private_words.without_paths(content)
         if cleaned != content:
             path.write_text(json.dumps(cleaned, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in folder.rglob("*.safetensors"):
-        _without_pictures(path)
+    for path in sorted(folder.rglob("*.safetensors")):
+        _without_examples(path)
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in ARRAYS):
+        for array in described(path):
+            if array.looks_like_pictures:
+                raise CellfeatError(
+                    f"{path.name} has a tensor {array.name} of {list(array.shape)}, which look like pictures: these "
+                    f"are not shared. A method keeps pictures as tensors named {EXAMPLES}…, which are left out"
+                )
 
 
-def _without_pictures(path: Path) -> None:
+def _without_examples(path: Path) -> None:
+    """Leave the pictures out that a method keeps for whoever looks at the run."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     with safe_open(path, "np") as file:
         names = list(file.keys())
-        for name in names:
-            piece = file.get_slice(name)
-            if piece.get_dtype() == "U8" and len(piece.get_shape()) >= 3 and not name.startswith(EXAMPLES):
-                raise CellfeatError(
-                    f"{path.name} has a tensor {name} of {piece.get_shape()} bytes, which look like pictures: these "
-                    f"are not shared. A method keeps pictures as tensors named {EXAMPLES}…, which are left out"
-                )
         if not any(name.startswith(EXAMPLES) for name in names):
             return
         kept = {name: file.get_tensor(name) for name in names if not name.startswith(EXAMPLES)}

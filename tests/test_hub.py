@@ -483,7 +483,7 @@ def test_pictures_inside_of_a_method_stay_here(tmp_path):
     assert "--align cae --set align.weights=model" in (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "bare").mkdir()
     save_state(tmp_path / "bare", {"frames": np.zeros((2, 3, 8, 8), np.uint8)})
-    with pytest.raises(CellfeatError, match=r"has a tensor frames of \[2, 3, 8, 8\] bytes, which look like pictures"):
+    with pytest.raises(CellfeatError, match=r"has a tensor frames of \[2, 3, 8, 8\], which look like pictures"):
         dry(tmp_path / "bare", tmp_path / "out-2")
 
 

@@ -37,7 +37,9 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; ask no server")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep the prepared folder here")] = None,
 ) -> None:
-    """Send a folder with a model card; paths, ids and pictures of cells stay here."""
+    """Send a folder with a model card. Tables, pictures and folders' names are left out, and a path, picture or id of
+    the run's cells that is still found stops it; an adapter or method does not say its cells, so that no id is found.
+    """
     from cellfeat.console import console, say
     from cellfeat.hub import endpoint
     from cellfeat.hub import push as send
