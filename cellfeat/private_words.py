@@ -155,8 +155,12 @@ def _first(piece: Piece, long: Collection[str], short: Collection[str]) -> str |
         if word in plain and re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", plain):
             return word
         code = word.encode()
-        if not word.isascii() and code in piece.content:
-            if re.search(rb"(?<![\w.])" + re.escape(code) + rb"(?![\w.])", piece.content):
-                return word
+        if code in piece.content and not word.isascii() and _alone(code, piece.content):
+            return word
     found = sorted(set(short) & set(piece.whole))
     return found[0] if found else next(filter(None, map(_rooted, piece.rooted)), None)
+
+
+def _alone(word: bytes, content: bytes) -> bool:
+    """Whether a word stands in bytes without letters of ASCII, digits, _ or a point beside it."""
+    return re.search(rb"(?<![\w.])" + re.escape(word) + rb"(?![\w.])", content) is not None
