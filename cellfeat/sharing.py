@@ -17,7 +17,7 @@ from cellfeat.private_arrays import described
 from cellfeat.provenance import versions
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe, parse
 from cellfeat.run import PREDICTIONS, RECORDS, read_run, saved_recipe
-from cellfeat.shared_folder import ABOUT, CARD, FORMAT, SENT, Shared
+from cellfeat.shared_folder import ABOUT, CARD, FORMAT, METHOD, SENT, Shared
 from cellfeat.testing.pickles import pickles
 
 ADAPTER, PIPELINE, STATE = "adapter.json", "pipeline.json", "state.json"  # by which each kind is known
@@ -150,12 +150,18 @@ def _about_adapter(origin: Path) -> dict[str, Any]:
 
 def _about_method(origin: Path) -> dict[str, Any]:
     name = json.loads((origin / STATE).read_text(encoding="utf-8")).get("method")
-    return {"needs": {}, **({"method": [name]} if isinstance(name, str) else {})}
+    return {"needs": {}, **({"method": [name]} if isinstance(name, str) and METHOD.fullmatch(name) else {})}
 
 
 def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     """Copy a pipeline with what its backbone needs of this machine; gives the words that must not be in it."""
     about = read_about(origin)
+    maker = about["facts"].get("made_by")
+    if maker is not None:
+        raise CellfeatError(
+            f"{origin} was saved by {maker} in Python, whose parameters and messages may tell of this machine, so that "
+            "it is not shared; what `cellfeat run` makes with the same methods can be"
+        )
     recipe = saved_recipe(origin, parse(about["recipe"], f"the recipe in {origin}"))
     run = origin.resolve().parent.parent
     words = _words(run, recipe)

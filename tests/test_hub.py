@@ -348,6 +348,11 @@ def test_a_damaged_file_is_named_and_nothing_is_kept(pushed_adapter, server, tmp
         ({"files": {"/etc/x.json": {"sha256": "0"}}}, "a file '/etc/x.json' that cannot be"),
         ({"files": {"model.pkl": {"sha256": "0"}}}, r"has a file model\.pkl, which is not loaded; possible are \.json"),
         ({"files": {}}, r"names no files in its cellfeat\.json"),
+        ({"method": ["x; touch PWN #"]}, r"names a method 'x; touch PWN #', which can be none"),
+        ({"method": ["--out"]}, "names a method '--out', which can be none"),
+        ({"method": "cae"}, r"its cellfeat\.json is not as cellfeat writes it"),
+        ({"needs": ["weights"]}, r"its cellfeat\.json is not as cellfeat writes it"),
+        ({"classes": ["a\x1b[2J"]}, r"has signs that a terminal would obey, in 'a\\x1b\[2J'"),
     ],
 )
 def test_what_is_not_ours_is_refused_before_it_is_fetched(pushed_adapter, server, tmp_path, changes, message):
