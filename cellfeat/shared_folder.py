@@ -22,13 +22,15 @@ SENT = (".json", ".safetensors", ".skops", ".npy", ".npz", ".txt", ".yaml")  # w
 @dataclass
 class Shared:
     """A folder that was prepared. about: its cellfeat.json. records: results of a pipeline. names: of laboratories and
-    classes that it tells. kept_back: files that stay here, with the reason."""
+    classes that it tells. kept_back: files that stay here, with the reason. not_searched: for what it could not be
+    searched, with the reason."""
 
     folder: Path
     about: dict[str, Any]
     records: list[dict[str, Any]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     kept_back: list[tuple[str, str]] = field(default_factory=list)
+    not_searched: str = ""
 
     @property
     def kind(self) -> str:

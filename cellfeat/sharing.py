@@ -58,6 +58,7 @@ def prepare(source: Path, folder: Path, wishes: Wishes) -> Shared:
         words |= _prepare_pipeline(origin, shared, wishes)
     else:
         _copy(origin, shared)
+        shared.not_searched = f"ids of cells, since a saved {kind} does not say which it was fitted on"
         about |= _about_adapter(origin) if kind == "adapter" else _about_method(origin)
     _clean(folder)
     if pickles(folder):
@@ -164,7 +165,7 @@ def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
         )
     recipe = saved_recipe(origin, parse(about["recipe"], f"the recipe in {origin}"))
     run = origin.resolve().parent.parent
-    words = _words(run, recipe)
+    words = _words(run, recipe, shared)
     _copy(origin, shared)
     public = _public(recipe, shared, wishes)
     facts = about["facts"]
@@ -193,13 +194,19 @@ def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     return words
 
 
-def _words(run: Path, recipe: Recipe) -> set[str]:
-    """What must not be in a pipeline of this run."""
-    words = private_words.of_places([run]) | private_words.of_predictions(run / PREDICTIONS)
+def _words(run: Path, recipe: Recipe, shared: Shared) -> set[str]:
+    """What must not be in a pipeline of this run; notes where its cells are not known any more."""
+    words = private_words.of_places([run])
+    ids = private_words.of_predictions(run / PREDICTIONS)
     if recipe.dataset.manifest != DEMO:
         manifest = Path(recipe.dataset.manifest)
-        words |= private_words.of_manifest(manifest) | private_words.of_places([manifest]) | {recipe.dataset.manifest}
-    return words
+        rows = private_words.of_manifest(manifest)
+        words |= private_words.of_places([manifest]) | {recipe.dataset.manifest}
+        if not rows:
+            told = "groups and file names" if ids else "ids, groups and file names of its cells"
+            shared.not_searched = f"{told}, since {manifest.name or 'its manifest'} is not where the run had it"
+        ids |= rows
+    return words | ids
 
 
 def _public(recipe: Recipe, shared: Shared, wishes: Wishes) -> Recipe:

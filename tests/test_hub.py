@@ -261,6 +261,7 @@ def test_a_dry_run_asks_no_server_and_keeps_exactly_what_would_go(private_run, s
     assert {"README.md", "cellfeat.json", "pipeline.json", "classifier.skops"} < set(listed)
     assert "names that can be read in it: lab-a, lab-b, basophil" in done.stderr
     assert "no licence is named" in done.stderr
+    assert "not searched" not in done.stderr
     assert "nothing was sent" in done.stderr
 
 
@@ -269,6 +270,7 @@ def test_the_commands_say_what_came_of_it_and_what_is_next(adapter, server, tmp_
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1].startswith(f"{server.url}/me/by-command/commit/")
     assert "stays here: masks.png" in done.stderr
+    assert "not searched: ids of cells, since a saved adapter does not say which it was fitted on" in done.stderr
     assert server.repositories["me/by-command"].private
     pulled = command("pull", "me/by-command", "--out", tmp_path / "mine")
     assert pulled.stdout.startswith("Next: cellfeat run --data cells.csv --set backbone.weights=cell-tiny-v1 --set ")
@@ -472,6 +474,22 @@ def test_an_id_that_a_method_kept_stops_the_push(private_run, tmp_path):
     state.write_text(json.dumps({"groups": {f"{GROUP}0001": 3}}))
     with pytest.raises(CellfeatError, match=rf"would tell '{GROUP}0001'"):
         dry(run, tmp_path / "out", source="lab-a")
+
+
+def test_what_cannot_be_searched_for_is_told(private_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(private_run, run)
+    path = run / "pipelines" / "lab-a" / "pipeline.json"
+    about = json.loads(path.read_text())
+    about["recipe"]["dataset"]["manifest"] = str(tmp_path / "moved.csv")
+    path.write_text(json.dumps(about))
+    line = "groups and file names, since moved.csv is not where the run had it"
+    assert dry(run, tmp_path / "a", source="lab-a").not_searched == line
+    alone = shutil.copytree(run / "pipelines" / "lab-a", tmp_path / "b" / "c" / "lab-a")
+    assert dry(alone, tmp_path / "out").not_searched == f"ids, {line.replace('names,', 'names of its cells,')}"
+    path.write_text("[[")
+    with pytest.raises(CellfeatError, match=r"pipeline\.json is damaged: "):
+        dry(run, tmp_path / "d", source="lab-a")
 
 
 def test_pictures_inside_of_a_method_stay_here(tmp_path):

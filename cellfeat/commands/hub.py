@@ -54,6 +54,8 @@ def push(
         say(f"stays here: {name} ({reason})")
     if done.names:
         say(f"names that can be read in it: {', '.join(done.names)}")
+    if done.not_searched:
+        say(f"not searched: {done.not_searched}")
     if licence is None:
         say("no licence is named, so that nobody may use it: --licence Apache-2.0, say")
     if dry_run:
