@@ -178,7 +178,7 @@ def load_estimator(path: Path, trust: Collection[str] = ()) -> Any:
         types = skops.io.get_untrusted_types(file=path)
     except Exception as error:  # of a ZIP, of JSON, or of skops, for a file that somebody made up
         raise CellfeatError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
-    foreign = refused(types, trust)
+    foreign = [name if name.isprintable() else ascii(name) for name in refused(types, trust)]
     if foreign:
         raise CellfeatError(f"{path} holds types that are not trusted: {', '.join(foreign)}; it was not loaded")
     return skops.io.load(path, trusted=types)
