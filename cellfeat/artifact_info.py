@@ -14,6 +14,7 @@ from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
 from cellfeat.decode import IMAGE_SUFFIXES
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_files import POOLED
+from cellfeat.fitted_pipelines import VECTORS
 from cellfeat.pipeline import read_about
 from cellfeat.results_folder import CELLS, FAILURES
 from cellfeat.run import RECIPE, RECORDS
@@ -96,8 +97,21 @@ def _pipeline(folder: Path) -> Artifact | None:
     about = read_about(folder)
     facts = artifact_texts.of_recipe(recipe.parse(about["recipe"], f"the recipe in {folder}"))
     facts |= {"classes": about["classes"], "fitted on": about["domains"]}
+    if about["facts"].get("made_by"):
+        return _from_python(folder, about["facts"]["made_by"], facts)
     commands = (f"cellfeat predict {quoted(folder)} IMAGES", f"cellfeat transform {quoted(folder)} cells.csv -o f.h5ad")
     return Artifact("pipeline of one source", facts, commands)
+
+
+def _from_python(folder: Path, maker: str, facts: dict[str, Any]) -> Artifact:
+    """What `CellFeatures.save` and its sibling write: it knows neither where its cells lay nor of any protocol."""
+    named = {key: value for key, value in facts.items() if key not in ("data", "protocol")}
+    takes_images = named["backbone"] != VECTORS
+    if not takes_images:
+        named |= {"backbone": "none: it takes features", "use": "cellfeat.load(FOLDER) in Python"}
+    predict = (f"cellfeat predict {quoted(folder)} IMAGES",) if maker == "CellClassifier" else ()
+    transform = f"cellfeat transform {quoted(folder)} cells.csv -o f.h5ad"
+    return Artifact(f"{maker}, fitted in Python", named, (*predict, transform) if takes_images else ())
 
 
 def _adapter(folder: Path) -> Artifact | None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from cellfeat.errors import CellfeatError
+from cellfeat.trusted_types import refused
 
 if TYPE_CHECKING:
     import torch
@@ -154,10 +155,6 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or hasattr(value, "detach")
 
 
-# Beside what skops trusts by itself: the basic types, NumPy's and SciPy's, and scikit-learn's public estimators.
-TRUSTED_PACKAGES = ("sklearn.", "xgboost.")
-
-
 def save_estimator(estimator: Any, path: Path) -> None:
     """A fitted scikit-learn (or XGBoost) object as a skops file."""
     import skops.io
@@ -166,15 +163,22 @@ def save_estimator(estimator: Any, path: Path) -> None:
         skops.io.dump(estimator, partial)
 
 
-def load_estimator(path: Path, trust: tuple[str, ...] = ()) -> Any:
-    """Read a skops file; a type from a package that is not trusted is refused by name.
+def load_estimator(path: Path, trust: Collection[str] = ()) -> Any:
+    """Read a skops file; what is not trusted is refused by name, and nothing is built.
 
-    trust: prefixes of further types' names, as in ("my_package.",).
+    Trusted are basic types, arrays, scikit-learn's public estimators, and what fitted classifiers of scikit-learn and
+    XGBoost are made of. trust: more of them by their whole names; or beginnings of names, as in ("my_package.",), by
+    which classes that have their home there are trusted, and functions never.
+
+    Raises: CellfeatError for other types, and for a file that is none of skops.
     """
     import skops.io
 
-    types = skops.io.get_untrusted_types(file=path)
-    foreign = [name for name in types if not name.startswith(TRUSTED_PACKAGES + trust)]
+    try:
+        types = skops.io.get_untrusted_types(file=path)
+    except Exception as error:  # of a ZIP, of JSON, or of skops, for a file that somebody made up
+        raise CellfeatError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    foreign = [name if name.isprintable() else ascii(name) for name in refused(types, trust)]
     if foreign:
-        raise CellfeatError(f"{path} holds types that are not trusted: {', '.join(sorted(foreign))}; it was not loaded")
+        raise CellfeatError(f"{path} holds types that are not trusted: {', '.join(foreign)}; it was not loaded")
     return skops.io.load(path, trusted=types)

@@ -17,7 +17,7 @@ from cellfeat.class_labels import BadLabels, encoded_labels
 from cellfeat.console import SilentReporter, TerminalReporter
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import REUSED, Encoder
-from cellfeat.fitted_pipelines import checkpoints, fit_whole, made_by, new_rows, told
+from cellfeat.fitted_pipelines import VECTORS, checkpoints, fit_whole, made_by, new_rows, told
 from cellfeat.given import Given, given, of_vectors
 from cellfeat.pipeline import Pipeline, columns_read, completed
 from cellfeat.recipe import Recipe, parse
@@ -27,7 +27,6 @@ from cellfeat.types import Cells
 from cellfeat.workplace import Workplace, make_encoder
 
 SOURCE, TARGET = "source", "target"  # laboratories that have no name
-VECTORS = "vectors"  # stands for a backbone in the recipe of who brings features, and is none
 
 
 class Fitted(NamedTuple):

@@ -19,6 +19,7 @@ from cellfeat.errors import CellfeatError
 from cellfeat.slots import Progress
 
 CALIBRATION_FOLDS = 3
+LIBRARIES = ("sklearn", "xgboost")  # whose types are known one by one, see `trusted_types`
 TEMPERATURES = (1e-3, 1e3)
 
 
@@ -80,7 +81,7 @@ class ClassifierHead:
 
     @classmethod
     def load(cls, folder: Path, trust: tuple[str, ...] = ()) -> ClassifierHead:
-        """trust: prefixes of the types' names of a classifier that is not scikit-learn's, see `load_estimator`."""
+        """trust: names of types, or their beginnings, of a classifier that is not scikit-learn's: `load_estimator`."""
         return cls(**load_estimator(folder / "classifier.skops", trust))
 
 
@@ -134,12 +135,13 @@ def try_saving(estimator: Any, name: str, trust: tuple[str, ...]) -> None:
         except Exception as error:
             raise CellfeatError(
                 f"classifier {name!r} cannot be saved and read back ({error}); its factory must name the packages "
-                "it is made of, as in `factory.trusted = ('lightgbm.',)`"
+                "it is made of, as in `factory.trusted = ('lightgbm.',)`, and each function by its whole name"
             ) from error
 
 
 def trusted_by(factory: Any) -> tuple[str, ...]:
-    """Prefixes of the types that may be read back for a classifier's factory: its own package's, and those it names.
+    """What may be read back for a classifier's factory, as `load_estimator` takes it: classes of its own package, and
+    what it names.
 
     Installing a plugin is trusting it: what it says its classifiers are made of may be read back, and no more.
     """
@@ -150,7 +152,7 @@ def trusted_by(factory: Any) -> tuple[str, ...]:
     module = getattr(factory, "__module__", None) or ""
     single = module.startswith(f"{prototypes.__name__}.")  # whose home is cellfeat's, but not what is in it
     package = ".".join(module.split(".")[: 3 if single else 1])
-    return (*named, *([f"{package}."] if package else []))
+    return (*named, *([f"{package}."] if package and package not in LIBRARIES else []))
 
 
 def calibrate(

@@ -22,6 +22,8 @@ from cellfeat.slots import Context
 from cellfeat.types import Cells
 from cellfeat.workplace import Workplace, load_dataset, make_encoder
 
+VECTORS = "vectors"  # stands for a backbone in the recipe of who brings features, and is none
+
 
 def pipeline_folder(run: Path, source: str | None) -> Path:
     """The folder of one source's pipeline in a run."""
@@ -33,6 +35,16 @@ def pipeline_folder(run: Path, source: str | None) -> Path:
     if source not in pipelines:
         raise CellfeatError(unknown("source of this run", source, pipelines))
     return pipelines[source]
+
+
+def check_takes_images(folder: Path) -> None:
+    """Raises: CellfeatError for a pipeline that was fitted in Python on features, since it has no backbone."""
+    about = read_about(folder)
+    if about.get("facts", {}).get("made_by") and parse(about["recipe"]).backbone.name == VECTORS:
+        raise CellfeatError(
+            f"{folder} was fitted in Python on features that were given (backbone=None), so that it has no backbone "
+            f"for images; in Python, cellfeat.load({str(folder)!r}) takes features"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Opened:
     @classmethod
     def open(cls, folder: Path, work: Workplace) -> Opened:
         """Raises: CellfeatError where the weights are not those that it was fitted on the features of."""
+        check_takes_images(folder)
         about = read_about(folder)
         recipe = saved_recipe(folder, parse(about["recipe"], f"the recipe in {folder}"))
         context = work.context(about["facts"]["seed"], "use")

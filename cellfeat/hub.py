@@ -33,7 +33,7 @@ class Pushed(NamedTuple):
     """What was sent, or would be.
 
     files: (path, bytes). kept_back: (path, reason). names: of laboratories and classes that it tells. about: its
-    cellfeat.json. url: of the commit; None if nothing was sent.
+    cellfeat.json. url: of the commit; None if nothing was sent. not_searched: for what the files could not be searched.
     """
 
     files: list[tuple[str, int]]
@@ -41,6 +41,7 @@ class Pushed(NamedTuple):
     names: list[str]
     about: dict[str, Any]
     url: str | None
+    not_searched: str = ""
 
 
 class Pulled(NamedTuple):
@@ -79,7 +80,7 @@ def push(
         write_card(shared, repo, wishes, registry)
         write_about(shared)
         url = None if dry_run else _send(shared, repo, private, revision)
-        return Pushed(shared.files, shared.kept_back, shared.names, shared.about, url)
+        return Pushed(shared.files, shared.kept_back, shared.names, shared.about, url, shared.not_searched)
 
 
 def pull(repo: str, out: Path, revision: str | None = None, reporter: Reporter | None = None) -> Pulled:

@@ -14,6 +14,7 @@ from cellfeat import compose
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
 from cellfeat.extras import import_extra
+from cellfeat.fitted_pipelines import check_takes_images
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import read_about, resolve
 from cellfeat.recipe import Part, parse
@@ -155,6 +156,7 @@ def chosen_part(run: Path | None, backbone: str | None, sets: Sequence[str], reg
     if not folders:
         raise CellfeatError(f"{run} has no saved pipeline, so that its backbone is not known")
     folder = next(iter(folders.values()))  # every source has the same backbone
+    check_takes_images(folder)
     recipe = saved_recipe(folder, parse(read_about(folder)["recipe"], f"the recipe in {folder}"))
     if recipe.segmenter is not None:
         raise CellfeatError(

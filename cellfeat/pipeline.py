@@ -284,11 +284,14 @@ class Pipeline:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """The description of a saved pipeline."""
+    """The description of a saved pipeline. Raises: CellfeatError for what is none."""
     path = Path(folder) / "pipeline.json"
     if not path.is_file():
         raise CellfeatError(f"{folder} is no saved pipeline: it has no pipeline.json")
-    about = json.loads(path.read_text())
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CellfeatError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if about.get("format") != FORMAT:
         raise CellfeatError(f"{folder} has pipeline format {about.get('format')!r}, this cellfeat reads {FORMAT}")
     return about

@@ -13,16 +13,18 @@ from cellfeat import private_words, records, results_folder
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.own_files import OWN_FILES, WITHHELD
 from cellfeat.pipeline import read_about
+from cellfeat.private_arrays import described
 from cellfeat.provenance import versions
 from cellfeat.recipe import DEMO, DatasetSection, Part, Recipe, parse
 from cellfeat.run import PREDICTIONS, RECORDS, read_run, saved_recipe
-from cellfeat.shared_folder import ABOUT, CARD, FORMAT, SENT, Shared
+from cellfeat.shared_folder import ABOUT, CARD, FORMAT, METHOD, SENT, Shared
 from cellfeat.testing.pickles import pickles
 
 ADAPTER, PIPELINE, STATE = "adapter.json", "pipeline.json", "state.json"  # by which each kind is known
 # Pictures and tables of cells; nothing that is loaded again is among them.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".pdf", ".html")
 KEPT_BACK = (*PICTURES, ".csv", ".parquet", ".h5ad", ".lock")
+ARRAYS = (".safetensors", ".npy", ".npz", ".skops")
 EXAMPLES = "examples/"  # tensors of this name in a method's state are pictures, for whoever looks at the run
 
 
@@ -56,6 +58,7 @@ def prepare(source: Path, folder: Path, wishes: Wishes) -> Shared:
         words |= _prepare_pipeline(origin, shared, wishes)
     else:
         _copy(origin, shared)
+        shared.not_searched = f"ids of cells, since a saved {kind} does not say which it was fitted on"
         about |= _about_adapter(origin) if kind == "adapter" else _about_method(origin)
     _clean(folder)
     if pickles(folder):
@@ -109,29 +112,30 @@ def _copy(origin: Path, shared: Shared, below: str = "") -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Take paths out of JSON and pictures out of tensors, in the copies."""
+    """Take paths out of JSON and pictures out of tensors, in the copies, and refuse what else looks like pictures."""
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         cleaned = private_words.without_paths(content)
         if cleaned != content:
             path.write_text(json.dumps(cleaned, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in folder.rglob("*.safetensors"):
-        _without_pictures(path)
+    for path in sorted(folder.rglob("*.safetensors")):
+        _without_examples(path)
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in ARRAYS):
+        for array in described(path):
+            if array.looks_like_pictures:
+                raise CellfeatError(
+                    f"{path.name} has a tensor {array.name} of {list(array.shape)}, which look like pictures: these "
+                    f"are not shared. A method keeps pictures as tensors named {EXAMPLES}…, which are left out"
+                )
 
 
-def _without_pictures(path: Path) -> None:
+def _without_examples(path: Path) -> None:
+    """Leave the pictures out that a method keeps for whoever looks at the run."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     with safe_open(path, "np") as file:
         names = list(file.keys())
-        for name in names:
-            piece = file.get_slice(name)
-            if piece.get_dtype() == "U8" and len(piece.get_shape()) >= 3 and not name.startswith(EXAMPLES):
-                raise CellfeatError(
-                    f"{path.name} has a tensor {name} of {piece.get_shape()} bytes, which look like pictures: these "
-                    f"are not shared. A method keeps pictures as tensors named {EXAMPLES}…, which are left out"
-                )
         if not any(name.startswith(EXAMPLES) for name in names):
             return
         kept = {name: file.get_tensor(name) for name in names if not name.startswith(EXAMPLES)}
@@ -147,15 +151,21 @@ def _about_adapter(origin: Path) -> dict[str, Any]:
 
 def _about_method(origin: Path) -> dict[str, Any]:
     name = json.loads((origin / STATE).read_text(encoding="utf-8")).get("method")
-    return {"needs": {}, **({"method": [name]} if isinstance(name, str) else {})}
+    return {"needs": {}, **({"method": [name]} if isinstance(name, str) and METHOD.fullmatch(name) else {})}
 
 
 def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     """Copy a pipeline with what its backbone needs of this machine; gives the words that must not be in it."""
     about = read_about(origin)
+    maker = about["facts"].get("made_by")
+    if maker is not None:
+        raise CellfeatError(
+            f"{origin} was saved by {maker} in Python, whose parameters and messages may tell of this machine, so that "
+            "it is not shared; what `cellfeat run` makes with the same methods can be"
+        )
     recipe = saved_recipe(origin, parse(about["recipe"], f"the recipe in {origin}"))
     run = origin.resolve().parent.parent
-    words = _words(run, recipe)
+    words = _words(run, recipe, shared)
     _copy(origin, shared)
     public = _public(recipe, shared, wishes)
     facts = about["facts"]
@@ -184,13 +194,19 @@ def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     return words
 
 
-def _words(run: Path, recipe: Recipe) -> set[str]:
-    """What must not be in a pipeline of this run."""
-    words = private_words.of_places([run]) | private_words.of_predictions(run / PREDICTIONS)
+def _words(run: Path, recipe: Recipe, shared: Shared) -> set[str]:
+    """What must not be in a pipeline of this run; notes where its cells are not known any more."""
+    words = private_words.of_places([run])
+    ids = private_words.of_predictions(run / PREDICTIONS)
     if recipe.dataset.manifest != DEMO:
         manifest = Path(recipe.dataset.manifest)
-        words |= private_words.of_manifest(manifest) | private_words.of_places([manifest]) | {recipe.dataset.manifest}
-    return words
+        rows = private_words.of_manifest(manifest)
+        words |= private_words.of_places([manifest]) | {recipe.dataset.manifest}
+        if not rows:
+            told = "groups and file names" if ids else "ids, groups and file names of its cells"
+            shared.not_searched = f"{told}, since {manifest.name or 'its manifest'} is not where the run had it"
+        ids |= rows
+    return words | ids
 
 
 def _public(recipe: Recipe, shared: Shared, wishes: Wishes) -> Recipe:

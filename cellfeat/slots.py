@@ -175,8 +175,9 @@ class Aligner(Protocol):
 class Classifier(Protocol):
     """Any scikit-learn classifier. Labels arrive as 0..K-1, features as (N, D) float32.
 
-    A run saves it by skops. Types of scikit-learn, XGBoost and the factory's own package are read back; those of other
-    packages must be named on the factory, as in `factory.trusted = ("lightgbm.",)`.
+    A run saves it by skops. Read back are scikit-learn's public estimators and what its and XGBoost's classifiers are
+    made of, and classes of the factory's own package; those of other packages must be named on the factory, as in
+    `factory.trusted = ("lightgbm.",)`. A function is read back only where its whole name is there.
     """
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> Any: ...

@@ -261,6 +261,7 @@ def test_a_dry_run_asks_no_server_and_keeps_exactly_what_would_go(private_run, s
     assert {"README.md", "cellfeat.json", "pipeline.json", "classifier.skops"} < set(listed)
     assert "names that can be read in it: lab-a, lab-b, basophil" in done.stderr
     assert "no licence is named" in done.stderr
+    assert "not searched" not in done.stderr
     assert "nothing was sent" in done.stderr
 
 
@@ -269,6 +270,7 @@ def test_the_commands_say_what_came_of_it_and_what_is_next(adapter, server, tmp_
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1].startswith(f"{server.url}/me/by-command/commit/")
     assert "stays here: masks.png" in done.stderr
+    assert "not searched: ids of cells, since a saved adapter does not say which it was fitted on" in done.stderr
     assert server.repositories["me/by-command"].private
     pulled = command("pull", "me/by-command", "--out", tmp_path / "mine")
     assert pulled.stdout.startswith("Next: cellfeat run --data cells.csv --set backbone.weights=cell-tiny-v1 --set ")
@@ -348,6 +350,11 @@ def test_a_damaged_file_is_named_and_nothing_is_kept(pushed_adapter, server, tmp
         ({"files": {"/etc/x.json": {"sha256": "0"}}}, "a file '/etc/x.json' that cannot be"),
         ({"files": {"model.pkl": {"sha256": "0"}}}, r"has a file model\.pkl, which is not loaded; possible are \.json"),
         ({"files": {}}, r"names no files in its cellfeat\.json"),
+        ({"method": ["x; touch PWN #"]}, r"names a method 'x; touch PWN #', which can be none"),
+        ({"method": ["--out"]}, "names a method '--out', which can be none"),
+        ({"method": "cae"}, r"its cellfeat\.json is not as cellfeat writes it"),
+        ({"needs": ["weights"]}, r"its cellfeat\.json is not as cellfeat writes it"),
+        ({"classes": ["a\x1b[2J"]}, r"has signs that a terminal would obey, in 'a\\x1b\[2J'"),
     ],
 )
 def test_what_is_not_ours_is_refused_before_it_is_fetched(pushed_adapter, server, tmp_path, changes, message):
@@ -469,6 +476,22 @@ def test_an_id_that_a_method_kept_stops_the_push(private_run, tmp_path):
         dry(run, tmp_path / "out", source="lab-a")
 
 
+def test_what_cannot_be_searched_for_is_told(private_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(private_run, run)
+    path = run / "pipelines" / "lab-a" / "pipeline.json"
+    about = json.loads(path.read_text())
+    about["recipe"]["dataset"]["manifest"] = str(tmp_path / "moved.csv")
+    path.write_text(json.dumps(about))
+    line = "groups and file names, since moved.csv is not where the run had it"
+    assert dry(run, tmp_path / "a", source="lab-a").not_searched == line
+    alone = shutil.copytree(run / "pipelines" / "lab-a", tmp_path / "b" / "c" / "lab-a")
+    assert dry(alone, tmp_path / "out").not_searched == f"ids, {line.replace('names,', 'names of its cells,')}"
+    path.write_text("[[")
+    with pytest.raises(CellfeatError, match=r"pipeline\.json is damaged: "):
+        dry(run, tmp_path / "d", source="lab-a")
+
+
 def test_pictures_inside_of_a_method_stay_here(tmp_path):
     from cellfeat.artifacts import load_state, save_state
 
@@ -483,7 +506,7 @@ def test_pictures_inside_of_a_method_stay_here(tmp_path):
     assert "--align cae --set align.weights=model" in (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "bare").mkdir()
     save_state(tmp_path / "bare", {"frames": np.zeros((2, 3, 8, 8), np.uint8)})
-    with pytest.raises(CellfeatError, match=r"has a tensor frames of \[2, 3, 8, 8\] bytes, which look like pictures"):
+    with pytest.raises(CellfeatError, match=r"has a tensor frames of \[2, 3, 8, 8\], which look like pictures"):
         dry(tmp_path / "bare", tmp_path / "out-2")
 
 

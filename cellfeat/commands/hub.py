@@ -37,7 +37,9 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; ask no server")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep the prepared folder here")] = None,
 ) -> None:
-    """Send a folder with a model card; paths, ids and pictures of cells stay here."""
+    """Send a folder with a model card. Tables, pictures and folders' names are left out, and a path, picture or id of
+    the run's cells that is still found stops it; an adapter or method does not say its cells, so that no id is found.
+    """
     from cellfeat.console import console, say
     from cellfeat.hub import endpoint
     from cellfeat.hub import push as send
@@ -52,6 +54,8 @@ def push(
         say(f"stays here: {name} ({reason})")
     if done.names:
         say(f"names that can be read in it: {', '.join(done.names)}")
+    if done.not_searched:
+        say(f"not searched: {done.not_searched}")
     if licence is None:
         say("no licence is named, so that nobody may use it: --licence Apache-2.0, say")
     if dry_run:

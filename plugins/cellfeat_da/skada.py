@@ -10,12 +10,47 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from cellfeat import CellfeatError, Cells, Context, import_extra, load_state, save_state
+from cellfeat import (
+    CellfeatError,
+    Cells,
+    Context,
+    import_extra,
+    load_estimator,
+    load_state,
+    save_estimator,
+    save_state,
+)
 from cellfeat_da.inputs import require, require_sources, sampled, target_names
 from cellfeat_da.moments import require_seen
 
 METHOD, FILE = "skada", "adapter.skops"
-TRUSTED = ("skada.", "ot.", "sklearn.", "numpy.")
+# What fitted adapters are made of, beside what scikit-learn's estimators are.
+TRUSTED = (
+    *(
+        f"skada._mapping.{name}Adapter"
+        for name in (
+            "CORAL",
+            "ClassRegularizerOTMapping",
+            "EntropicOTMapping",
+            "LinearOTMapping",
+            "MMDLSConSMapping",
+            "MultiLinearMongeAlignment",
+            "OTMapping",
+        )
+    ),
+    *(
+        f"skada._subspace.{name}Adapter"
+        for name in (
+            "SubspaceAlignment",
+            "TransferComponentAnalysis",
+            "TransferJointMatching",
+            "TransferSubspaceLearning",
+        )
+    ),
+    *(f"ot.da.{name}Transport" for name in ("EMD", "Linear", "Sinkhorn", "SinkhornL1l2", "SinkhornLpl1")),
+    "ot.da.distribution_estimation_uniform",  # the one function: as many equal shares as there are rows
+    "ot.backend.NumpyBackend",
+)
 Adapter = Literal[
     "CORALAdapter",
     "SubspaceAlignmentAdapter",
@@ -103,27 +138,19 @@ class SkadaAdapter:
         return aligned[np.argsort(np.concatenate(order))].astype(np.float32)
 
     def save(self, folder: Path) -> None:
-        import skops.io
-
         meta = {"adapter": self.adapter, "params": self.params, "max_cells": self.max_cells, "domains": self.domains_}
         save_state(folder, {}, meta | {"fitted": self.fitted_ is not None})
         if self.fitted_ is not None:
-            skops.io.dump(self.fitted_, Path(folder) / FILE)
+            save_estimator(self.fitted_, Path(folder) / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        import skops.io
-
         _, meta = load_state(folder)
         method = cls(meta["adapter"], meta["params"], meta["max_cells"])
         method.domains_, method.fitted_ = meta["domains"], None
         if meta["fitted"]:
-            path = Path(folder) / FILE
-            foreign = [name for name in skops.io.get_untrusted_types(file=path) if not name.startswith(TRUSTED)]
-            if foreign:
-                raise CellfeatError(f"{path} holds types that are not trusted: {', '.join(foreign)}; it was not loaded")
             with routed():
-                method.fitted_ = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+                method.fitted_ = load_estimator(Path(folder) / FILE, TRUSTED)
         return method
 
     def _new(self) -> Any:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from cellfeat import load_tensors
+from cellfeat import CellfeatError, load_tensors
 from cellfeat_lora_sam.checkpoints import SamWeights
 from cellfeat_lora_sam.described import ABOUT, DECODER, LORA
 from cellfeat_lora_sam.network import SamNetwork
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 TUNED = ("prompt_encoder.", "mask_decoder.", "pixel_")
 TARGETS = r"blocks\.\d+\.attn\.qkv\.[qv]"  # queries and values of every block, not keys
 RANK = 4
+NUMBERS = ("alpha_pattern", "bias", "lora_alpha", "lora_dropout", "r", "rank_pattern", "target_modules", "use_rslora")
+NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
 
 
 def add_lora(network: SamNetwork, rank: int = RANK) -> PeftModel:
@@ -56,12 +58,35 @@ def with_tuned_decoder(weights: SamWeights, folder: Path) -> SamWeights:
 
 
 def merge_lora(network: SamNetwork, folder: Path) -> None:
-    """Add the adapter's LoRA products to the encoder's weights, in place."""
+    """Add the adapter's LoRA products to the encoder's weights, in place.
+
+    Raises: CellfeatError for a configuration that asks peft for more than LoRA, see `_lora_config`.
+    """
     from peft import PeftModel
 
-    network.image_encoder = PeftModel.from_pretrained(
-        network.image_encoder, str(Path(folder) / LORA)
-    ).merge_and_unload()
+    place = Path(folder) / LORA
+    lora = PeftModel.from_pretrained(network.image_encoder, str(place), config=_lora_config(place))
+    network.image_encoder = lora.merge_and_unload()
+
+
+def _lora_config(folder: Path) -> LoraConfig:
+    """The numbers alone of an adapter's configuration: peft would import modules that it names, and read its files."""
+    from peft import LoraConfig
+
+    path = folder / "adapter_config.json"
+    try:
+        said = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CellfeatError(f"{path} is no configuration of an adapter: {' '.join(str(error).split())}") from None
+    usual = LoraConfig().to_dict() | {"peft_type": "LORA"}
+    odd = {
+        name: value
+        for name, value in said.items()
+        if name not in (*NUMBERS, *NOTES) and value not in (None, False, usual.get(name))
+    }
+    if odd:
+        raise CellfeatError(f"{path} asks for {', '.join(sorted(odd))}, which no adapter of lora-sam needs")
+    return LoraConfig(**{name: said[name] for name in NUMBERS if name in said}, inference_mode=True)
 
 
 def fuse_qkv(network: SamNetwork) -> None:

@@ -137,3 +137,22 @@ def test_a_file_of_foreign_types_is_not_loaded(cells, context, tmp_path):
     skops.io.dump({"a": torch.nn.Identity()}, tmp_path / "adapter.skops")
     with pytest.raises(CellfeatError, match=r"types that are not trusted: torch\."):
         SkadaAdapter.load(tmp_path)
+
+
+def test_what_only_its_name_makes_harmless_is_not_run(cells, context, tmp_path):
+    import numpy.testing
+    import skops.io
+    from sklearn.preprocessing import FunctionTransformer
+
+    SkadaAdapter().fit(cells, context).save(tmp_path)
+    skops.io.dump(FunctionTransformer(numpy.testing.runstring, kw_args={"dict": {}}), tmp_path / "adapter.skops")
+    with pytest.raises(CellfeatError, match=r"types that are not trusted: numpy\.testing\S*\.runstring; it was not"):
+        SkadaAdapter.load(tmp_path)
+
+
+def test_the_other_penalty_comes_back_too(cells, context, tmp_path):
+    params = {"norm": "l1l2", "max_iter": 2, "max_inner_iter": 20}
+    fitted = SkadaAdapter("ClassRegularizerOTMappingAdapter", params).fit(cells, context)
+    fitted.save(tmp_path)
+    loaded = SkadaAdapter.load(tmp_path)
+    np.testing.assert_array_equal(loaded.transform(cells, context), fitted.transform(cells, context))
