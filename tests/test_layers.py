@@ -24,8 +24,8 @@ LEVELS = {
     "labels lance_rows parameters plugin_choice recipe record_fields report requirements sampling synthetic_cells "
     "testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
-    "image_files images manifest own_files page private_words ray_cluster scan shared_folder showing single_files "
-    "splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
+    "image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder showing "
+    "single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
     "testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files label_drafts layouts plugin_sources testing.toys "
     "undisturbed weights",
