@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cellfeat import artifact_files, artifact_texts, recipe, records
+from cellfeat import artifact_files, artifact_texts, newcomers, next_use, recipe, records
 from cellfeat.artifact_texts import Artifact, quoted
 from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
 from cellfeat.decode import IMAGE_SUFFIXES
@@ -75,9 +75,7 @@ def _run(folder: Path) -> Artifact | None:
         free = name if PARTIAL in folder.name and not folder.with_name(name).exists() else f"{name}-again"
         again = f"cellfeat run --recipe {quoted(folder / RECIPE)} --out {quoted(folder.with_name(free))}"
         return Artifact("run that was interrupted", facts, (again,))
-    source = f" --source {quoted(pipelines[0])}" if len(pipelines) > 1 else ""
-    predict = f"cellfeat predict {quoted(folder)} IMAGES{source}"
-    return Artifact("run", facts, (f"cellfeat report {quoted(folder)}", predict))
+    return Artifact("run", facts, (f"cellfeat report {quoted(folder)}", next_use.of_run(folder)))
 
 
 def _results(folder: Path) -> Artifact | None:
@@ -96,8 +94,13 @@ def _pipeline(folder: Path) -> Artifact | None:
     about = read_about(folder)
     facts = artifact_texts.of_recipe(recipe.parse(about["recipe"], f"the recipe in {folder}"))
     facts |= {"classes": about["classes"], "fitted on": about["domains"]}
-    commands = (f"cellfeat predict {quoted(folder)} IMAGES", f"cellfeat transform {quoted(folder)} cells.csv -o f.h5ad")
-    return Artifact("pipeline of one source", facts, commands)
+    predict = next_use.of_pipeline(folder)
+    if about["facts"].get("shared"):
+        alone = newcomers.bound_to({**about["facts"], "laboratories": about["domains"]})
+        return Artifact("shared pipeline of one source", facts | ({"limit": alone} if alone else {}), (predict,))
+    refit = " --refit" if "--refit" in predict else ""
+    transform = f"cellfeat transform {quoted(folder)} cells.csv{refit} -o f.h5ad"
+    return Artifact("pipeline of one source", facts, (predict, transform))
 
 
 def _adapter(folder: Path) -> Artifact | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cellfeat import datasets, observation_files, provenance, records
+from cellfeat import datasets, newcomers, observation_files, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, check_cells
@@ -117,6 +117,7 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
                     "weights_sha256": about["backbone"]["weights_sha256"],
                     "source": list(split.source),
                     "seed": seed,
+                    newcomers.FACT: newcomers.places_newcomers(pipeline, cells, evaluator.context),
                 }
                 pipeline.save(folder / "pipelines" / split.name)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)

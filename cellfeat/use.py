@@ -166,6 +166,8 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
     opened = Opened.open(folder, work)
     if refit:
         opened.check_refit()
+    else:
+        opened.check_domains(dataset.domains)
     cells = opened.encoder.encode(dataset, opened.columns)
     pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
     return pipeline, cells, opened.context

@@ -153,7 +153,13 @@ def is_command(words: list[str]) -> bool:
 
 def test_the_next_command_is_about_this_artifact(made):
     folder = shlex.quote(str(made / "run 1"))
-    assert describe(made / "run 1").next == (f"cellfeat report {folder}", f"cellfeat predict {folder} IMAGES")
+    predict = "IMAGES --refit -o predictions.csv"
+    assert describe(made / "run 1").next == (f"cellfeat report {folder}", f"cellfeat predict {folder} {predict}")
+    pipeline = shlex.quote(str(made / "run 1" / "pipelines" / "lab-a"))
+    assert describe(made / "run 1" / "pipelines" / "lab-a").next == (
+        f"cellfeat predict {pipeline} {predict}",
+        f"cellfeat transform {pipeline} cells.csv --refit -o f.h5ad",
+    )
     assert describe(made / "demo").next == (f"cellfeat info {made}/demo/manifest.csv",)
     assert describe(made / "wards").next[0].startswith(f"cellfeat data index folders {made}/wards --domain wards")
     assert f"cellfeat convert {made}/features.parquet cache" in describe(made / "features.parquet").next

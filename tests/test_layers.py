@@ -37,12 +37,12 @@ LEVELS = {
     "testing.common_checks",
     7: "components handing predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
-    9: "depicted evaluate ray_engine testing.align_subject",
+    9: "depicted evaluate newcomers ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines plan results_folder run_folder testing.align_fits "
-    "testing.align_hard",
+    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
+    "testing.align_fits testing.align_hard",
     14: "artifact_info bench estimator_files onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving use verification",
     15: "boards cell_estimator model_card row_comparison run_report testing.align",

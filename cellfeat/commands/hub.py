@@ -41,6 +41,7 @@ def push(
     from cellfeat.console import console, say
     from cellfeat.hub import endpoint
     from cellfeat.hub import push as send
+    from cellfeat.newcomers import bound_to
     from cellfeat.registry import installed
     from cellfeat.sharing import Wishes
 
@@ -52,6 +53,9 @@ def push(
         say(f"stays here: {name} ({reason})")
     if done.names:
         say(f"names that can be read in it: {', '.join(done.names)}")
+    alone = bound_to(done.about)
+    if alone:
+        say(f"warning: {alone}")
     if licence is None:
         say("no licence is named, so that nobody may use it: --licence Apache-2.0, say")
     if dry_run:
@@ -71,7 +75,11 @@ def pull(
     from cellfeat.console import TerminalReporter, console, say
     from cellfeat.hub import pull as fetch
     from cellfeat.model_card import next_command
+    from cellfeat.newcomers import bound_to
 
     done = fetch(repo, out, revision, TerminalReporter())
     say(f"{out}: {done.about['kind']} of {repo}, commit {done.commit[:8]}, {len(done.about['files'])} files checked")
+    alone = bound_to(done.about)
+    if alone:
+        say(f"note: {alone}")
     console.print(f"Next: {next_command(done.about, str(out))}", markup=False, soft_wrap=True)
