@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,19 +67,7 @@ def front_matter(shared: Shared, repo: str, wishes: Wishes, base: Any = None) ->
 
 def next_commands(about: Mapping[str, Any], repo: str, folder: str = "model") -> list[str]:
     """Command lines that fetch what was shared and use it."""
-    return [f"cellfeat hub pull {repo} --out {folder}", next_command(about, folder)]
-
-
-def next_command(about: Mapping[str, Any], folder: str) -> str:
-    """The command line that uses a pulled folder."""
-    if about["kind"] == "pipeline":
-        return next_use.of_shared(about, folder)
-    if about["kind"] == "adapter":
-        weights = about["needs"].get("weights")
-        named = f" --set {shlex.quote(f'backbone.weights={weights}')}" if weights else ""
-        return f"cellfeat run --data cells.csv{named} --set {shlex.quote(f'backbone.adapter={folder}')}"
-    method = about.get("method") or ["NAME"]
-    return f"cellfeat run --data cells.csv --align {method[0]} --set {shlex.quote(f'align.weights={folder}')}"
+    return [f"cellfeat hub pull {repo} --out {folder}", next_use.of_shared(about, folder)]
 
 
 def base_weights(shared: Shared, registry: Registry) -> Any:

@@ -28,17 +28,26 @@ def of_pipeline(folder: Path) -> str:
     about = read_about(folder)
     facts, beside = about["facts"], folder.resolve().parent.parent / RECORDS
     if facts.get("shared"):
-        return of_shared({FACT: facts.get(FACT), "laboratories": about["domains"]}, folder)
+        return _of_shared_pipeline({FACT: facts.get(FACT), "laboratories": about["domains"]}, folder)
     found = [one for one in records.read(beside) if one["source"] == folder.name] if beside.is_file() else []
     again = "dataset" in facts and (_adapted(found) or facts.get(FACT) is False)
     return f"cellfeat predict {quote(str(folder))} IMAGES{' --refit' * again} {OUT}"
 
 
 def of_shared(about: Mapping[str, Any], folder: Path | str) -> str:
-    """`cellfeat predict` with a shared pipeline: it cannot be fitted again, so that it may know its laboratories alone.
+    """The command line for a shared folder of any kind; about: its cellfeat.json."""
+    if about["kind"] == "pipeline":
+        return _of_shared_pipeline(about, folder)
+    if about["kind"] == "adapter":
+        weights = (about.get("needs") or {}).get("weights")
+        named = f" --set {quote(f'backbone.weights={weights}')}" if weights else ""
+        return f"cellfeat run --data cells.csv{named} --set {quote(f'backbone.adapter={folder}')}"
+    method = about.get("method") or ["NAME"]
+    return f"cellfeat run --data cells.csv --align {method[0]} --set {quote(f'align.weights={folder}')}"
 
-    about: its cellfeat.json.
-    """
+
+def _of_shared_pipeline(about: Mapping[str, Any], folder: Path | str) -> str:
+    """It cannot be fitted again, so that it may know its laboratories alone."""
     known = about.get("laboratories") or ["NAME"]
     own = f" --domain {quote(known[0])}" if about.get(FACT) is False else ""
     return f"cellfeat predict {quote(str(folder))} IMAGES{own} {OUT}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cellfeat.datasets import Dataset
 
 CONFIDENCE = 0.95
+GROUP_COLUMNS = ["group", "cells", "doubtful_masks"]  # of the CSV, before those of the classes
 MANY_GROUPS = 40  # more are not printed, only written
 
 
@@ -167,7 +168,7 @@ def write_shares(path: Path, found: Predictions) -> int:
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         parts = [f"{part}_{name}" for name in found.classes for part in ("n", "share", "low", "high", "p")]
-        writer.writerow(["group", "cells", "doubtful_masks", *parts])
+        writer.writerow([*GROUP_COLUMNS, *parts])
         for one in groups:
             values = [_written(value) for share in one.shares for value in share]
             doubtful = "" if one.doubtful is None else one.doubtful

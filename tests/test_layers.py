@@ -43,9 +43,9 @@ LEVELS = {
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
     "testing.align_fits testing.align_hard",
-    14: "artifact_info bench estimator_files onnx_export plan_text run_facts sharing suite_results "
+    14: "bench estimator_files onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving use verification",
-    15: "boards cell_estimator model_card row_comparison run_report testing.align",
+    15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align",
     16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator hub "
     "leaderboard ranking submission",
     17: "api.bench api.data api.files api.plugins api.runs api.sharing api.weights commands commands.bench "

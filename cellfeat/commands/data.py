@@ -61,11 +61,10 @@ def index(
 def _say_next(manifest: Path, labels: list[str]) -> None:
     """The command after a manifest: its words need a map, or are known."""
     from cellfeat.console import say
-    from cellfeat.labels import FIVE_CLASS, KNOWN_LABELS, normalised
+    from cellfeat.labels import vocabulary_of
 
-    name, words = _quoted(manifest), {normalised(label) for label in labels if label}
-    if words <= set(KNOWN_LABELS):
-        vocabulary = "five-class" if all(map(FIVE_CLASS.place, words)) else "dorl-13"
+    name, vocabulary = _quoted(manifest), vocabulary_of(labels)
+    if vocabulary is not None:
         say(f"Next: cellfeat data info {name} --labels {vocabulary}")
     else:
         say(f"Next: cellfeat data labels {name} --to five-class -o labels.yaml")

@@ -74,12 +74,12 @@ def pull(
     """Fetch what `push` sent: every file is checked by its SHA-256, and none may be a pickle."""
     from cellfeat.console import TerminalReporter, console, say
     from cellfeat.hub import pull as fetch
-    from cellfeat.model_card import next_command
     from cellfeat.newcomers import bound_to
+    from cellfeat.next_use import of_shared
 
     done = fetch(repo, out, revision, TerminalReporter())
     say(f"{out}: {done.about['kind']} of {repo}, commit {done.commit[:8]}, {len(done.about['files'])} files checked")
     alone = bound_to(done.about)
     if alone:
         say(f"note: {alone}")
-    console.print(f"Next: {next_command(done.about, str(out))}", markup=False, soft_wrap=True)
+    console.print(f"Next: {of_shared(done.about, out)}", markup=False, soft_wrap=True)
