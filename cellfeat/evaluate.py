@@ -294,9 +294,8 @@ def check_enough(cells: Cells, n_folds: int, alone: bool = False) -> None:
 def check_cells(cells: Cells, protocol: ProtocolSection, context: Context) -> None:
     """As `check_enough`; one laboratory alone is tested on itself where the protocol can, and told of."""
     check_enough(cells, protocol.folds, alone=protocol.name == "cross-domain")
-    domains = set(cells.domain.tolist())
-    if len(domains) == 1:
+    if len(set(cells.domain.tolist())) == 1:
         context.note(
-            f"all cells are {domains.pop()}'s: tested on its own held-out folds alone, which says nothing about any "
+            f"all cells are {cells.domain[0]}'s: tested on its own held-out folds alone, which says nothing about any "
             "other laboratory (cellfeat data merge adds one)"
         )

@@ -139,6 +139,7 @@ def labels(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifest CSVs, as from data index")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The label map to write, a .yaml; never overwritten")],
     to: Annotated[str, typer.Option(help="The classes: five-class, dorl-13 or a map.yaml of your own")] = "five-class",
+    as_json: Annotated[bool, typer.Option("--json", help="The draft also as JSON, in place of the table")] = False,
 ) -> None:
     """Draft a label map: which class each of your own words for cells would belong to.
 
@@ -148,11 +149,15 @@ def labels(
     from cellfeat.console import console, say
     from cellfeat.label_drafts import draft_labels, write_draft
     from cellfeat.manifest import refuse_existing
+    from cellfeat.showing import show_json
 
     refuse_existing(out)
     draft = draft_labels(manifests, to)
     write_draft(out, draft)
-    _print_draft(console, draft)
+    if as_json:
+        show_json(draft.as_dict())
+    else:
+        _print_draft(console, draft)
     if draft.empty_classes:
         say(f"no label for {', '.join(draft.empty_classes)}")
     count, left = len(draft.undecided), sum(line.cells for line in draft.undecided)
