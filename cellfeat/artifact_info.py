@@ -138,7 +138,8 @@ def _pipeline(folder: Path) -> Artifact | None:
     predict = next_use.of_pipeline(folder)
     refit = " --refit" if "--refit" in predict else ""
     transform = f"cellfeat transform {quoted(folder)} cells.csv{refit} -o f.h5ad"
-    return Artifact("pipeline of one source", facts, (predict, transform))
+    is_features = about["facts"].get("made_by") == "CellFeatures"  # saved in Python, without a classifier
+    return Artifact("pipeline of one source", facts, (transform,) if is_features else (predict, transform))
 
 
 def _adapter(folder: Path) -> Artifact | None:

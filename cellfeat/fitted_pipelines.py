@@ -88,9 +88,9 @@ class Opened:
         remedy = "Leave it out: this pipeline answers for any laboratory"
         if facts.get(FACT) is not True:
             remedy = (
-                f"Images of {known} itself are predicted with --domain and that name; those of any other laboratory "
-                "need a pipeline of a method that needs no refit (--align none, say), or a run of your own with cells "
-                "that are labelled"
+                f"It answers for images that were made in a laboratory it knows ({known}), with --domain and that "
+                "name; for any other take a pipeline of a method that needs no refit (--align none, say), or train on "
+                "labelled cells of your own: cellfeat run"
             )
         return CellfeatError(
             f"{self.folder} was shared without the cells that it was trained on, so that {consequence}. {remedy}"

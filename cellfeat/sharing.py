@@ -153,6 +153,11 @@ def _about_method(origin: Path) -> dict[str, Any]:
 def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
     """Copy a pipeline with what its backbone needs of this machine; gives the words that must not be in it."""
     about = read_about(origin)
+    if "dataset" not in about["facts"]:
+        raise CellfeatError(
+            f"{origin} was fitted in Python and does not say which data it has seen, which a card must tell: push the "
+            "pipeline of a run (cellfeat run)"
+        )
     recipe = saved_recipe(origin, parse(about["recipe"], f"the recipe in {origin}"))
     run = origin.resolve().parent.parent
     words = _words(run, recipe)

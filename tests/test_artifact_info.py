@@ -227,6 +227,13 @@ def test_a_shared_folder_is_known_and_checked(made, tmp_path):
     pipeline = made / "run 1" / "pipelines" / "lab-a"
     push(pipeline, "me/x", Wishes(), installed(), dry_run=True, out=tmp_path / "pipeline")
     check(describe(tmp_path / "pipeline"), "shared pipeline", about)
+    estimator = shutil.copytree(pipeline, tmp_path / "estimator")
+    saved = json.loads((estimator / "pipeline.json").read_text())
+    saved["facts"] = {"made_by": "CellFeatures"}
+    (estimator / "pipeline.json").write_text(json.dumps(saved))
+    assert describe(estimator).next == (f"cellfeat transform {estimator} cells.csv -o f.h5ad",)
+    with pytest.raises(CellfeatError, match="was fitted in Python and does not say which data it has seen"):
+        push(estimator, "me/x", Wishes(), installed(), dry_run=True)
     push(pipeline / "align-0", "me/x", Wishes(), installed(), dry_run=True, out=tmp_path / "method")
     check(describe(tmp_path / "method"), "shared method", {"files": 2})
     (tmp_path / "method" / "state.json").write_text("{}")
