@@ -191,7 +191,7 @@ def test_target_cells_of_the_sources_own_laboratory_are_left_out(table, two):
     assert said_of(one) == [
         "20 of 40 cells of target= are of laboratories of X, which are fitted on already, and are left out"
     ]
-    assert not other.notes_
+    assert not said_of(other)
 
 
 def test_methods_that_read_or_write_images_take_arrays_as_they_take_files(two):
