@@ -8,16 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cellfeat import artifact_files, artifact_texts, recipe, records
+from cellfeat import artifact_files, artifact_texts, next_use, observation_files, recipe, records
 from cellfeat.artifact_texts import Artifact, quoted
 from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
 from cellfeat.decode import IMAGE_SUFFIXES
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_files import POOLED
 from cellfeat.fitted_pipelines import VECTORS
+from cellfeat.newcomers import bound_to
+from cellfeat.next_use import of_shared
 from cellfeat.pipeline import read_about
 from cellfeat.results_folder import CELLS, FAILURES
 from cellfeat.run import RECIPE, RECORDS
+from cellfeat.shared_folder import ABOUT as SHARED
+from cellfeat.shared_folder import check_files, read_shared
 from cellfeat.store import ABOUT as STORE
 from cellfeat.store import COLUMNS, QUALITY, Store
 from cellfeat.weights import WEIGHT_SUFFIXES
@@ -26,9 +30,9 @@ PIPELINE, PIPELINES, PARTIAL = "pipeline.json", "pipelines", ".partial-"
 ADAPTER = ("adapter.json", "decoder.safetensors", "lora")  # what fine-tuning leaves in its folder
 OURS = (
     "manifests and predictions (.csv), features and predictions (.parquet), features (.h5ad), recipes, suites and "
-    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), classifiers (.skops), reports and "
-    "leaderboards (.html), plugins (.py), images; folders of runs, pipelines, results, adapters, fitted methods, "
-    "stores and plugins"
+    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), exported backbones (.onnx), classifiers "
+    "(.skops), reports and leaderboards (.html), plugins (.py), images; folders of runs, pipelines, results, adapters, "
+    "fitted methods, stores, plugins, images, and what `hub push` and `hub pull` make"
 )
 SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
     ".csv": artifact_texts.table,
@@ -40,6 +44,7 @@ SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
     ".parquet": artifact_files.parquet,
     ".h5ad": artifact_files.features,
     ".skops": artifact_files.estimator,
+    ".onnx": lambda path: _onnx(path),
     **dict.fromkeys(WEIGHT_SUFFIXES, artifact_files.weights),
     **dict.fromkeys(IMAGE_SUFFIXES, artifact_files.image),
 }
@@ -76,9 +81,43 @@ def _run(folder: Path) -> Artifact | None:
         free = name if PARTIAL in folder.name and not folder.with_name(name).exists() else f"{name}-again"
         again = f"cellfeat run --recipe {quoted(folder / RECIPE)} --out {quoted(folder.with_name(free))}"
         return Artifact("run that was interrupted", facts, (again,))
-    source = f" --source {quoted(pipelines[0])}" if len(pipelines) > 1 else ""
-    predict = f"cellfeat predict {quoted(folder)} IMAGES{source}"
-    return Artifact("run", facts, (f"cellfeat report {quoted(folder)}", predict))
+    return Artifact("run", facts, (f"cellfeat report {quoted(folder)}", next_use.of_run(folder)))
+
+
+def _part_of_run(folder: Path) -> Artifact | None:
+    """Its pipelines, or what it keeps for its report."""
+    info = (f"cellfeat info {quoted(folder.parent)}",) if (folder.parent / RECIPE).is_file() else ()
+    pipelines = sorted(path.parent for path in folder.glob(f"*/{PIPELINE}"))
+    if pipelines:
+        facts = {"pipelines": [path.name for path in pipelines]}
+        return Artifact("pipelines of a run, one for each source", facts, (next_use.of_pipeline(pipelines[0]), *info))
+    if folder.name == observation_files.FOLDER and (folder / observation_files.SUMMARY).is_file():
+        files = sorted(path.name for path in folder.iterdir())
+        report = tuple(f"cellfeat report {quoted(folder.parent)}" for _ in info)
+        return Artifact("what a run keeps for its report", {"files": files}, report)
+    return None
+
+
+def _shared(folder: Path) -> Artifact | None:
+    """What `hub push --out` and `hub pull` make. Raises: CellfeatError where a file is not what it was."""
+    if not (folder / SHARED).is_file():
+        return None
+    about = read_shared(folder / SHARED, str(folder))
+    check_files(folder, about, str(folder))
+    told = ("classes", "laboratories", "method", "needs", "saw", "versions")
+    facts = {key: about[key] for key in told if about.get(key)} | {"files": len(about["files"])}
+    alone = bound_to(about)
+    return Artifact(f"shared {about['kind']}", facts | ({"limit": alone} if alone else {}), (of_shared(about, folder),))
+
+
+def _onnx(path: Path) -> Artifact | None:
+    """A backbone of `cellfeat onnx`, by what it says of itself; its graph is read, not run."""
+    from cellfeat.onnx_export import read_metadata
+
+    said = read_metadata(path)
+    if "cellfeat_version" not in said:
+        return None
+    return Artifact("backbone as ONNX, for onnxruntime", dict(said))
 
 
 def _results(folder: Path) -> Artifact | None:
@@ -99,8 +138,11 @@ def _pipeline(folder: Path) -> Artifact | None:
     facts |= {"classes": about["classes"], "fitted on": about["domains"]}
     if about["facts"].get("made_by"):
         return _from_python(folder, about["facts"]["made_by"], facts)
-    commands = (f"cellfeat predict {quoted(folder)} IMAGES", f"cellfeat transform {quoted(folder)} cells.csv -o f.h5ad")
-    return Artifact("pipeline of one source", facts, commands)
+    predict = next_use.of_pipeline(folder)
+    refit = " --refit" if "--refit" in predict else ""
+    return Artifact(
+        "pipeline of one source", facts, (predict, f"cellfeat transform {quoted(folder)} cells.csv{refit} -o f.h5ad")
+    )
 
 
 def _from_python(folder: Path, maker: str, facts: dict[str, Any]) -> Artifact:
@@ -179,23 +221,33 @@ def _plugin(folder: Path) -> Artifact | None:
 
 
 def _images(folder: Path) -> Artifact | None:
-    """A folder of images, or of one folder for each class."""
+    """A folder of images, or of folders of them: of one for each class, say, and in each of one for each patient."""
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    classes = {path.name: _count_images(path) for path in inside if path.is_dir()}
-    classes = {name: count for name, count in sorted(classes.items()) if count}
-    here = _count_images(folder)
+    classes = {path.name: _count_images(path, 2) for path in inside if path.is_dir()}
+    classes = {name: (here, below) for name, (here, below) in sorted(classes.items()) if here + below}
+    here, _ = _count_images(folder, 1)
     if not here and not classes:
         return None
-    index = f"cellfeat data index folders {quoted(folder)} --domain {quoted(folder.resolve().name)} -o cells.csv"
+    deep = not any(direct for direct, _ in classes.values())
+    index = f"cellfeat data index folders {quoted(folder)} --domain {quoted(folder.resolve().name)}"
+    index += f"{' --levels class/patient' * deep} -o cells.csv"
     commands: tuple[str, ...] = (index,) if classes else (f"cellfeat predict RUN {quoted(folder)}",)
     tables = sorted(path for path in inside if path.suffix.lower() == ".csv")
     if tables:  # a manifest, it may be
         commands = tuple(f"cellfeat info {quoted(path)}" for path in tables[:3])
-    return Artifact("folder of images", {"images": here, "images in folders": classes}, commands)
+    facts = {"images": here, "images in folders": {name: sum(counts) for name, counts in classes.items()}}
+    return Artifact("folder of images", facts, commands)
 
 
-def _count_images(folder: Path) -> int:
-    return sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+def _count_images(folder: Path, levels: int) -> tuple[int, int]:
+    """(images in a folder, images in its folders), looking so many levels deep."""
+    here, below = 0, 0
+    for path in folder.iterdir():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            here += 1
+        elif levels > 1 and path.is_dir() and not path.name.startswith("."):
+            below += sum(_count_images(path, levels - 1))
+    return here, below
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -205,4 +257,4 @@ def _json(path: Path) -> dict[str, Any]:
         raise CellfeatError(f"{path} is damaged: {error}") from None
 
 
-FOLDERS = (_pipeline, _run, _results, _adapter, _store, _stores, _method, _plugin, _images)
+FOLDERS = (_shared, _pipeline, _run, _part_of_run, _results, _adapter, _store, _stores, _method, _plugin, _images)

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 from cellfeat import labels, records, suite
 from cellfeat import recipe as recipes
 from cellfeat.errors import CellfeatError
+from cellfeat.label_drafts import MARK
 from cellfeat.manifest import REQUIRED
+from cellfeat.predicted import GROUP_COLUMNS as SHARES
 from cellfeat.slots import SLOTS
 
 PAGE_HEAD = 4096  # bytes of a page that its first <meta> tags stand in
 BUILT_FROM = re.compile(r'<meta name="cellfeat-built-from" content="([^"]*)">')
+UNDECIDED = re.compile(rf":\s*(?:null|~)?\s*#\s*{re.escape(MARK)}")  # a line of a draft as `data labels` left it
 HOOKS = tuple(f"cellfeat_{slot}" for slot in SLOTS)
 
 
@@ -35,7 +38,7 @@ def quoted(path: Path | str) -> str:
 
 
 def table(path: Path) -> Artifact | None:
-    """A .csv: a manifest, predictions, or the list of what was skipped."""
+    """A .csv: a manifest, predictions, shares of classes, or the list of what was skipped."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -51,13 +54,29 @@ def table(path: Path) -> Artifact | None:
         return Artifact("predictions of `cellfeat predict`", facts)
     if header == ["id", "path", "reason"]:
         return Artifact("list of images that --skip-bad left out", {"images": len(rows)})
+    if header[:3] == SHARES:
+        classes = [name.removeprefix("share_") for name in header if name.startswith("share_")]
+        cells = sum(int(row["cells"]) for row in rows if row.get("cells", "").isdecimal())
+        return Artifact(
+            "class shares of `cellfeat predict --per-group`", {"groups": len(rows), "cells": cells, "classes": classes}
+        )
     return None
 
 
 def _manifest(path: Path, header: list[str], rows: list[dict[str, str]]) -> Artifact:
     facts = {"images": len(rows), "laboratories": _counted(rows, "domain"), "labels": _counted(rows, "label")}
     facts["optional columns"] = [name for name in header if name in ("mask_path", "group", "sha256")]
-    return Artifact("manifest", facts, (f"cellfeat data info {quoted(path)}", f"cellfeat run --data {quoted(path)}"))
+    words = {row.get("label", "").strip() for row in rows} - {""}
+    name, vocabulary = quoted(path), labels.vocabulary_of(words)
+    commands: tuple[str, ...]
+    if not words:
+        commands = (f"cellfeat predict RUN {name}",)
+    elif vocabulary is None:
+        draft = f"cellfeat data labels {name} --to five-class -o labels.yaml"
+        commands = (draft, f"cellfeat run --data {name} --labels labels.yaml")
+    else:
+        commands = tuple(f"cellfeat {one} {name} --labels {vocabulary}" for one in ("data info", "run --data"))
+    return Artifact("manifest", facts, commands)
 
 
 def _counted(rows: list[dict[str, str]], name: str) -> dict[str, int]:
@@ -80,10 +99,22 @@ def yaml_file(path: Path) -> Artifact | None:
         found = recipes.parse(recipes.read(str(path)), str(path))
         return Artifact("recipe of a run", of_recipe(found), (f"cellfeat run --recipe {quoted(path)}",))
     if content.keys() <= {"classes", "map"} or all(isinstance(v, (str, type(None))) for v in content.values()):
-        known = labels.load_vocabulary(path)
-        facts = {"classes": list(known.classes), "labels": len(known.mapping)}
-        return Artifact("label vocabulary", facts, (f"cellfeat data info cells.csv --labels {quoted(path)}",))
+        return _label_map(path, content)
     return None
+
+
+def _label_map(path: Path, content: dict[str, Any]) -> Artifact:
+    """What is mapped to what, and how much of a draft nobody has decided yet."""
+    known = labels.load_vocabulary(path)
+    full = content.keys() <= {"classes", "map"} and not isinstance(content.get("map"), str)
+    entries = (content.get("map") or {}) if full else content
+    undecided = len(UNDECIDED.findall(path.read_text(encoding="utf-8")))
+    facts: dict[str, Any] = {"classes": list(known.classes), "labels": len(entries)}
+    facts["left out"] = max(0, sum(place is None for place in entries.values()) - undecided)
+    facts["undecided"] = undecided
+    if undecided:
+        facts["to do"] = f"write a class in place of null on the lines marked {MARK} or leave null to drop the cells"
+    return Artifact("label vocabulary", facts, (f"cellfeat data info cells.csv --labels {quoted(path)}",))
 
 
 def _suite(path: Path) -> Artifact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -29,8 +30,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Extract features of single cells and classify them across laboratories.\n\n"
-    "[bold]cellfeat run[/bold] alone shows the whole method on built-in synthetic data; "
-    "[bold]cellfeat data index[/bold] makes a manifest of your own images.",
+    "`cellfeat run` alone shows the whole method on built-in synthetic data; `cellfeat data index` makes a manifest of "
+    "your own images.",
 )
 for command in (run, extract, transform, predict, report, convert, onnx, info, doctor):
     app.command()(command)
@@ -40,6 +41,7 @@ app.add_typer(hub.app, name="hub")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(weights.app, name="weights")
 
+NARROW = 80  # columns, below which Typer's tables of options cut names; its plain help never does
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 CORE = frozenset(
     [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -121,6 +123,8 @@ def main() -> None:
             arguments = plugin_choice.taken_from(asked)
             _check_launch(arguments)
             add_plugin_commands(arguments or completion.typed()[1:])
+            if shutil.get_terminal_size().columns < NARROW:
+                app.rich_markup_mode = None
             app(arguments, prog_name="cellfeat")
         except CellfeatError as error:
             if completion.is_asked():  # a message would end up in the line that is being typed

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.labels import Vocabulary, load_vocabulary
 from cellfeat.manifest import Row, chosen_domains, read_rows, row_problems
+from cellfeat.remarks import remarks_of, unmapped
 from cellfeat.scan import ImageFacts, Memory, ProgressBar, Skipped, examine_all, refuse_or_skip, write_skipped
 from cellfeat.types import UNLABELED
 
@@ -131,12 +131,14 @@ def read_manifest(
     if not kept:
         labels = ", ".join(sorted({row["label"] for row in without}))
         found = f"only labels without a class: {labels}" if labels else skipped[0].reason.removeprefix(f"{manifest}: ")
-        raise CellfeatError(f"{manifest}: no row is left of {len(rows)}; {found}")
+        remedy = unmapped(vocabulary, str(manifest)) if labels else ""
+        raise CellfeatError(f"{manifest}: no row is left of {len(rows)}; {found}{remedy}")
     names = [str(placed[row.line]) for row in kept]
     classes = vocabulary.classes if vocabulary else tuple(sorted(set(names) - {""}))
     data = from_rows(kept, [classes.index(name) if name else UNLABELED for name in names], classes, str(manifest))
     data = replace(data, dropped_by_domain=_count(without), skipped=tuple(skipped))
-    return replace(data, remarks=_remarks(vocabulary, kept, names, data.dropped, str(manifest)))
+    remarks = remarks_of(vocabulary, [row.values for row in kept], names, data.dropped, str(manifest))
+    return replace(data, remarks=remarks)
 
 
 def without_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -192,48 +194,6 @@ def from_rows(rows: Sequence[Row], labels: Sequence[int], classes: tuple[str, ..
         mask_path=masks if any(masks) else None,
         recorded_digest=recorded if any(recorded) else None,
     )
-
-
-def _strangers(rows: Sequence[Row], manifest: str) -> list[str]:
-    """Said where no class of one domain is one of any other: each laboratory has its own words."""
-    labels: dict[str, set[str]] = {}
-    for row in rows:
-        labels.setdefault(row["domain"], set()).update({row["label"]} - {""})
-    labelled = {domain: words for domain, words in sorted(labels.items()) if words}
-    shared = Counter(word for words in labelled.values() for word in words)
-    alone = [domain for domain, words in labelled.items() if all(shared[word] == 1 for word in words)]
-    if len(labelled) < 2 or not alone:
-        return []
-    return [
-        f"{', '.join(alone)}: no label is one of another laboratory's, so every cell elsewhere counts as an error. "
-        f"If they call the same cells by other words: cellfeat data labels {quote(manifest)} --to five-class "
-        "-o labels.yaml, then --labels labels.yaml"
-    ]
-
-
-def _remarks(
-    vocabulary: Vocabulary | None, rows: Sequence[Row], names: list[str], dropped: Mapping[str, int], source: str
-) -> tuple[str, ...]:
-    remarks = []
-    if "" in names:
-        remarks.append(f"{names.count(''):,} cells have no label: they are neither trained on nor scored")
-    if vocabulary is None:
-        return tuple(remarks + _strangers(rows, source))
-    plain = Counter(
-        f"{row['label']} as {name}"
-        for row, name in zip(rows, names, strict=True)
-        if name and name.startswith(f"{row['label'].strip().casefold()}_")
-    )
-    if plain:
-        counted = "; ".join(f"{text} ({count:,} cells)" for text, count in sorted(plain.items()))
-        remarks.append(f"{vocabulary.name} counts {counted}")
-    if dropped:
-        what = ", ".join(f"{label} {count:,}" for label, count in sorted(dropped.items()))
-        remarks.append(
-            f"{sum(dropped.values()):,} cells whose label has no class in {vocabulary.name} are dropped ({what}): "
-            "the evaluation is closed-set"
-        )
-    return tuple(remarks)
 
 
 def check_images(

@@ -18,7 +18,7 @@ from cellfeat.errors import CellfeatError
 from cellfeat.extract import Encoder
 from cellfeat.pipeline import Pipeline
 from cellfeat.provenance import Peak, peak_memory
-from cellfeat.recipe import Recipe
+from cellfeat.recipe import ProtocolSection, Recipe
 from cellfeat.registry import Registry
 from cellfeat.results import Prediction, Result, joined, merged
 from cellfeat.slots import Context, Progress
@@ -289,3 +289,13 @@ def check_enough(cells: Cells, n_folds: int, alone: bool = False) -> None:
         )
     if len(cells) < n_folds:
         raise CellfeatError(f"{len(cells)} cells cannot be divided into {n_folds} folds")
+
+
+def check_cells(cells: Cells, protocol: ProtocolSection, context: Context) -> None:
+    """As `check_enough`; one laboratory alone is tested on itself where the protocol can, and told of."""
+    check_enough(cells, protocol.folds, alone=protocol.name == "cross-domain")
+    if len(set(cells.domain.tolist())) == 1:
+        context.note(
+            f"all cells are {cells.domain[0]}'s: tested on its own held-out folds alone, which says nothing about any "
+            "other laboratory (cellfeat data merge adds one)"
+        )

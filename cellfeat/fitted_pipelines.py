@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.extract import Encoder
+from cellfeat.newcomers import FACT
 from cellfeat.pipeline import Pipeline, columns_read, read_about
 from cellfeat.recipe import Recipe, parse
 from cellfeat.registry import Registry
@@ -82,15 +83,32 @@ class Opened:
         """Raises: CellfeatError where the cells that the pipeline was fitted on are not to be had."""
         facts = self.pipeline.facts
         if facts.get("shared"):
-            raise CellfeatError(
-                f"{self.folder} was shared without the cells that it was trained on, so that --refit cannot be done; "
-                f"leave it out, and name with --domain a laboratory that it knows: {', '.join(self.pipeline.domains)}"
-            )
+            raise self._shared_alone("--refit cannot be done")
         if "dataset" not in facts:
             raise CellfeatError(
                 f"{self.folder} was fitted in Python and does not say where its cells lie: fit again there, with "
                 "target=… for the cells to adapt to"
             )
+
+    def check_domains(self, domains: Iterable[str]) -> None:
+        """Raises: CellfeatError where a shared pipeline, which nobody can fit again, does not know a laboratory."""
+        facts, strange = self.pipeline.facts, sorted(set(domains) - set(self.pipeline.domains))
+        if strange and facts.get("shared") and facts.get(FACT) is False:
+            raise self._shared_alone(f"it cannot adapt to {', '.join(strange)}")
+
+    def _shared_alone(self, consequence: str) -> CellfeatError:
+        """What a pipeline without its training cells can be used for."""
+        facts, known = self.pipeline.facts, ", ".join(self.pipeline.domains)
+        remedy = "Leave it out: this pipeline answers for any laboratory"
+        if facts.get(FACT) is not True:
+            remedy = (
+                f"It answers for images that were made in a laboratory it knows ({known}), with --domain and that "
+                "name; for any other take a pipeline of a method that needs no refit (--align none, say), or train on "
+                "labelled cells of your own: cellfeat run"
+            )
+        return CellfeatError(
+            f"{self.folder} was shared without the cells that it was trained on, so that {consequence}. {remedy}"
+        )
 
     def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
         """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.

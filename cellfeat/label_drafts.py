@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
@@ -37,6 +37,15 @@ class Draft(NamedTuple):
     @property
     def undecided(self) -> list[Line]:
         return [line for line in self.lines if line.open]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values. class: null where the cells are left out."""
+        lines = [
+            {"label": one.label, "cells": one.cells, "class": one.place, "undecided": one.open, "why": one.why}
+            for one in self.lines
+        ]
+        about = {"vocabulary": self.vocabulary.name, "undecided": len(self.undecided)}
+        return {**about, "empty_classes": self.empty_classes, "labels": lines}
 
     @property
     def empty_classes(self) -> list[str]:

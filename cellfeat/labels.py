@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,14 @@ FIVE_CLASS = _vocabulary(
 )
 DORL_13 = _vocabulary("dorl-13", DORL_CLASSES, neutrophil="neutrophil_segmented", lymphocyte="lymphocyte_typical")
 VOCABULARIES = {"five-class": FIVE_CLASS, "dorl-13": DORL_13, "thirteen-class": DORL_13}
+
+
+def vocabulary_of(labels: Iterable[str]) -> str | None:
+    """The smallest vocabulary that has all these labels; None where a label is a word that nobody knows."""
+    words = {normalised(label) for label in labels if label}
+    if not words <= set(KNOWN_LABELS):
+        return None
+    return FIVE_CLASS.name if all(map(FIVE_CLASS.place, words)) else DORL_13.name
 
 
 def load_vocabulary(source: str | Path | Vocabulary) -> Vocabulary:

@@ -87,6 +87,7 @@ class FittedRun:
 
         Raises: CellfeatError where the run's manifest is no longer what it was.
         """
+        self.opened.check_refit()
         cells, digest = self._cells(target, domain)
         return replace(self, pipeline=self.opened.refitted(cells, digest, self.work))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from cellfeat import next_use
 from cellfeat.metrics import SCORES
+from cellfeat.newcomers import FACT, bound_to
 from cellfeat.registry import Registry
 from cellfeat.shared_folder import CARD, Shared
 from cellfeat.sharing import Wishes
@@ -38,6 +39,8 @@ def write_card(shared: Shared, repo: str, wishes: Wishes, registry: Registry) ->
         versions=shared.about["versions"],
         kind=shared.kind,
         commands="\n".join(next_commands(shared.about, repo)),
+        placed=shared.about.get(FACT),
+        bound=_cell(bound_to(shared.about)),
         laboratories=_cell(", ".join(shared.about.get("laboratories", ()))),
         facts=[(name, _cell(value)) for name, value in _facts(shared, base)],
         saw=_saw(shared, base),
@@ -64,20 +67,7 @@ def front_matter(shared: Shared, repo: str, wishes: Wishes, base: Any = None) ->
 
 def next_commands(about: Mapping[str, Any], repo: str, folder: str = "model") -> list[str]:
     """Command lines that fetch what was shared and use it."""
-    return [f"cellfeat hub pull {repo} --out {folder}", next_command(about, folder)]
-
-
-def next_command(about: Mapping[str, Any], folder: str) -> str:
-    """The command line that uses a pulled folder."""
-    place = shlex.quote(folder)
-    if about["kind"] == "pipeline":
-        return f"cellfeat predict {place} IMAGES -o predictions.csv"
-    if about["kind"] == "adapter":
-        weights = about["needs"].get("weights")
-        named = f" --set {shlex.quote(f'backbone.weights={weights}')}" if weights else ""
-        return f"cellfeat run --data cells.csv{named} --set {shlex.quote(f'backbone.adapter={folder}')}"
-    method = about.get("method") or ["NAME"]
-    return f"cellfeat run --data cells.csv --align {method[0]} --set {shlex.quote(f'align.weights={folder}')}"
+    return [f"cellfeat hub pull {repo} --out {folder}", next_use.of_shared(about, folder)]
 
 
 def base_weights(shared: Shared, registry: Registry) -> Any:

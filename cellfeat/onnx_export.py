@@ -99,11 +99,7 @@ def check(path: Path, backbone: Backbone, images: Sequence[np.ndarray] | None = 
     """
     import torch
 
-    runtime = import_extra("onnxruntime", "the check of an ONNX file")
-    try:
-        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has an error of its own for every reason
-        raise CellfeatError(f"{path} is not read by onnxruntime: {' '.join(str(error).split())[:300]}") from None
+    session = _session(path, "the check of an ONNX file")
     names = [output.name for output in session.get_outputs()]
     batches = drawn_batches(backbone.image_size, seed) if images is None else images
     found: dict[str, list[Any]] = {name: [] for name in names}
@@ -121,10 +117,20 @@ def check(path: Path, backbone: Backbone, images: Sequence[np.ndarray] | None = 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What an exported file says of itself: cellfeat's version, weights, opset, image size, agreement."""
-    runtime = import_extra("onnxruntime", "reading an ONNX file")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    """What an exported file says of itself: cellfeat's version, weights, opset, image size, agreement.
+
+    Raises: CellfeatError without onnxruntime, and for a file that it does not read.
+    """
+    session = _session(path, "reading an ONNX file")
     return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def _session(path: Path, purpose: str) -> Any:
+    runtime = import_extra("onnxruntime", purpose)
+    try:
+        return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an error of its own for every reason
+        raise CellfeatError(f"{path} is not read by onnxruntime: {' '.join(str(error).split())[:300]}") from None
 
 
 def drawn_batches(size: int, seed: int = 0, counts: Sequence[int] = BATCHES) -> list[np.ndarray]:

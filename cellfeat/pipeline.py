@@ -99,6 +99,11 @@ class Pipeline:
         return [method.aligner for method in self.methods]
 
     @property
+    def untaught(self) -> tuple[str, ...]:
+        """Classes that no cell of the fit was of, which are never answered."""
+        return tuple(name for number, name in enumerate(self.classes) if number not in self.fitted_classes)
+
+    @property
     def uses_target(self) -> bool:
         return any(aligner.uses_target for aligner in self.aligners)
 

@@ -19,7 +19,7 @@ import numpy as np
 from cellfeat.datasets import Dataset
 from cellfeat.encoding import BatchEncoder
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Evaluator, check_enough
+from cellfeat.evaluate import Evaluator, check_cells
 from cellfeat.extract import Encoder, decoded, with_small
 from cellfeat.pipeline import Pipeline, columns_read, resolve
 from cellfeat.provenance import peak_memory
@@ -98,7 +98,7 @@ class Planner:
             recipe = self._with_classifier(recipe, context)
             dataset = load_dataset(recipe.dataset, self.work)
             cells = _without_columns(dataset)
-            check_enough(cells, recipe.protocol.folds)
+            check_cells(cells, recipe.protocol, context)
             counted = fits(Evaluator(recipe, self.work.registry, cells, dataset.classes, context))
             digests = list(dict.fromkeys(dataset.image_digest.tolist()))  # type: ignore[union-attr]
             wanted = columns_read(Pipeline.build(recipe, self.work.registry, (), context).aligners)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cellfeat.declared import Facts
 from cellfeat.parameters import default_text, kind
-from cellfeat.registry import Offer, Registry
+from cellfeat.registry import Broken, Offer, Registry
 from cellfeat.requirements import OWN, plain
 from cellfeat.single_files import is_single_file
 
@@ -53,23 +53,34 @@ def parameter_rows(offer: Offer) -> list[tuple[str, str, str]]:
 
 def listing(registry: Registry) -> dict[str, Any]:
     """Every method with its facts, and what did not load, as JSON values."""
-    offers = [
+    ordered = sorted(registry.offers, key=lambda offer: (offer.slot, offer.name, offer.distribution))
+    return {
+        "offers": [_values(offer) for offer in ordered],
+        "broken": [_reason(item) for item in registry.broken],
+        "left_out": registry.left_out,
+    }
+
+
+def details(offers: Iterable[Offer], broken: Iterable[Broken]) -> dict[str, Any]:
+    """Some methods with their documentation and parameters, and what did not load, as JSON values."""
+    found = [
         {
-            "slot": offer.slot,
-            "name": offer.name,
-            "plugin": offer.plugin,
-            "distribution": offer.distribution,
-            "version": offer.version,
-            "summary": offer.summary,
-            "facts": offer.facts().as_dict(),
+            **_values(offer),
+            "documentation": inspect.getdoc(offer.factory) or "",
+            "parameters": [dict(zip(("set", "type", "default"), row, strict=True)) for row in parameter_rows(offer)],
         }
-        for offer in sorted(registry.offers, key=lambda offer: (offer.slot, offer.name, offer.distribution))
+        for offer in offers
     ]
-    broken = [
-        {"plugin": item.plugin, "distribution": item.distribution, "reason": item.reason, "remedy": item.remedy}
-        for item in registry.broken
-    ]
-    return {"offers": offers, "broken": broken, "left_out": registry.left_out}
+    return {"offers": found, "broken": [_reason(item) for item in broken]}
+
+
+def _values(offer: Offer) -> dict[str, Any]:
+    names = ("slot", "name", "plugin", "distribution", "version", "summary")
+    return {**{name: getattr(offer, name) for name in names}, "facts": offer.facts().as_dict()}
+
+
+def _reason(item: Broken) -> dict[str, str]:
+    return {name: getattr(item, name) for name in ("plugin", "distribution", "reason", "remedy")}
 
 
 def requirements(registry: Registry) -> str:

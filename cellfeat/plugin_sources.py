@@ -101,6 +101,12 @@ class Source:
         name = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
         own = name.startswith(f"{prototypes.__name__}.") or name.partition(".")[0] == self.plugin
         single = single_files.is_single_file(self.distribution, self.version)
+        home = self._repository() if single and name.partition(".")[0] == self.plugin else None
+        if home is not None:
+            return (
+                f"it imports itself by its name, under which it is found once it is installed: pip install -e {home}, "
+                "and leave --plugins-dir out; or let it write `from .x import y`"
+            )
         if single and (own or self._lies_beside(name.partition(".")[0])):
             return (
                 "a file or package given by --plugins-dir imports what is beside it by `from . import …`; in a folder, "
@@ -113,6 +119,12 @@ class Source:
             return f"install what it imports (the package that has {package}), or {self.distribution} with all it needs"
         whose = "mend it" if single else f"tell the author of {self.distribution}"
         return f"{whose}; -p no:{self.plugin} leaves it out"
+
+    def _repository(self) -> Path | None:
+        """The folder with the pyproject.toml that a package belongs to: beside it, or above its src/."""
+        path = self.code()
+        places = () if path is None or path.name != "__init__.py" else path.resolve().parents[1:3]
+        return next((place for place in places if (place / "pyproject.toml").is_file()), None)
 
     def _lies_beside(self, name: str) -> bool:
         """Whether a module of this name is in the folder of the plugin's own file."""

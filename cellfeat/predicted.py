@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from cellfeat.datasets import Dataset
 
 CONFIDENCE = 0.95
+GROUP_COLUMNS = ["group", "cells", "doubtful_masks"]  # of the CSV, before those of the classes
 MANY_GROUPS = 40  # more are not printed, only written
 
 
 class Share(NamedTuple):
-    """One class in one group. low, high: bounds of the share. probability: its mean over the group's cells."""
+    """One class in one group. low, high: bounds of the share. probability: its mean over the group's cells.
 
-    cells: int
-    share: float
-    low: float
-    high: float
+    Cells, share and bounds are None of a class that was not taught: never to be answered, it was not looked for.
+    """
+
+    cells: int | None
+    share: float | None
+    low: float | None
+    high: float | None
     probability: float
 
 
@@ -47,7 +51,8 @@ class Predictions:
     """N cells as they were classified.
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float. group: (N,) str, None where no cells belong together.
-    quality: (N,) float, predicted intersection over union of each mask, None where it is not known.
+    quality: (N,) float, predicted intersection over union of each mask, None where it is not known. untaught: those of
+    `classes` that the model was shown no cell of.
     """
 
     classes: tuple[str, ...]
@@ -55,6 +60,7 @@ class Predictions:
     proba: np.ndarray
     group: np.ndarray | None = None
     quality: np.ndarray | None = None
+    untaught: tuple[str, ...] = ()
 
     def by_group(self) -> list[GroupShares]:
         """Every group, by name; none where no cells belong together."""
@@ -65,8 +71,10 @@ class Predictions:
         counts = np.bincount(self.chosen[rows], minlength=len(self.classes)).tolist()
         means = self.proba[rows].mean(axis=0).tolist()
         shares = [
-            Share(count, count / len(rows), *wilson(count, len(rows)), mean)
-            for count, mean in zip(counts, means, strict=True)
+            Share(*(None,) * 4, mean)
+            if one in self.untaught
+            else Share(count, count / len(rows), *wilson(count, len(rows)), mean)
+            for one, count, mean in zip(self.classes, counts, means, strict=True)
         ]
         doubtful = None if self.quality is None else int(np.sum(self.quality[rows] < DOUBTFUL))
         return GroupShares(name, len(rows), doubtful, tuple(shares))
@@ -86,7 +94,7 @@ class Predictions:
             }
             for one in self.by_group()
         ]
-        return {"images": len(self.chosen), "classes": classes, "groups": groups}
+        return {"images": len(self.chosen), "classes": classes, "not_taught": list(self.untaught), "groups": groups}
 
     def _counted(self) -> Iterator[tuple[str, int, float, float]]:
         for index, name in enumerate(self.classes):
@@ -119,10 +127,16 @@ class Predictions:
             table.add_column(heading, justify="left" if heading in ("group", "class") else "right", overflow="fold")
         for one in groups:
             for number, (name, part) in enumerate(zip(self.classes, one.shares, strict=True)):
-                bounds = f"{100 * part.low:.1f}–{100 * part.high:.1f}"
-                table.add_row("" if number else one.group, name, f"{part.cells:,}", f"{100 * part.share:.1f}", bounds)
+                table.add_row("" if number else one.group, name, *_figures(part))
             table.add_section()
         return table
+
+
+def _figures(part: Share) -> tuple[str, str, str]:
+    """Cells, per cent and its interval, as they are shown."""
+    if part.cells is None or part.share is None or part.low is None or part.high is None:
+        return "", "", "not taught"
+    return f"{part.cells:,}", f"{100 * part.share:.1f}", f"{100 * part.low:.1f}–{100 * part.high:.1f}"
 
 
 def wilson(count: int, cells: int) -> tuple[float, float]:
@@ -144,7 +158,7 @@ def groups_of(dataset: Dataset, is_manifest: bool) -> np.ndarray | None:
 
 def write_shares(path: Path, found: Predictions) -> int:
     """A CSV with a line per group: group, cells, doubtful_masks, then of each class n_, share_, low_, high_ and p_, the
-    mean probability. Gives the number of groups.
+    mean probability; empty but for p_ of a class that was not taught. Gives the number of groups.
 
     Raises: CellfeatError where no cells belong together.
     """
@@ -154,12 +168,17 @@ def write_shares(path: Path, found: Predictions) -> int:
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         parts = [f"{part}_{name}" for name in found.classes for part in ("n", "share", "low", "high", "p")]
-        writer.writerow(["group", "cells", "doubtful_masks", *parts])
+        writer.writerow([*GROUP_COLUMNS, *parts])
         for one in groups:
-            values = [value if isinstance(value, int) else f"{value:.6g}" for share in one.shares for value in share]
+            values = [_written(value) for share in one.shares for value in share]
             doubtful = "" if one.doubtful is None else one.doubtful
             writer.writerow([plain(one.group), one.cells, doubtful, *values])
     return len(groups)
+
+
+def _written(value: float | None) -> str:
+    """A number of the CSV; empty for what is not known."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def no_groups() -> CellfeatError:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cellfeat import datasets, observation_files, provenance, records
+from cellfeat import datasets, newcomers, observation_files, provenance, records
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
-from cellfeat.evaluate import Evaluator, check_enough
+from cellfeat.evaluate import Evaluator, check_cells
 from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
 from cellfeat.observations import Observer
@@ -50,12 +50,7 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
     encoder = make_encoder(fitted, work, context)
     prototype = Pipeline.build(fitted, work.registry, dataset.classes, context, encoder)
     cells = encoder.encode(dataset, columns_read(prototype.aligners))
-    check_enough(cells, recipe.protocol.folds, alone=recipe.protocol.name == "cross-domain")
-    if len(dataset.domains) == 1:
-        work.reporter.note(
-            f"all cells are {dataset.domains[0]}'s: tested on its own held-out folds alone, which says nothing about "
-            "any other laboratory (cellfeat data merge adds one)"
-        )
+    check_cells(cells, recipe.protocol, context)
     identity = f"{dataset.digest}|{encoder.description}"
     evaluator = Evaluator(fitted, work.registry, cells, dataset.classes, context, encoder, identity)
     with _run_folder(out) as folder:
@@ -122,6 +117,7 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
                     "weights_sha256": about["backbone"]["weights_sha256"],
                     "source": list(split.source),
                     "seed": seed,
+                    newcomers.FACT: newcomers.places_newcomers(pipeline, cells, evaluator.context),
                 }
                 pipeline.save(folder / "pipelines" / split.name)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)

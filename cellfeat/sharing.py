@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellfeat import private_words, records, results_folder
+from cellfeat import newcomers, private_words, records, results_folder
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.own_files import OWN_FILES, WITHHELD
 from cellfeat.pipeline import read_about
@@ -190,6 +190,7 @@ def _prepare_pipeline(origin: Path, shared: Shared, wishes: Wishes) -> set[str]:
         "method": [part.name for part in recipe.align] + ([recipe.classifier.name] if recipe.classifier else []),
         "classes": list(about["classes"]),
         "laboratories": sorted({*about["domains"], *facts["source"]}),
+        **({newcomers.FACT: facts[newcomers.FACT]} if newcomers.FACT in facts else {}),
     }
     return words
 

@@ -139,7 +139,10 @@ def predict(
             writer.writerow([plain(cells.id[row]), plain(str(path)), pipeline.classes[chosen[row]], *values])
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
-    found = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"))
+    untaught = pipeline.untaught
+    if untaught:
+        context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
+    found = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught)
     if per_group is not None:
         write_shares(per_group, found)
     return found, len(dataset)
@@ -163,6 +166,8 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
     opened = Opened.open(folder, work)
     if refit:
         opened.check_refit()
+    else:
+        opened.check_domains(dataset.domains)
     cells = opened.encoder.encode(dataset, opened.columns)
     pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
     return pipeline, cells, opened.context

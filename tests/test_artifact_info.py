@@ -53,6 +53,10 @@ def made(tmp_path_factory) -> Path:
         use.transform(folder / "run 1", str(manifest), folder / "aligned.h5ad", None, False, work)
         shots = [next((manifest.parent / "images").glob("lab-a*"))]
         use.predict(folder / "run 1", shots, folder / "predictions.csv", "lab-a", None, False, work)
+        ward, shares = folder / "ward", folder / "shares.csv"
+        (ward / "p-1").mkdir(parents=True)
+        shutil.copy(shots[0], ward / "p-1")
+        use.predict(folder / "run 1", [ward], folder / "p.csv", "lab-a", None, False, work, shares)
         convert(folder / "features.parquet", str(folder / "store"))
     return _with_others(folder)
 
@@ -67,6 +71,11 @@ def _with_others(folder: Path) -> Path:
     (adapter / described.ABOUT).write_text(json.dumps(about))
     (folder / "labels.yaml").write_text("classes: [white, red]\nmap: {lymphocyte: white, rbc: red, platelet: null}\n")
     (folder / "plain.yaml").write_text("lymphocyte: white\nrbc: red\nplatelet: null\n")
+    draft = 'classes: [white, red]\nmap:\n  "l": white  # 3 cells\n  "q": null  # EDIT: 2 cells; write its class\n'
+    (folder / "draft.yaml").write_text(f'{draft}  "r": red  # EDIT: 1 cell; decided since\n  "s": null  # 1 cell\n')
+    (folder / "words.csv").write_text("id,path,label,domain\na,a.png,Lymphos,one\n")
+    (folder / "hidden.csv").write_text("id,path,label,domain\na,a.png,,one\n")
+    shutil.copytree(folder / "ward", folder / "levels" / "lymphocyte")
     (folder / "recipe.yaml").write_text("dataset: {manifest: cells.csv}\nalign: [{name: cae}, {name: coral}]\n")
     (folder / "plugins").mkdir()
     (folder / "plugins" / "mine.py").write_text("raise SystemExit('it ran')\ndef cellfeat_align(): return {}\n")
@@ -87,6 +96,14 @@ KNOWN = {
     "features.parquet": ("feature file", {"features": "pooled", "cells": 60, "backbone": "colour"}),
     "aligned.h5ad": ("feature file", {"features": "aligned", "pipeline": "lab-a", "backbone": "colour"}),
     "predictions.csv": ("predictions of `cellfeat predict`", {"images": 1}),
+    "shares.csv": (
+        "class shares of `cellfeat predict --per-group`",
+        {"groups": 1, "cells": 1, "classes": ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]},
+    ),
+    "levels": ("folder of images", {"images in folders": {"lymphocyte": 1}}),
+    "run 1/pipelines": ("pipelines of a run, one for each source", {"pipelines": ["lab-a"]}),
+    "run 1/observations": ("what a run keeps for its report", {}),
+    "draft.yaml": ("label vocabulary", {"classes": ["white", "red"], "labels": 4, "left out": 1, "undecided": 1}),
     "store": ("store of encoded images", {"images": {"pooled": 60}}),
     "run 1": ("run", {"pipelines": ["lab-a"], "records": 3, "align": ["per-domain-z"], "classifier": "lr"}),
     "run-2.partial-0a1b2c3d": ("run that was interrupted", {"records": 3, "pipelines": []}),
@@ -101,7 +118,7 @@ KNOWN = {
     "cache": ("cache of encoded images", {}),
     "cache/stores": ("cache of encoded images", {}),
     "adapter": ("adapter of lora-sam", {"base": "cell-tiny-v1", "saw": ["lab-a (masks: truth)"]}),
-    "labels.yaml": ("label vocabulary", {"classes": ["white", "red"]}),
+    "labels.yaml": ("label vocabulary", {"classes": ["white", "red"], "labels": 3, "left out": 1, "undecided": 0}),
     "plain.yaml": ("label vocabulary", {"classes": ["red", "white"]}),
     "recipe.yaml": ("recipe of a run", {"align": ["cae", "coral"], "backbone": "lora-sam"}),
     "plugins/mine.py": ("plugin as a single file", {"name": "mine", "offers": ["align"]}),
@@ -153,7 +170,19 @@ def is_command(words: list[str]) -> bool:
 
 def test_the_next_command_is_about_this_artifact(made):
     folder = shlex.quote(str(made / "run 1"))
-    assert describe(made / "run 1").next == (f"cellfeat report {folder}", f"cellfeat predict {folder} IMAGES")
+    predict = "IMAGES --refit -o predictions.csv"
+    assert describe(made / "run 1").next == (f"cellfeat report {folder}", f"cellfeat predict {folder} {predict}")
+    pipeline = shlex.quote(str(made / "run 1" / "pipelines" / "lab-a"))
+    assert describe(made / "run 1" / "pipelines" / "lab-a").next == (
+        f"cellfeat predict {pipeline} {predict}",
+        f"cellfeat transform {pipeline} cells.csv --refit -o f.h5ad",
+    )
+    assert describe(made / "run 1" / "pipelines").next[0] == f"cellfeat predict {pipeline} {predict}"
+    assert describe(made / "run 1" / "observations").next == (f"cellfeat report {folder}",)
+    assert describe(made / "words.csv").next[0].startswith(f"cellfeat data labels {made}/words.csv --to five-class")
+    assert describe(made / "hidden.csv").next == (f"cellfeat predict RUN {made}/hidden.csv",)
+    assert describe(made / "demo" / "manifest.csv").next[1].endswith("demo/manifest.csv --labels five-class")
+    assert "--levels class/patient" in describe(made / "levels").next[0]
     assert describe(made / "demo").next == (f"cellfeat info {made}/demo/manifest.csv",)
     assert describe(made / "wards").next[0].startswith(f"cellfeat data index folders {made}/wards --domain wards")
     assert f"cellfeat convert {made}/features.parquet cache" in describe(made / "features.parquet").next
@@ -163,6 +192,53 @@ def test_the_next_command_is_about_this_artifact(made):
     assert list(describe(made / "cache").facts["stores"].values()) == ["colour"]
     assert describe(made / "run 1" / "pipelines" / "lab-a" / "classifier.skops").facts["objects"] == CLASSIFIER
     assert f"--set backbone.adapter={made}/adapter" in describe(made / "adapter").next[0]
+
+
+def onnx_file(path: Path, said: dict[str, str]) -> Path:
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    helper.set_model_props(model, said)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_exported_backbone_is_known_by_its_metadata(tmp_path, monkeypatch):
+    path = onnx_file(tmp_path / "cell.onnx", {"cellfeat_version": "1", "backbone": "lora-sam", "image_size": "224"})
+    check(describe(path), "backbone as ONNX", {"backbone": "lora-sam", "image_size": "224"})
+    with pytest.raises(CellfeatError, match="not a file that cellfeat knows"):
+        describe(onnx_file(tmp_path / "other.onnx", {}))
+    (tmp_path / "bad.onnx").write_bytes(b"mine")
+    with pytest.raises(CellfeatError, match="is not read by onnxruntime"):
+        describe(tmp_path / "bad.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(CellfeatError, match=r"reading an ONNX file needs onnxruntime.*cellfeat\[onnx\]"):
+        describe(path)
+
+
+def test_a_shared_folder_is_known_and_checked(made, tmp_path):
+    from cellfeat.hub import push
+    from cellfeat.sharing import Wishes
+
+    about = {"classes": ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]}
+    pipeline = made / "run 1" / "pipelines" / "lab-a"
+    push(pipeline, "me/x", Wishes(), installed(), dry_run=True, out=tmp_path / "pipeline")
+    check(describe(tmp_path / "pipeline"), "shared pipeline", about)
+    estimator = shutil.copytree(pipeline, tmp_path / "estimator")
+    saved = json.loads((estimator / "pipeline.json").read_text())
+    saved["facts"] = {"made_by": "CellFeatures"}
+    (estimator / "pipeline.json").write_text(json.dumps(saved))
+    assert describe(estimator).next == (f"cellfeat transform {estimator} cells.csv -o f.h5ad",)
+    with pytest.raises(CellfeatError, match="was fitted in Python and does not say which data it has seen"):
+        push(estimator, "me/x", Wishes(), installed(), dry_run=True)
+    push(pipeline / "align-0", "me/x", Wishes(), installed(), dry_run=True, out=tmp_path / "method")
+    check(describe(tmp_path / "method"), "shared method", {"files": 2})
+    (tmp_path / "method" / "state.json").write_text("{}")
+    with pytest.raises(CellfeatError, match=r"state\.json has the sha256 .* damaged"):
+        describe(tmp_path / "method")
 
 
 def test_named_weights_are_known_by_their_content_whatever_they_are_called(tmp_path):

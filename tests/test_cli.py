@@ -430,8 +430,9 @@ def test_every_backbones_weights_are_listed_with_what_they_have_seen(cellfeat, t
     assert rows["cell-tiny"]["path"].endswith("cell-tiny-v1.safetensors")
     code, out, _ = cellfeat("weights", "list")
     assert code == 0
-    for text in ("has seen", "not known", "LVD-142M", "the hub's", "dinobloom-g"):
+    for text in ("has seen", "not known", "LVD-142M", "the hub's", "dinobloom-g", "sha256:e592ac54…"):
         assert text in out
+    assert max(map(len, out.splitlines())) <= 160, "the whole is in --json"
 
 
 def test_weights_of_the_hub_are_fetched_and_verified_by_their_names(cellfeat, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_a_vocabulary_places_drops_and_says_so(folder):
     assert dataset.dropped_by_domain == {"one": {"platelet": 1}, "two": {"platelet": 1}}
     notes = " ".join(dataset.notes())
     assert "2 cells whose label has no class in dorl-13 are dropped (platelet 2): the evaluation is closed-set" in notes
-    assert "dorl-13 counts neutrophil as neutrophil_segmented (1 cells)" in notes
+    assert "dorl-13 counts neutrophil as neutrophil_segmented (1 cell)" in notes
     assert len(read_manifest(manifest)) == 4
     assert read_manifest(manifest).notes() == []
 
@@ -167,8 +167,13 @@ def test_no_manifest_there(tmp_path):
 def test_no_row_left(folder):
     with pytest.raises(CellfeatError, match=r"m\.csv: no row is left of 1; line 2: .*absent\.png: no such file$"):
         read_manifest(write_csv(folder / "m.csv", ["a,absent.png,x,one"]), skip_bad=True)
-    with pytest.raises(CellfeatError, match="no row is left of 1; only labels without a class: platelet"):
+    with pytest.raises(CellfeatError, match=r"without a class: platelet\. A map of your own can"):
         read_manifest(write_csv(folder / "m.csv", ["a,a.png,platelet,one"]), "five-class")
+    (folder / "draft.yaml").write_text('classes: [x, y]\nmap:\n  "Lympho": null  # EDIT: 1 cell\n')
+    with pytest.raises(
+        CellfeatError, match=r"class: Lympho\. Write classes .* null in .*draft\.yaml, on the lines marked"
+    ):
+        read_manifest(write_csv(folder / "m.csv", ["a,a.png,Lympho,one"]), folder / "draft.yaml")
 
 
 # The images
@@ -476,7 +481,7 @@ def test_a_row_without_a_label_is_a_cell_to_be_classified(folder):
     for vocabulary in (None, "five-class"):
         dataset = read_manifest(manifest, vocabulary)
         assert [dataset.classes[i] if i >= 0 else None for i in dataset.label] == ["basophil", None, "monocyte"]
-        assert any("1 cells have no label" in text for text in dataset.notes())
+        assert any("1 cell has no label: it is neither" in text for text in dataset.notes())
 
 
 # Classes that are left out

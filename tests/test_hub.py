@@ -164,7 +164,7 @@ def test_a_pulled_pipeline_predicts_the_same_without_the_data(pushed_run, privat
     (place / "scans").rename(place / "gone")
     try:
         again, found = predictions(tmp_path / "pulled", images, tmp_path / "there.csv")
-        with pytest.raises(CellfeatError, match=r"shared without the cells .* laboratory that it knows: lab-a$"):
+        with pytest.raises(CellfeatError, match=r"shared without the cells .* Leave it out: .* any laboratory$"):
             predictions(tmp_path / "pulled", images, tmp_path / "refit.csv", refit=True)
     finally:
         (place / "gone").rename(place / "scans")
@@ -206,6 +206,48 @@ def test_a_pulled_adapter_is_the_adapter(pushed_adapter, adapter, server, tmp_pa
         found.append((product.weights_sha256, product.weights_saw, product.encode(frames).embedding))
     assert found[0][:2] == found[1][:2]
     assert bool((found[0][2] == found[1][2]).all())
+
+
+@pytest.fixture(scope="module")
+def adapted_run(private_run, place) -> Path:
+    """The same cells with the method that is recommended, which must adapt to every laboratory."""
+    from cellfeat import recipe
+    from cellfeat.run import run
+
+    content = yaml.safe_load((private_run / "recipe.yaml").read_text())
+    content |= {"align": {"name": "per-domain-z"}}
+    content["protocol"] |= {"source": ["lab-a"], "target": ["lab-b"]}
+    return run(recipe.parse(content), place / "runs" / "adapted", work(), pictures=False)[0]
+
+
+def test_what_must_adapt_is_told_to_serve_nobody_else(adapted_run, images, tmp_path):
+    """Warned before anything is sent; what the card prints works, and what cannot work says why."""
+    from cellfeat.artifact_info import describe
+
+    done = command("push", adapted_run, "me/z", "--dry-run", "--out", tmp_path / "model")
+    assert "warning: it answers for images of lab-a, lab-b alone" in done.stderr
+    assert "--align none" in done.stderr
+    card = (tmp_path / "model" / "README.md").read_text()
+    [line] = [one for one in card.splitlines() if one.startswith("cellfeat predict")]
+    assert line == "cellfeat predict model IMAGES --domain lab-a -o predictions.csv"
+    assert "**For images of these very laboratories only:** it answers for images of lab-a, lab-b alone" in card
+    found = describe(tmp_path / "model")
+    assert found.next == (line.replace(" model ", f" {tmp_path / 'model'} "),)
+    assert "alone" in found.facts["limit"]
+    known = use.predict(tmp_path / "model", [images], tmp_path / "known.csv", "lab-a", None, False, work())
+    assert known[1] == 6
+    with pytest.raises(CellfeatError, match=r"adapt to new\. It answers for images .* knows \(lab-a, lab-b\)"):
+        predictions(tmp_path / "model", images, tmp_path / "new.csv")
+    with pytest.raises(CellfeatError, match=r"--refit cannot be done\. It answers for images that were made in"):
+        predictions(tmp_path / "model", images, tmp_path / "new.csv", refit=True)
+
+
+def test_what_needs_no_refit_is_shared_without_a_word(private_run, tmp_path):
+    done = command("push", private_run, "me/n", "--source", "lab-a", "--dry-run", "--out", tmp_path / "model")
+    assert "warning" not in done.stderr
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "cellfeat predict model IMAGES -o predictions.csv" in card
+    assert "very laboratories" not in card
 
 
 def test_the_card_is_read_by_the_hub_and_by_people(pushed_run, private_run, server):

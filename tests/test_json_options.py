@@ -18,9 +18,7 @@ from cellfeat import cli
 WITHOUT = {
     "run": "records.jsonl in the run folder",
     "data index": "the manifest, and NAME-skipped.csv",
-    "data labels": "the map",
     "data merge": "the manifest",
-    "plugins info": "plugins list --json has every method's facts",
 }
 
 
@@ -109,3 +107,21 @@ def test_data_info(cellfeat, laboratories):  # noqa: F811
     assert found["cells"] == 150
     assert found["domains"]["lab-b"]["classes"]["monocyte"] == 10
     assert found["domains"]["lab-b"]["size"] == "32 x 32"
+
+
+def test_a_draft_of_labels_and_a_method_as_json(cellfeat, tmp_path):  # noqa: F811
+    (tmp_path / "cells.csv").write_text("id,path,label,domain\na,a.png,Mono,one\nb,b.png,Quux,one\nc,c.png,Quux,one\n")
+    found = as_json(cellfeat, "data", "labels", tmp_path / "cells.csv", "-o", tmp_path / "labels.yaml")
+    assert (found["vocabulary"], found["undecided"], len(found["empty_classes"])) == ("five-class", 1, 4)
+    first, second = found["labels"]
+    assert (first["label"], first["class"], first["undecided"]) == ("Mono", "monocyte", False)
+    assert (second["cells"], second["class"], second["undecided"]) == (2, None, True)
+    assert (tmp_path / "labels.yaml").is_file()
+    found = as_json(cellfeat, "plugins", "info", "per-domain-z")
+    [offer] = found["offers"]
+    assert (offer["slot"], offer["name"], found["broken"]) == ("align", "per-domain-z", [])
+    [listed] = [one for one in as_json(cellfeat, "plugins", "list")["offers"] if one["name"] == "per-domain-z"]
+    assert {key: offer[key] for key in listed} == listed
+    [offer] = as_json(cellfeat, "plugins", "info", "cae")["offers"]
+    assert "align.epochs" in [one["set"] for one in offer["parameters"]]
+    assert cellfeat("plugins", "info", "cae", "--json", "--markdown")[0] == 2

@@ -25,8 +25,8 @@ LEVELS = {
     "sampling synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process "
     "torch_probe transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
-    "image_files images manifest own_files page private_words ray_cluster scan shared_folder showing single_files "
-    "splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
+    "image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder showing "
+    "single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars testing.columns "
     "testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files label_drafts labelled_scorer layouts plugin_sources "
     "testing.toys undisturbed weights",
@@ -38,15 +38,15 @@ LEVELS = {
     "testing.common_checks",
     7: "components handing predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
-    9: "depicted evaluate ray_engine testing.align_subject",
+    9: "depicted evaluate newcomers ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "feature_figures records run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines plan results_folder run_folder testing.align_fits "
-    "testing.align_hard",
-    14: "artifact_info bench estimator_files onnx_export plan_text run_facts sharing suite_results "
+    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
+    "testing.align_fits testing.align_hard",
+    14: "bench estimator_files onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving use verification",
-    15: "boards cell_estimator model_card row_comparison run_report testing.align",
+    15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align",
     16: "api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator hub "
     "leaderboard ranking submission",
     17: "api.bench api.data api.files api.plugins api.runs api.sharing api.weights commands commands.bench "

@@ -115,6 +115,16 @@ def test_the_plan_in_words(work, laboratories, monkeypatch):
     assert "memory: 2.0 GB while encoding (measured), 3.0 GB free; of the fits not known" in told
 
 
+@pytest.mark.parametrize("domains", ["[lab-b]", "[lab-a, lab-b]"])
+def test_it_takes_whatever_the_run_takes(work, laboratories, tmp_path, domains):
+    recipe = recipe_of(laboratories, align="none", sets=[f"dataset.domains={domains}"])
+    plan, said = Planner(work)(recipe), [note for note in work.reporter.notes if "alone" in note]
+    assert said == [note for note in said if domains == "[lab-b]"], "one laboratory is told of"
+    assert len(said) == (domains == "[lab-b]")
+    folder, _ = run(recipe, tmp_path / "run", work, pictures=False)
+    assert plan.pipelines == len(list((folder / "pipelines").iterdir()))
+
+
 def test_the_command_says_it_and_runs_nothing(cellfeat, laboratories, tmp_path):  # noqa: F811
     arguments = ["run", "--data", laboratories, "--backbone", "colour", "--folds", "2", "--dry-run"]
     code, out, err = cellfeat(*arguments)

@@ -64,6 +64,24 @@ def test_the_file_has_a_line_per_group_and_no_formula(tmp_path):
     assert [int(second["n_a"]), int(second["n_b"]), int(second["cells"])] == [2, 2, 4]
 
 
+def test_a_class_that_was_not_taught_has_no_share(tmp_path):
+    """0 of n cells with an interval would say that it was looked for and hardly found."""
+    from dataclasses import replace
+
+    found = replace(
+        FOUND, classes=("a", "b", "basophil"), proba=np.pad(PROBA, ((0, 0), (0, 1))), untaught=("basophil",)
+    )
+    for one in found.as_dict()["groups"]:
+        assert list(one["classes"]["basophil"].values()) == [None, None, None, None, 0.0]
+        assert one["classes"]["a"]["cells"] + one["classes"]["b"]["cells"] == one["cells"]
+    write_shares(tmp_path / "s.csv", found)
+    with (tmp_path / "s.csv").open() as file:
+        first, _ = csv.DictReader(file)
+    assert [first[f"{part}_basophil"] for part in ("n", "share", "low", "high", "p")] == ["", "", "", "", "0"]
+    cells = [list(column.cells) for column in list(found.tables())[1].columns]
+    assert [column[2] for column in cells] == ["", "basophil", "", "", "not taught"]
+
+
 def test_groups_are_a_manifests_or_the_folders_below_those_named(tmp_path):
     for name in ("p-1/a.png", "p-1/b.png", "p-2/slide/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +144,21 @@ def test_predict_writes_and_prints_the_shares_of_patients(cellfeat, finished, la
     assert code == 0, err
     assert "Class shares by group" in out
     assert out.count("patient 2") == 1
+
+
+def test_predict_says_what_was_not_taught(cellfeat, finished, laboratories, tmp_path):  # noqa: F811
+    """Three classes are trained on of the five that the vocabulary has."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    [about] = run.glob("pipelines/*/pipeline.json")
+    known = json.loads(about.read_text())
+    about.write_text(json.dumps({**known, "classes": [*known["classes"], "basophil"]}))
+    code, out, err = cellfeat("predict", run, patients(laboratories, tmp_path / "patients.csv"), "--json")
+    assert code == 0, err
+    assert "note: not taught, so never answered: basophil" in err
+    assert json.loads(out)["not_taught"] == ["basophil"]
+    with Path("predictions.csv").open() as file:
+        assert {float(row["p_basophil"]) for row in csv.DictReader(file)} == {0.0}
 
 
 def test_what_cannot_be_grouped_is_told_before_any_work(cellfeat, finished, laboratories, tmp_path):  # noqa: F811

@@ -314,6 +314,15 @@ def test_a_single_file_is_a_plugin(install, tmp_path):
     )
 
 
+def test_a_repository_that_imports_itself_by_name_is_to_be_installed(install, tmp_path):
+    package = tmp_path / "here" / "src" / "alone"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from alone.part import Method\n")
+    (tmp_path / "here" / "pyproject.toml").write_text("")
+    [broken] = install(choice=Choice(places=(package.parent,)), a=good("first")).broken
+    assert f"pip install -e {tmp_path / 'here'}, and leave --plugins-dir out" in broken.remedy
+
+
 def test_a_specifier_that_is_none_is_told(install, tmp_path):
     (tmp_path / "mine.py").write_text(f"REQUIRES_CELLFEAT = 'new'\n{good('x')}")
     [broken] = install(choice=Choice(places=(tmp_path / "mine.py",)), a=good("first")).broken

@@ -83,6 +83,18 @@ def metadata(site: Path, option: str) -> Message:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
+def test_a_repository_is_a_plugin_before_it_is_installed(option, tmp_path):
+    """`--plugins-dir REPOSITORY/src` while prototyping: the package finds its own modules under any name."""
+    from cellfeat import registry
+    from cellfeat.plugin_choice import Choice
+
+    new(option, "mine", "--out", tmp_path / "here", "--author", ANA)
+    found = registry.load([], Choice(places=(tmp_path / "here" / "src",)))
+    assert (found.broken, [offer.name for offer in found.offers]) == ([], ["mine"])
+    assert found.find(KINDS[option].slot, "mine").factory.__module__.startswith("cellfeat.prototypes.cellfeat_mine.")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 def test_a_repository_has_all_that_one_needs(option, tmp_path):
     printed = new(option, "mine", "--out", tmp_path / "here", "--author", ANA)
     found = set(texts(tmp_path / "here"))

@@ -157,5 +157,15 @@ def test_a_log_has_no_control_characters_even_on_a_terminal(tmp_path):
 
 def test_a_narrow_terminal_gets_every_name(tmp_path):
     text = on_terminal(["weights", "list"], width=40, CELLFEAT_CACHE=str(tmp_path))
-    assert "here: no (cellfeat weights fetch vit_b_lm)" in text
-    assert "…" not in text
+    assert "dinobloom-g" in text
+    assert "has seen: SA-1B, light-microscopy images of micro-sam's generalist" in text
+    assert "cellfeat weights fetch NAME" in " ".join(text.split())
+
+
+def test_narrow_help_cuts_no_name():
+    for words in (["--help"], ["run", "--help"], ["hub", "push", "--help"]):
+        text = on_terminal(words, width=60)
+        assert "…" not in text.replace("NAME,…", ""), text
+    text = on_terminal(["--help"], width=60)
+    assert "--install-completion" in text
+    assert "CELLFEAT_PLUGINS_DIR" in text

@@ -61,11 +61,10 @@ def index(
 def _say_next(manifest: Path, labels: list[str]) -> None:
     """The command after a manifest: its words need a map, or are known."""
     from cellfeat.console import say
-    from cellfeat.labels import FIVE_CLASS, KNOWN_LABELS, normalised
+    from cellfeat.labels import vocabulary_of
 
-    name, words = _quoted(manifest), {normalised(label) for label in labels if label}
-    if words <= set(KNOWN_LABELS):
-        vocabulary = "five-class" if all(map(FIVE_CLASS.place, words)) else "dorl-13"
+    name, vocabulary = _quoted(manifest), vocabulary_of(labels)
+    if vocabulary is not None:
         say(f"Next: cellfeat data info {name} --labels {vocabulary}")
     else:
         say(f"Next: cellfeat data labels {name} --to five-class -o labels.yaml")
@@ -140,6 +139,7 @@ def labels(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifest CSVs, as from data index")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The label map to write, a .yaml; never overwritten")],
     to: Annotated[str, typer.Option(help="The classes: five-class, dorl-13 or a map.yaml of your own")] = "five-class",
+    as_json: Annotated[bool, typer.Option("--json", help="The draft also as JSON, in place of the table")] = False,
 ) -> None:
     """Draft a label map: which class each of your own words for cells would belong to.
 
@@ -149,11 +149,15 @@ def labels(
     from cellfeat.console import console, say
     from cellfeat.label_drafts import draft_labels, write_draft
     from cellfeat.manifest import refuse_existing
+    from cellfeat.showing import show_json
 
     refuse_existing(out)
     draft = draft_labels(manifests, to)
     write_draft(out, draft)
-    _print_draft(console, draft)
+    if as_json:
+        show_json(draft.as_dict())
+    else:
+        _print_draft(console, draft)
     if draft.empty_classes:
         say(f"no label for {', '.join(draft.empty_classes)}")
     count, left = len(draft.undecided), sum(line.cells for line in draft.undecided)

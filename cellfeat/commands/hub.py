@@ -43,6 +43,7 @@ def push(
     from cellfeat.console import console, say
     from cellfeat.hub import endpoint
     from cellfeat.hub import push as send
+    from cellfeat.newcomers import bound_to
     from cellfeat.registry import installed
     from cellfeat.sharing import Wishes
 
@@ -56,6 +57,9 @@ def push(
         say(f"names that can be read in it: {', '.join(done.names)}")
     if done.not_searched:
         say(f"not searched: {done.not_searched}")
+    alone = bound_to(done.about)
+    if alone:
+        say(f"warning: {alone}")
     if licence is None:
         say("no licence is named, so that nobody may use it: --licence Apache-2.0, say")
     if dry_run:
@@ -74,8 +78,12 @@ def pull(
     """Fetch what `push` sent: every file is checked by its SHA-256, and none may be a pickle."""
     from cellfeat.console import TerminalReporter, console, say
     from cellfeat.hub import pull as fetch
-    from cellfeat.model_card import next_command
+    from cellfeat.newcomers import bound_to
+    from cellfeat.next_use import of_shared
 
     done = fetch(repo, out, revision, TerminalReporter())
     say(f"{out}: {done.about['kind']} of {repo}, commit {done.commit[:8]}, {len(done.about['files'])} files checked")
-    console.print(f"Next: {next_command(done.about, str(out))}", markup=False, soft_wrap=True)
+    alone = bound_to(done.about)
+    if alone:
+        say(f"note: {alone}")
+    console.print(f"Next: {of_shared(done.about, out)}", markup=False, soft_wrap=True)

@@ -73,12 +73,20 @@ def info(
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="The whole page of the method as Markdown")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON")] = False,
 ) -> None:
     """What a method is and declares, and the parameters that --set can change."""
     from cellfeat import plugin_pages
+    from cellfeat.errors import CellfeatError
     from cellfeat.registry import installed
+    from cellfeat.showing import show_json
 
+    if as_json and markdown:
+        raise CellfeatError("--json and --markdown are two forms; ask for one of them")
     offers, broken = installed().called(name)
+    if as_json:
+        show_json(plugin_pages.details(offers, broken))
+        return
     if markdown and offers:
         print("\n".join(map(plugin_pages.page, offers)), end="")
         return

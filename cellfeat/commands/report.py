@@ -18,7 +18,8 @@ def report(
 ) -> None:
     """One page about a finished run, which opens from a disk: results, figures, mistakes, what was run with what.
 
-    Built from what the run folder holds; no model is loaded, no image outside of it is opened.
+    Built from what the run folder holds; no model is loaded, no image outside of it is opened. The page is written anew
+    each time, in place of the one that an earlier call made.
     """
     from cellfeat.console import progress, say
     from cellfeat.run_report import write_report

@@ -83,7 +83,7 @@ def run(
 
     With nothing given: LoRA-SAM, the cross-domain autoencoder and a linear SVM on the built-in demo set.
     """
-    from cellfeat import compose
+    from cellfeat import compose, next_use
     from cellfeat.console import say
     from cellfeat.report import result_table
     from cellfeat.run import default_out
@@ -117,13 +117,8 @@ def run(
     if not is_main():
         return
     show(result_table(records))
-    sources = list(dict.fromkeys(record["source"] for record in records))
-    choice = f" --source {sources[0]}" if len(sources) > 1 else ""
-    # What adapted to the targets cannot place the images of yet another laboratory, before it has adapted to them.
-    choice += " --refit" if any(record["adapt"] != "none" for record in records) else ""
-    choice += plugin_choice.Choice.of_environment().options()
     say(f"Run folder: {folder}\nIts report: cellfeat report {folder}")
-    say(f"Next: cellfeat predict {folder} IMAGES{choice} -o predictions.csv")
+    say(f"Next: {next_use.of_run(folder, plugin_choice.Choice.of_environment().options())}")
 
 
 def _show_plan(recipe: Recipe, out: Path | None, work: Workplace) -> None:

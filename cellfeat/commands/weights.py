@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List, download and verify named weights; import and export the files of other programs.", no_args_is_help=True
 )
+
+DIGITS = 8  # of a digest in the table
 
 Name = Annotated[str, typer.Argument(autocompletion=completion.weights, help="A name from `cellfeat weights list`")]
 Format = Annotated[str, typer.Argument(metavar="FORMAT", help="Offered by a plugin; an unknown one lists them all")]
@@ -32,11 +35,15 @@ def _named() -> dict[str, NamedWeights]:
 def list_weights(
     as_json: Annotated[bool, typer.Option("--json", help="The same, and where they are described, as JSON")] = False,
 ) -> None:
-    """Names, sizes, licences, the data they have seen, and whether the file is here already."""
+    """Names, sizes, licences, the data they have seen, and whether the file is here already.
+
+    --json has the whole: digests, paths, and what is said of the data.
+    """
     import json
 
     from rich.table import Table
 
+    from cellfeat.console import say
     from cellfeat.showing import show
     from cellfeat.weights import weights_status
 
@@ -48,11 +55,19 @@ def list_weights(
     for heading in ("name", "size", "licence", "has seen", "here", "digest"):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        seen = "not known" if row.saw is None else ", ".join(row.saw) or "nothing"
-        digest = row.digest or "the hub's"
+        seen = "not known" if row.saw is None else ", ".join(map(_short, row.saw)) or "nothing"
+        algorithm, _, digits = row.digest.rpartition(":")
+        digest = f"{algorithm}:{digits[:DIGITS]}…" if digits else "the hub's"
         size = f"{row.size_mb:,.0f} MB" if row.size_mb else "not known"
-        table.add_row(row.name, size, row.licence, seen, row.where, digest)
+        table.add_row(row.name, size, row.licence, seen, "yes" if row.path else "no", digest)
     show(table)
+    if any(row.path is None for row in rows):
+        say("What is not here comes with: cellfeat weights fetch NAME")
+
+
+def _short(seen: str) -> str:
+    """The name of data, less what is said of it."""
+    return re.split(r" \(|: ", seen, maxsplit=1)[0]
 
 
 def _described(row: WeightsRow) -> dict[str, Any]:
