@@ -232,7 +232,7 @@ def test_a_shared_folder_is_known_and_checked(made, tmp_path):
     saved["facts"] = {"made_by": "CellFeatures"}
     (estimator / "pipeline.json").write_text(json.dumps(saved))
     assert describe(estimator).next == (f"cellfeat transform {estimator} cells.csv -o f.h5ad",)
-    with pytest.raises(CellfeatError, match="was fitted in Python and does not say which data it has seen"):
+    with pytest.raises(CellfeatError, match=r"was saved by CellFeatures in Python, .* it is not shared"):
         push(estimator, "me/x", Wishes(), installed(), dry_run=True)
     push(pipeline / "align-0", "me/x", Wishes(), installed(), dry_run=True, out=tmp_path / "method")
     check(describe(tmp_path / "method"), "shared method", {"files": 2})
