@@ -29,54 +29,64 @@ if TYPE_CHECKING:
     from cellfeat.recipe import Recipe
     from cellfeat.workplace import Workplace
 
+Align = Annotated[
+    str | None, typer.Option(autocompletion=completion.aligners, help="One method or a chain: per-domain-z,coral")
+]
+ClassifierName = Annotated[
+    str | None,
+    typer.Option(
+        "--clf",
+        autocompletion=completion.classifiers,
+        help="Classifier; default: the method's own head, or svm-linear",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.recipes, help="A recipe's name or YAML file; the other options change it"),
+]
+Sources = Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")]
+Targets = Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")]
+Adapt = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.adaptations,
+        help="Target cells shown without labels: none, test or heldout; default: test",
+    ),
+]
+Folds = Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")]
+Seed = Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")]
+HalfMaps = Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")]
+Pictures = Annotated[
+    bool, typer.Option("--pictures/--no-pictures", help="Keep small pictures of cells in the run folder")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would run, how long encoding takes, and memory and disk")
+]
+
 
 def run(
     data: Data = None,
     labels: Labels = None,
     backbone: BackboneName = None,
     segmenter: SegmenterName = None,
-    align: Annotated[
-        str | None, typer.Option(autocompletion=completion.aligners, help="One method or a chain: per-domain-z,coral")
-    ] = None,
-    clf: Annotated[
-        str | None,
-        typer.Option(
-            "--clf",
-            autocompletion=completion.classifiers,
-            help="Classifier; default: the method's own head, or svm-linear",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.recipes, help="A recipe's name or YAML file; the other options change it"
-        ),
-    ] = None,
+    align: Align = None,
+    clf: ClassifierName = None,
+    recipe: RecipeName = None,
     sets: Sets = None,
-    source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeat for several")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Test on this domain only; repeat for several")] = None,
-    adapt: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.adaptations,
-            help="Target cells shown without labels: none, test or heldout; default: test",
-        ),
-    ] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds inside the source; default: 5")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of folds and fits; default: 1234")] = None,
+    source: Sources = None,
+    target: Targets = None,
+    adapt: Adapt = None,
+    folds: Folds = None,
+    seed: Seed = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
     batch: Batch = None,
-    half_maps: Annotated[bool, typer.Option("--half-maps", help="Keep token maps as float16: half the disk")] = False,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Keep small pictures of cells in the run folder")
-    ] = True,
+    half_maps: HalfMaps = False,
+    pictures: Pictures = True,
     skip_bad: SkipBad = False,
     offline: Offline = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would run, how long encoding takes, and memory and disk")
-    ] = False,
+    dry_run: DryRun = False,
     out: Out = None,
 ) -> None:
     """Fit on each source laboratory, test on every other, and save the pipelines.
@@ -92,13 +102,8 @@ def run(
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad, batch, half_maps, compile)
-    protocol = {
-        "source": source,
-        "target": target,
-        "adapt": adapt,
-        "folds": folds,
-        "seeds": None if seed is None else [seed],
-    }
+    seeds = None if seed is None else [seed]
+    protocol = {"source": source, "target": target, "adapt": adapt, "folds": folds, "seeds": seeds}
     composed = compose.recipe(
         recipe=recipe,
         data=data,
