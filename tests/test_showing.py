@@ -84,8 +84,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cellfeat", *arguments]
 
 
+SET_BY_THE_TEST = ("CI", "NO_COLOR", "TERM", "LANG", "COLUMNS", "LINES")
+
+
 def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "TERM", "LANG")}
+    kept = {name: value for name, value in os.environ.items() if name not in SET_BY_THE_TEST}
     return {**kept, "TERM": "xterm-256color", **changes}
 
 
