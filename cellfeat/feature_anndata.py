@@ -25,9 +25,14 @@ KEY, REPRESENTATION, WHOLE = "cellfeat", "X_cellfeat", "json"
 CATEGORIES = ("domain", "label")
 
 
+def installed() -> Any:
+    """The package anndata. Raises: CellfeatError where it is not installed."""
+    return import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
+
+
 def write(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, provenance: Mapping[str, Any]) -> None:
     """Raises: CellfeatError for texts that HDF5 cannot hold, and where anndata is not installed."""
-    anndata = import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
+    anndata = installed()
     import h5py
     import pandas as pd
 
@@ -93,7 +98,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Column, dict[str, Any]]:
 
     Raises: CellfeatError for a file that is no AnnData, and for one that cellfeat did not write.
     """
-    anndata = import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
+    anndata = installed()
     with opened(path) as file:
         provenance = provenance_of(path, file)
         obs = anndata.io.read_elem(file["obs"])
@@ -105,7 +110,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Column, dict[str, Any]]:
 
 def opened(path: Path) -> Any:
     """The open HDF5 file. Raises: CellfeatError where it is none."""
-    import_extra("anndata", ".h5ad", "a .parquet file needs nothing")
+    installed()
     import h5py
 
     try:

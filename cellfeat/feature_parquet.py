@@ -22,6 +22,13 @@ KEY = "cellfeat"
 FEATURE = re.compile(r"f\d+")
 
 
+def installed() -> Any:
+    """The package that files need: of the base installation."""
+    import pyarrow
+
+    return pyarrow
+
+
 def write(path: Path, rows: Mapping[str, np.ndarray], vectors: Column, provenance: Mapping[str, Any]) -> None:
     """Written group by group, so that the features of many cells are never in memory together."""
     import pyarrow as pa

@@ -13,7 +13,7 @@ import numpy as np
 from cellfeat import datasets, provenance
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
-from cellfeat.feature_files import ALIGNED, DIGEST, FORMS, POOLED, FeatureTable
+from cellfeat.feature_files import ALIGNED, DIGEST, FORMS, POOLED, FeatureTable, form_of
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, read_about, resolve
@@ -187,6 +187,8 @@ def _check_out(out: Path, endings: Sequence[str]) -> None:
         raise CellfeatError(f"--out {out}: the name must end in {' or '.join(endings)}")
     refuse_existing(out)
     refuse_existing(_skipped_beside(out))
+    if out.suffix.lower() in FORMS:
+        form_of(out).installed()  # before hours of encoding
 
 
 def _check_shares(path: Path, out: Path) -> None:

@@ -148,6 +148,12 @@ def test_a_mistake_is_one_line_with_what_to_do(cellfeat, arguments, parts):
     assert not Path("runs").exists()
 
 
+def test_a_form_without_its_package_is_refused_before_anything_is_read(cellfeat, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    code, _, err = cellfeat("extract", "absent.csv", "-o", "features.h5ad")
+    assert (code, 'pip install "cellfeat[anndata]"' in one_line(err)) == (2, True)
+
+
 def test_a_mistyped_command_or_option_is_told_the_nearest(cellfeat):
     code, _, err = cellfeat("rnu")
     assert code == 2
