@@ -66,6 +66,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(templates, browser, tmp
         found.page.get_by_role("button", name="Light theme").click()
         light = found.page.evaluate(paper)
         assert light == "rgb(255, 255, 255)" != dark
+        found.page.wait_for_timeout(1000)  # ms: Chromium writes what a page keeps a moment later
         found.page.reload()
         assert found.page.evaluate(paper) == light
         assert found.findings() == []
