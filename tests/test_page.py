@@ -67,7 +67,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(templates, browser, tmp
         light = found.page.evaluate(paper)
         assert light == "rgb(255, 255, 255)" != dark
         seen = []
-        for _ in range(3):  # what a page of a disk keeps is now and then not read back at once by Chromium
+        for _ in range(3):  # now and then Chromium shows a load without what was kept; why is not known
             found.page.wait_for_timeout(300)  # ms
             found.page.reload()
             seen.append(found.page.evaluate(paper))
