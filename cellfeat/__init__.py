@@ -9,7 +9,16 @@ _HOMES = {
     "cellfeat.errors": ("CellfeatError", "UnseenDomainError"),
     "cellfeat.extras": ("import_extra",),
     "cellfeat.types": ("UNLABELED", "Cells", "Features"),
-    "cellfeat.slots": ("API_VERSION", "Aligner", "Backbone", "Classifier", "Context", "EncoderFacts", "Segmenter"),
+    "cellfeat.slots": (
+        "API_VERSION",
+        "Aligner",
+        "Backbone",
+        "Classifier",
+        "Context",
+        "DetectorRecord",
+        "EncoderFacts",
+        "Segmenter",
+    ),
     "cellfeat.hookspecs": ("hookimpl",),
     "cellfeat.artifacts": (
         "SavesState",
@@ -30,7 +39,10 @@ _HOMES = {
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("api", "distributed", "images", "metrics", "pictures", "synthetic", "testing", "training")
+_MODULES = [
+    "api", "distributed", "images", "metrics", "pictures",
+    "synthetic", "synthetic_smears", "testing", "training",
+]  # fmt: skip
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 

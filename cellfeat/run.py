@@ -12,11 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 from cellfeat import datasets, newcomers, observation_files, provenance, records
+from cellfeat.confidence import Confidence
 from cellfeat.distributed import is_main
 from cellfeat.errors import CellfeatError
 from cellfeat.evaluate import Evaluator, check_cells
 from cellfeat.extract import Encoder, doubtful_masks
 from cellfeat.finetune import adapter_for, checked_params
+from cellfeat.novelty import Reference
 from cellfeat.observations import Observer
 from cellfeat.own_files import with_own_files
 from cellfeat.pipeline import Pipeline, columns_read, resolve
@@ -64,6 +66,7 @@ def run(recipe: Recipe, out: Path, work: Workplace, pictures: bool = True) -> tu
         if doubtful is not None:
             about["doubtful_masks"] = doubtful
         written = _evaluate(evaluator, folder, about)
+        _refer(evaluator, encoder, dataset, folder)
         _observe(evaluator, encoder, dataset, folder, pictures)
     if is_main():  # another process may be here while this one still writes the last checkpoint
         evaluator.clear_scratch()
@@ -120,8 +123,19 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
                     newcomers.FACT: newcomers.places_newcomers(pipeline, cells, evaluator.context),
                 }
                 pipeline.save(folder / "pipelines" / split.name)
+                Confidence.learn(results[-1], cells).save(folder / "pipelines" / split.name)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)
     return written
+
+
+def _refer(evaluator: Evaluator, encoder: Encoder, dataset: datasets.Dataset, folder: Path) -> None:
+    """Keep what the training cells of each source look like, for warnings about cells that do not."""
+    seed = evaluator.recipe.protocol.seeds[0]
+    for split in evaluator.splits(seed):
+        rows = split.rows
+        Reference.learn(dataset.select(rows), evaluator.cells[rows], encoder, seed).save(
+            folder / "pipelines" / split.name
+        )
 
 
 def _observe(evaluator: Evaluator, encoder: Encoder, dataset: datasets.Dataset, folder: Path, pictures: bool) -> None:

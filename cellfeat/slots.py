@@ -77,6 +77,19 @@ class Context:
         self.reporter.note(text)
 
 
+class DetectorRecord(NamedTuple):
+    """What a detector found where the white cells were known.
+
+    cells: how many there were. found: of these. wrong: boxes that are none of them. on: the photographs, with the
+    command that counted.
+    """
+
+    cells: int
+    found: int
+    wrong: int
+    on: str
+
+
 class EncoderFacts(NamedTuple):
     """What a backbone or segmenter says of itself; image_size and interpolation are a backbone's alone."""
 
@@ -115,7 +128,10 @@ class Backbone(Protocol):
 class Segmenter(Protocol):
     """Images to masks; replaces the mask of a backbone.
 
-    Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears;
+    Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears; with it
+    `cell_diameter: float`, the diameter in px of a typical white cell at which it works: photographs are brought to
+    this scale for it (without it they come as they are); and `detections: DetectorRecord`, how it did where the cells
+    were known, which the intervals of a differential count rest on;
     `weights_sha256: str` and, on the factory, `facts`, as for a backbone. Of segmenters that tell the nucleus, masks
     (B, S, S) bool: `nuclei(images)`; `cells_and_nuclei(images)`, both at once; `plausible(images, cells, nuclei) ->
     (B,) bool`, whether they look like one whole white cell: such masks can train a network (`cellfeat lora-sam

@@ -22,9 +22,9 @@ __all__ = ["ALL_TYPES", "CLASSES", "LABORATORIES", "Laboratory", "SyntheticCell"
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 ALL_TYPES: tuple[str, ...] = (*CLASSES, *(name for name in CELL_TYPES if name not in CLASSES))
 
-_SUPERSAMPLING = 1.5
-_NEUTROPHIL_DIAMETER = 13.5  # µm, of a typical one
-_RED_CELL_DIAMETER = 7.5 / _NEUTROPHIL_DIAMETER  # 7-8 µm in a smear
+SUPERSAMPLING = 1.5
+NEUTROPHIL_DIAMETER = 13.5  # µm, of a typical one
+RED_CELL_DIAMETER = 7.5 / NEUTROPHIL_DIAMETER  # 7-8 µm in a smear
 _DIAMETER_LIMITS = (0.24, 0.84)  # share of the frame; keeps every mask between 3 % and 70 % of the area
 
 
@@ -59,14 +59,14 @@ def draw_cell(
     Raises:
         ValueError: for an unknown class or laboratory, or a size below 32 px.
     """
-    laboratory = _checked_laboratory(label, laboratory)
+    laboratory = checked_laboratory(label, laboratory)
     size = laboratory.image_size if size is None else int(size)
     if size < 32:
         raise ValueError(f"size is {size} px; a cell needs at least 32 px.")
     sampled = min(size, laboratory.resolution)
-    side = round(_SUPERSAMPLING * sampled)
+    side = round(SUPERSAMPLING * sampled)
     kind, diameter = choose_form(label, rng)
-    relative = diameter / _NEUTROPHIL_DIAMETER
+    relative = diameter / NEUTROPHIL_DIAMETER
     share = float(np.clip(laboratory.cell_share * relative, *_DIAMETER_LIMITS))
     reach = min(max(0.04, laboratory.off_centre), 0.5 - share / 2.0) + 0.02
     centre = side * (0.5 + np.clip(rng.normal(0.0, laboratory.off_centre, 2), -reach, reach))
@@ -74,12 +74,12 @@ def draw_cell(
     cell = draw_white_cell(kind, radius, rng)
     # the magnification follows where a very small or large cell was brought to the limits
     dyes = _surroundings(side, centre, radius, radius / relative, laboratory, rng)
-    covered = _paste(dyes, cell, centre)
-    image = _photograph(dyes, sampled, size, laboratory, rng)
+    covered = paste(dyes, cell, centre)
+    image = photograph(dyes, (sampled, sampled), (size, size), sampled, laboratory, rng)
     return SyntheticCell(image, _mask(covered, size), label)
 
 
-def _checked_laboratory(label: str, laboratory: Laboratory | str) -> Laboratory:
+def checked_laboratory(label: str, laboratory: Laboratory | str) -> Laboratory:
     if label not in ALL_TYPES:
         raise ValueError(f"no class named {label!r}. Possible: {', '.join(ALL_TYPES)}.")
     if isinstance(laboratory, Laboratory):
@@ -99,9 +99,9 @@ def _surroundings(
     `radius` is the white cell's and `unit` a typical neutrophil's, both px.
     """
     dyes = np.zeros((4, side, side), np.float32)
-    _add_red_cells(dyes, centre, radius, unit * _RED_CELL_DIAMETER, laboratory, rng)
+    _add_red_cells(dyes, centre, radius, unit * RED_CELL_DIAMETER, laboratory, rng)
     for _ in range(rng.poisson(laboratory.debris)):
-        _add_platelet(dyes, unit * rng.uniform(0.10, 0.26), rng)
+        add_platelet(dyes, unit * rng.uniform(0.10, 0.26), rng)
     if rng.random() < 0.05:
         _add_neighbour(dyes, centre, radius, unit, rng)
     return dyes
@@ -127,7 +127,7 @@ def _add_red_cells(
         if np.all(np.hypot(*(others[:, :2] - spot).T) > near * (others[:, 2] + size)):
             placed = np.vstack([placed, [*spot, size]])
             # plain numbers: numpy's own would turn the pixels of a red cell into float64
-            _add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
+            add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
 
 
 def _crowd(
@@ -143,12 +143,14 @@ def _crowd(
     return abuts
 
 
-def _add_red_cell(
+def add_red_cell(
     dyes: np.ndarray, spot: list[float], size: float, laboratory: Laboratory, rng: np.random.Generator
 ) -> None:
     """One disc with a pale centre, slightly oval, in place."""
-    side = dyes.shape[1]
-    (top, bottom), (left, right) = ((max(0, int(at - 1.2 * size)), min(side, int(at + 1.2 * size) + 2)) for at in spot)
+    (top, bottom), (left, right) = (
+        (max(0, int(at - 1.2 * size)), min(side, int(at + 1.2 * size) + 2))
+        for at, side in zip(spot, dyes.shape[1:], strict=True)
+    )
     if top >= bottom or left >= right:
         return
     y = (np.arange(top, bottom, dtype=np.float32) - spot[0])[:, None] / size
@@ -166,30 +168,30 @@ def _add_red_cell(
         dyes[3, top:bottom, left:right] += np.exp(-(((away - 0.97) / 0.07) ** 2))
 
 
-def _add_platelet(dyes: np.ndarray, size: float, rng: np.random.Generator) -> None:
+def add_platelet(dyes: np.ndarray, size: float, rng: np.random.Generator) -> None:
     """One platelet or speck of precipitate, in place: pale blue with purple grains, or small and dark."""
     side = 2 * int(np.ceil(1.5 * size)) + 2
     shape = outline(rng, 0.12, rng.uniform(1.0, 1.25), 24)
     body = blur(fill(np.zeros((side, side), np.float32), [shape], size), 0.15 * size)
     grains = body * np.clip(0.7 + 0.4 * smooth_noise(side, 0.5 * size, rng), 0.35, 1.5)
     azure, eosin = (grains * rng.uniform(0.3, most) for most in (0.9, 0.8))
-    _paste(dyes, CellLayers(azure, eosin, body, body), rng.uniform(0.0, dyes.shape[1], 2))
+    paste(dyes, CellLayers(azure, eosin, body, body), rng.uniform(0.0, dyes.shape[1:], 2))
 
 
 def _add_neighbour(dyes: np.ndarray, centre: np.ndarray, radius: float, unit: float, rng: np.random.Generator) -> None:
     """Part of another white cell, cut by the border, in place; it never touches the one in the middle."""
     kind, diameter = choose_form(ALL_TYPES[rng.integers(len(ALL_TYPES))], rng)
-    size = unit * diameter / _NEUTROPHIL_DIAMETER
+    size = unit * diameter / NEUTROPHIL_DIAMETER
     away = max(1.4 * (radius + size), 0.5 * dyes.shape[1] + 0.3 * size)
     angle = rng.uniform(0.0, 2.0 * np.pi)
     spot = centre + away * np.array([np.sin(angle), np.cos(angle)])
-    _paste(dyes, draw_white_cell(kind, size, rng), spot)
+    paste(dyes, draw_white_cell(kind, size, rng), spot)
 
 
-def _paste(dyes: np.ndarray, cell: CellLayers, centre: np.ndarray) -> np.ndarray:
-    """Lay a white cell over what is there, in place; returns its body and nucleus (2, side, side) float32 in 0..1."""
-    side, patch = dyes.shape[1], cell.body.shape[0]
-    covered = np.zeros((2, side, side), np.float32)
+def paste(dyes: np.ndarray, cell: CellLayers, centre: np.ndarray) -> np.ndarray:
+    """Lay a white cell over what is there, in place; returns its body and nucleus (2, H, W) float32 in 0..1."""
+    patch = cell.body.shape[0]
+    covered = np.zeros((2, *dyes.shape[1:]), np.float32)
     top, left = (round(at - patch / 2.0) for at in centre.tolist())
     rows, columns = slice(max(top, 0), max(top + patch, 0)), slice(max(left, 0), max(left + patch, 0))
     view = dyes[:, rows, columns]
@@ -217,11 +219,19 @@ def _mask(covered: np.ndarray, size: int) -> np.ndarray:
     return body * np.where(nucleus > 0.5, np.uint8(255), np.uint8(128))
 
 
-def _photograph(
-    dyes: np.ndarray, sampled: int, size: int, laboratory: Laboratory, rng: np.random.Generator
+def photograph(
+    dyes: np.ndarray,
+    sampled: tuple[int, int],
+    size: tuple[int, int],
+    frame: float,
+    laboratory: Laboratory,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Light through the dyes (4, side, side), optics, camera: (size, size, 3) uint8 RGB."""
-    side = dyes.shape[1]
+    """Light through the dyes (4, h, w), optics, camera: (H, W, 3) uint8 RGB.
+
+    sampled: (height, width) that the camera resolves. size: (H, W) of the image. frame: side in sampled px of the frame
+    around one cell, which the laboratory's blur is a share of.
+    """
     amounts = np.exp(rng.normal(0.0, laboratory.stain_spread, 2)) * [
         laboratory.azure_strength,
         laboratory.eosin_strength,
@@ -229,35 +239,35 @@ def _photograph(
     stain = np.array([laboratory.azure, laboratory.eosin, laboratory.red, [laboratory.rim] * 3])
     stain[:2] *= amounts[:, None]
     density = (laboratory.contrast * stain.T).astype(np.float32) @ dyes.reshape(4, -1)
-    light: np.ndarray = cv2.merge(list(cv2.exp(-density).reshape(3, side, side)))
-    light = cv2.resize(light, (sampled, sampled), interpolation=cv2.INTER_AREA)
-    light = blur(light, laboratory.blur * sampled) * (1.0 - laboratory.haze) + laboratory.haze
+    light: np.ndarray = cv2.merge(list(cv2.exp(-density).reshape(3, *dyes.shape[1:])))
+    light = cv2.resize(light, sampled[::-1], interpolation=cv2.INTER_AREA)
+    light = blur(light, laboratory.blur * frame) * (1.0 - laboratory.haze) + laboratory.haze
     light *= _illumination(sampled, laboratory, rng)
     if laboratory.sharpening:
         light += laboratory.sharpening * (light - blur(light, 1.0))
     grey: np.ndarray = 255.0 * cv2.pow(np.clip(light, 0.0, 1.0), laboratory.gamma)
     grey += _sensor_noise(sampled, laboratory.noise, rng)
     if size != sampled:
-        grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_CUBIC)
+        grey = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_CUBIC)
     image = np.clip(grey + 0.5, 0.0, 255.0).astype(np.uint8)
     return image if laboratory.jpeg_quality is None else _through_jpeg(image, laboratory.jpeg_quality)
 
 
-def _illumination(side: int, laboratory: Laboratory, rng: np.random.Generator) -> np.ndarray:
-    """Light of the lamp over the frame, (side, side, 3) float32, 1 is white."""
-    axis = np.linspace(-1.0, 1.0, side, dtype=np.float32)
-    corners = (axis[:, None] ** 2 + axis[None] ** 2) / 2.0
-    uneven = laboratory.unevenness * smooth_noise(side, side / 2.0, rng)
+def _illumination(shape: tuple[int, int], laboratory: Laboratory, rng: np.random.Generator) -> np.ndarray:
+    """Light of the lamp over the frame, (h, w, 3) float32, 1 is white."""
+    y, x = (np.linspace(-1.0, 1.0, side, dtype=np.float32) for side in shape)
+    corners = (y[:, None] ** 2 + x[None] ** 2) / 2.0
+    uneven = laboratory.unevenness * smooth_noise(max(shape), max(shape) / 2.0, rng)[: shape[0], : shape[1]]
     brightness = cv2.exp(-uneven) * (1.0 - laboratory.vignetting * corners)
     return cv2.merge([brightness * channel for channel in laboratory.light])
 
 
-def _sensor_noise(side: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """(side, side, 3) float32 noise with about the given standard deviation."""
-    shared = rng.standard_normal((side, side), dtype=np.float32)
+def _sensor_noise(shape: tuple[int, int], deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """(h, w, 3) float32 noise with about the given standard deviation."""
+    shared = rng.standard_normal(shape, dtype=np.float32)
     # a colour mosaic sees each colour at every other pixel, so colour noise is coarser than brightness noise
-    colour = rng.standard_normal((side // 2, side // 2, 3), dtype=np.float32)
-    noise = cv2.resize(colour, (side, side), interpolation=cv2.INTER_LINEAR) + cv2.merge([shared] * 3)
+    colour = rng.standard_normal((shape[0] // 2, shape[1] // 2, 3), dtype=np.float32)
+    noise = cv2.resize(colour, shape[::-1], interpolation=cv2.INTER_LINEAR) + cv2.merge([shared] * 3)
     return noise * np.float32(deviation / 1.2)
 
 

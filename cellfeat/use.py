@@ -22,6 +22,7 @@ from cellfeat.recipe import DatasetSection, Recipe, parse
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
+from cellfeat.verdicts import AS_EVER, Wanted, judged
 from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
 
 ENGINES = ("local", "ray")
@@ -96,8 +97,8 @@ def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, 
     folder = pipeline_folder(run, source)
     section = parse(read_about(folder)["recipe"]).dataset
     dataset = load_dataset(DatasetSection(manifest=data, labels=section.labels), work)
-    pipeline, cells, context = _placed(folder, dataset, refit, work)
-    vectors = pipeline.features(cells, context)
+    opened, pipeline, cells = placed(folder, dataset, refit, work)
+    vectors = pipeline.features(cells, opened.context)
     about: dict[str, Any] = {"features": ALIGNED, "run": str(run), "pipeline": folder.name}
     about |= {"recipe": pipeline.recipe.as_dict(), "refit": refit}
     return _finish(out, cells, dataset, ArrayColumn(vectors), about)
@@ -112,10 +113,11 @@ def predict(
     refit: bool,
     work: Workplace,
     per_group: Path | None = None,
+    wanted: Wanted = AS_EVER,
 ) -> tuple[Predictions, int]:
     """Write a CSV with a label and the probabilities of every image; gives what was predicted and the count.
 
-    per_group: another CSV to write, with the shares of the classes in each group.
+    per_group: another CSV to write, with the shares of the classes in each group. wanted: what else is said of cells.
     """
     _check_out(out, (".csv",))
     if per_group is not None:
@@ -127,25 +129,32 @@ def predict(
     group = groups_of(dataset, _is_manifest(images))
     if per_group is not None and group is None:
         raise no_groups()
-    pipeline, cells, context = _placed(folder, dataset, refit, work)
-    chosen, proba = pipeline.predict(cells, context)
+    opened, pipeline, cells = placed(folder, dataset, refit, work)
+    context = opened.context
+    found = judged(opened, pipeline, dataset, cells, wanted)
+    chosen, proba = found.chosen, found.proba
     with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         quality = _quality(cells)
-        writer.writerow(["id", "path", "label", "probability", *quality, *(f"p_{name}" for name in pipeline.classes)])
-        for row, path in enumerate(dataset.path):
-            told = [values[row] for values in quality.values()]
-            values = [f"{value:.6g}" for value in (proba[row, chosen[row]], *told, *proba[row])]
-            writer.writerow([plain(cells.id[row]), plain(str(path)), pipeline.classes[chosen[row]], *values])
+        said = found.columns()
+        names = [f"p_{name}" for name in pipeline.classes]
+        writer.writerow(["id", "path", "label", "probability", *said, *quality, *names])
+        for row, (path, label) in enumerate(zip(dataset.path, found.labels(), strict=True)):
+            told = [f"{values[row]:.6g}" for values in quality.values()]
+            told = [*(texts[row] for texts in said.values()), *told, *(f"{value:.6g}" for value in proba[row])]
+            sure = f"{proba[row, chosen[row]]:.6g}"
+            writer.writerow([plain(cells.id[row]), plain(str(path)), label, sure, *told])
+    for remark in found.novelty.remarks if found.novelty else ():
+        context.note(remark)
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
     untaught = pipeline.untaught
     if untaught:
         context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    found = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught)
+    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught)
     if per_group is not None:
-        write_shares(per_group, found)
-    return found, len(dataset)
+        write_shares(per_group, counted)
+    return counted, len(dataset)
 
 
 def _is_manifest(images: Sequence[Path]) -> bool:
@@ -161,8 +170,8 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
     return checked(found, work)
 
 
-def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Pipeline, Cells, Any]:
-    """The pipeline, loaded or fitted again with these cells as targets, and the encoded cells."""
+def placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Opened, Pipeline, Cells]:
+    """What was saved; its pipeline, as it is or fitted again with these cells as targets; and the encoded cells."""
     opened = Opened.open(folder, work)
     if refit:
         opened.check_refit()
@@ -170,7 +179,7 @@ def _placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplac
         opened.check_domains(dataset.domains)
     cells = opened.encoder.encode(dataset, opened.columns)
     pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
-    return pipeline, cells, opened.context
+    return opened, pipeline, cells
 
 
 def _check_engine(engine: str, address: str | None, encoders: int | None) -> None:
