@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 GROUP_COLUMNS = ["group", "cells", "doubtful_masks"]  # of the CSV, before those of the classes
+FORMULA_MARKS = tuple("=+-@\t\r")  # what begins with one of them is a formula to a spreadsheet
 MANY_GROUPS = 40  # more are not printed, only written
 
 
@@ -191,4 +192,4 @@ def no_groups() -> CellfeatError:
 
 def plain(text: str) -> str:
     """A name that a spreadsheet would take for a formula is kept text by a leading apostrophe."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+    return f"'{text}" if text.startswith(FORMULA_MARKS) else text
