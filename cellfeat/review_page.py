@@ -42,7 +42,7 @@ def content(table: ReviewTable) -> dict[str, Any]:
                 "id": cell.id,
                 "answer": place.get(cell.answer, -1),
                 "best": place[cell.best],
-                "probability": round(cell.probability, 4),
+                "probability": cell.probability,
                 "chances": [round(one, 4) for one in cell.probabilities],
                 "flags": cell.flags,
                 "set": cell.set,
@@ -75,7 +75,7 @@ def small_picture(table: ReviewTable, row: int) -> bytes:
 
 
 def large_picture(table: ReviewTable, row: int) -> bytes:
-    """A cell's image as a PNG, without a loss but for the size: at most 640 px on its longer side. Raises: ImageError."""
+    """A cell's image as a PNG, at most 640 px on its longer side. Raises: ImageError."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -184,8 +184,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.NOT_FOUND, f"the table has {count} rows")
         try:
             self._send(HTTPStatus.OK, *self.server.picture(row, large))
-        except ImageError as error:
-            raise Refused(HTTPStatus.NOT_FOUND, str(error)) from None
+        except ImageError:  # its message quotes the file, which may be any
+            raise Refused(HTTPStatus.NOT_FOUND, "no picture of this cell can be read") from None
 
     def _send_json(self, value: Any) -> None:
         self._send(HTTPStatus.OK, json.dumps(value), "application/json")

@@ -139,6 +139,8 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise CellfeatError(f"{path}: not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV") from None
     except csv.Error as error:
         raise CellfeatError(f"{path}: not a CSV file: {error}") from None
+    if header and not lines:
+        raise CellfeatError(f"{path}: no rows below the header, so there is nothing to review")
     for number, line in enumerate(lines, start=1):
         if len(line) != len(header):
             raise CellfeatError(f"{path}: row {number} has {len(line)} fields, the header {len(header)}")

@@ -121,12 +121,13 @@
   function goToGroup(step) {
     const names = [...GROUPS.keys()];
     show(names[(names.indexOf(group) + step + names.length) % names.length]);
-    go(0);
+    go(at);
   }
 
+  /** Another class, at one of its cells, or at the first that is not yet reviewed. */
   function show(next, keep) {
     group = next;
-    list(keep);
+    list(keep ?? GROUPS.get(group).find((row) => !answerOf(row)));
   }
 
   // Decisions
@@ -294,7 +295,7 @@
 
   byId("groups").append(
     ...[...GROUPS.keys()].map((one) =>
-      element("button", { type: "button", "data-group": one, onclick: () => (show(one), go(0)) }),
+      element("button", { type: "button", "data-group": one, onclick: () => (show(one), go(at)) }),
     ),
   );
   byId("choices").append(
@@ -357,7 +358,7 @@
     }
     byId("saved").textContent = written.size ? "all saved" : "nothing to save yet";
     byId("problem").textContent = "";
-    list(GROUPS.get(group).find((row) => !answerOf(row)));
+    show([...GROUPS.keys()].find((one) => GROUPS.get(one).some((row) => !answerOf(row))) ?? group);
     go(at);
   }
   begin();
