@@ -8,8 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 from cellfeat import page, thumbnails
+from cellfeat.corrections import NOT_A_CELL, UNSURE
 from cellfeat.decode import read_rgb
-from cellfeat.review_table import NOT_A_CELL, UNSURE, ReviewTable
+from cellfeat.review_table import ReviewTable
 
 LARGE = 640  # px of the longer side of an enlarged picture, at most
 DIGITS = "123456789"
@@ -22,7 +23,7 @@ def render(table: ReviewTable) -> tuple[str, str]:
     values: dict[str, Any] = {
         "version": version("cellfeat"),
         "built_from": table.digest[:16],
-        "title": f"Review of {table.path.parent.name}/{table.path.name}",
+        "title": f"Review of {table.name}",
         "cells": len(table.cells),
     }
     return page.render_served("review.html", ["review.css"], SCRIPTS, content(table), **values)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellfeat import storage
+from cellfeat.corrections import NOT_A_CELL, PREFIX, REVIEWED, UNSURE
 from cellfeat.errors import CellfeatError
-from cellfeat.predicted import FORMULA_MARKS, plain
+from cellfeat.spreadsheets import plain, unprotected
 
 CELLS = "cells.csv"  # in a folder of `cellfeat smear`
-NOT_A_CELL, UNSURE = "not a cell", "unsure"
 OTHER_ANSWERS = (NOT_A_CELL, UNSURE)
-REVIEWED = "reviewed"
-CLASS_PREFIX = "p_"
 FLAGS = ("touching", "cut", "novel")  # columns of yes or no
 SET_SEPARATOR = "|"
 
@@ -50,6 +48,11 @@ class ReviewTable:
     lines: tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
     cells: tuple[ReviewCell, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the smear's folder, or of the file."""
+        return self.path.absolute().parent.name if self.path.name == CELLS else self.path.name
 
     @property
     def journal(self) -> Path:
@@ -106,7 +109,7 @@ class ReviewTable:
             writer = csv.writer(file)
             writer.writerow([*self.header, REVIEWED])
             for line in self.lines:
-                writer.writerow([*line, plain(decisions.get(_meant(line[place]), ""))])
+                writer.writerow([*line, plain(decisions.get(unprotected(line[place]), ""))])
 
 
 def read_table(given: Path) -> ReviewTable:
@@ -119,7 +122,7 @@ def read_table(given: Path) -> ReviewTable:
         what = f"a folder without {CELLS}" if given.is_dir() else "no such table"
         raise CellfeatError(f"{given}: {what}; name a folder of `cellfeat smear`, or a CSV of `cellfeat predict`")
     header, lines = _read(path)
-    classes = tuple(name.removeprefix(CLASS_PREFIX) for name in header if name.startswith(CLASS_PREFIX))
+    classes = tuple(name.removeprefix(PREFIX) for name in header if name.startswith(PREFIX))
     _check_header(path, header, classes)
     columns = [dict(zip(header, line, strict=True)) for line in lines]
     cells = tuple(_cell(path, number, values, classes) for number, values in enumerate(columns, start=1))
@@ -150,7 +153,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 def _check_header(path: Path, header: Sequence[str], classes: Sequence[str]) -> None:
     missing = [name for name in ("id", "path", "label") if name not in header]
     if missing or not classes:
-        lacks = " and ".join([*map(repr, missing), *([] if classes else [f"{CLASS_PREFIX}CLASS"])])
+        lacks = " and ".join([*map(repr, missing), *([] if classes else [f"{PREFIX}CLASS"])])
         raise CellfeatError(
             f"{path}: no column {lacks}; a review needs {CELLS} of `cellfeat smear`, or a CSV of `cellfeat predict`"
         )
@@ -160,19 +163,19 @@ def _check_header(path: Path, header: Sequence[str], classes: Sequence[str]) -> 
         )
     if len(set(header)) != len(header):
         raise CellfeatError(f"{path}: a column is there twice")
-    clash = next((name for name in OTHER_ANSWERS if name in classes), None)
+    clash = next((name for name in classes if name.casefold() in OTHER_ANSWERS), None)
     if clash:
         raise CellfeatError(f"{path}: a class is called {clash!r}, as a review calls what has no class; rename it")
 
 
 def _cell(path: Path, number: int, values: Mapping[str, str], classes: Sequence[str]) -> ReviewCell:
     try:
-        chances = tuple(float(values[f"{CLASS_PREFIX}{name}"]) for name in classes)
+        chances = tuple(float(values[f"{PREFIX}{name}"]) for name in classes)
     except ValueError:
         chances = (math.nan,)
     if not all(map(math.isfinite, chances)):
         raise CellfeatError(f"{path}: row {number}: a probability is no number")
-    name, answer = _meant(values["id"]), _meant(values["label"])
+    name, answer = unprotected(values["id"]), unprotected(values["label"])
     if not name or (answer and answer not in classes):
         wrong = f"the label {answer!r} is none of its classes ({', '.join(classes)})" if name else "the id is empty"
         raise CellfeatError(f"{path}: row {number}: {wrong}")
@@ -180,7 +183,7 @@ def _cell(path: Path, number: int, values: Mapping[str, str], classes: Sequence[
     likely = tuple(one for one in values.get("set", "").split(SET_SEPARATOR) if one)
     return ReviewCell(
         id=name,
-        picture=_meant(values["path"]),
+        picture=unprotected(values["path"]),
         answer=answer,
         best=best,
         probability=chances[classes.index(best)],
@@ -188,8 +191,3 @@ def _cell(path: Path, number: int, values: Mapping[str, str], classes: Sequence[
         flags=tuple(flag for flag in FLAGS if values.get(flag) == "yes"),
         set=likely,
     )
-
-
-def _meant(text: str) -> str:
-    """A name without the apostrophe by which `plain` kept it from being a formula."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_MARKS) else text

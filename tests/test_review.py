@@ -8,6 +8,7 @@ import pytest
 from reviewing import read, smear_folder
 
 from cellfeat import CellfeatError
+from cellfeat.corrections import read_corrections
 from cellfeat.review import Review
 from cellfeat.review_journal import Journal
 from cellfeat.review_table import read_table
@@ -145,6 +146,17 @@ def test_decisions_reach_the_reviewed_table_and_a_request_counts_once(table):
         review.decide({0: "unsure"}, "page", 6)
     with Review(table) as again:
         assert again.is_written
+
+
+def test_what_was_decided_is_what_is_read_back_as_corrections(tmp_path):
+    folder = smear_folder(tmp_path / "smear", 8, ("=b", "monocyte"))
+    answers = {0: "=b", 1: "=b", 2: "unsure", 3: "not a cell", 6: "=b"}
+    with Review(read_table(folder)) as review:
+        review.decide(answers, "page", 1)
+    found = read_corrections(folder)
+    assert {int(row.id[-4:]): row.answer for row in found.rows if row.answer} == answers
+    assert [(row.label, row.predicted) for row in found.labelled[:2]] == [("=b", "=b"), ("=b", "monocyte")]
+    assert all(row.path.is_file() for row in found.rows)
 
 
 def test_two_do_not_review_one_table(table):

@@ -133,7 +133,7 @@ def many(tmp_path_factory):
 def test_names_stay_texts_and_every_class_has_a_key(browser, many):
     with api.review(many) as server, entered(browser, server.new_address()) as found:
         page, table = found.page, server.review.table
-        assert page.title() == "Review of smear/cells.csv"
+        assert page.title() == "Review of smear"
         assert page.locator("#grid img[onerror], #choices img, #groups img").count() == 0
         assert page.locator("#grid").get_by_role("option").count() == 8, "every seventh cell has no answer"
         rows = page.evaluate("GROUPS.get(-1)")

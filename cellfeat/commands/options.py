@@ -53,3 +53,8 @@ Offline = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/<time>-<method>")]
 Source = Annotated[str | None, typer.Option(help="Which source's pipeline, where the run has several")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again with the new images among those adapted to")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(help="Manifest of labelled cells of this laboratory (cellfeat data correct): fit again with them"),
+]
+Before = Annotated[Path | None, typer.Option(help="Table of earlier answers to the same images: say what changed")]
