@@ -121,7 +121,11 @@ class Handler(BaseHTTPRequestHandler):
     def _open(self, token: str) -> None:
         if not self.server.takes(token):
             raise Refused(HTTPStatus.FORBIDDEN, NO_SESSION)
-        raise Refused(HTTPStatus.SEE_OTHER, "", Location=self.server.folder, Set_Cookie=self.server.cookie)
+        if self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            raise Refused(HTTPStatus.SEE_OTHER, "", Location=self.server.folder, Set_Cookie=self.server.cookie)
+        # A link in another page, such as a terminal's, was followed: a redirection would come without the cookie.
+        page = f'<!doctype html><meta http-equiv="refresh" content="0;url={self.server.folder}">'
+        self._send(HTTPStatus.OK, page, "text/html; charset=utf-8", Set_Cookie=self.server.cookie)
 
     def _post(self) -> None:
         self._check_host()

@@ -208,6 +208,16 @@ def test_several_at_once_undone_in_one_step_and_what_is_shown(visited):
     assert (decisions, text(page, "said")) == ({}, "nothing is left to be taken back")
 
 
+def test_a_link_in_another_page_opens_it_too(browser, tmp_path):
+    with api.review(smear_folder(tmp_path / "smear", 3)) as server:
+        page = browser.new_page()
+        page.set_content(f"<a href='{server.new_address()}'>a terminal in a page</a>")
+        page.locator("a").click()
+        page.get_by_text("0 of 3 reviewed").wait_for()
+        assert page.url == f"http://127.0.0.1:{server.port}{server.folder}"
+        page.close()
+
+
 def test_what_cannot_be_saved_waits_and_is_told(visited):
     server, found = visited
     page = found.page

@@ -26,16 +26,13 @@ def review(
     The page is for this machine alone. It ends with its button Finish, or with Ctrl-C here; the next start goes on
     where this one ended.
     """
-    from cellfeat.console import note, say
+    from cellfeat.console import say
     from cellfeat.review_server import start
 
     server = start(out, port)
     table = server.review.table
-    if server.missing:
-        note(f"{server.missing} of {len(table.cells)} cells have no picture; they are reviewed without")
-    if server.review.journal.half:
-        note(f"{table.journal}: its last line was cut short, as by a kill; that step was not confirmed and is left out")
     try:
+        _tell(server)
         _invite(server, browser)
         while not server.wait(LOOK_EVERY):
             if _enter_was_pressed():
@@ -49,6 +46,17 @@ def review(
     say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
     if said:
         say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
+
+
+def _tell(server: ReviewServer) -> None:
+    """What is lacking, or was lost, before anybody begins."""
+    from cellfeat.console import note
+
+    table = server.review.table
+    if server.missing:
+        note(f"{server.missing} of {len(table.cells)} cells have no picture; they are reviewed without")
+    if server.review.journal.half:
+        note(f"{table.journal}: its last line was cut short, as by a kill; that step was not confirmed and is left out")
 
 
 def _invite(server: ReviewServer, browser: bool) -> None:
