@@ -15,7 +15,7 @@ from cellfeat.review_table import ReviewTable
 LARGE = 640  # px of the longer side of an enlarged picture, at most
 DIGITS = "123456789"
 RESERVED = "nu"  # keys of the page itself: not a cell, undo
-SCRIPTS = ("dom.js", "review_state.js", "review_queue.js", "review.js")
+SCRIPTS = ("dom.js", "review_state.js", "review_queue.js", "review_large.js", "review_list.js", "review.js")
 
 
 def render(table: ReviewTable) -> tuple[str, str]:
