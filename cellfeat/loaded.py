@@ -10,6 +10,7 @@ import numpy as np
 
 from cellfeat import estimator_files, records
 from cellfeat.cell_classifier import CellClassifier
+from cellfeat.confidence import Confidence
 from cellfeat.console import SilentReporter, TerminalReporter
 from cellfeat.estimator import CellFeatures
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
@@ -19,6 +20,7 @@ from cellfeat.recipe import Recipe
 from cellfeat.registry import installed
 from cellfeat.run import RECORDS
 from cellfeat.types import Cells
+from cellfeat.verdicts import Wanted, known
 from cellfeat.workplace import Workplace
 
 NEW = "new"  # the laboratory of cells that do not say theirs, as for `cellfeat predict`
@@ -71,13 +73,32 @@ class FittedRun:
         """
         return self.pipeline.features(self._cells(X, domain)[0], self.opened.context)
 
-    def predict(self, X: Any, domain: Any = None) -> np.ndarray:
-        """(N,) names of classes."""
-        return self.classes_[self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)[0]]
+    def predict(self, X: Any, domain: Any = None, *, abstain: float | None = None) -> np.ndarray:
+        """(N,) names of classes; "" for a cell whose calibrated probability is below `abstain`, 0..1.
 
-    def predict_proba(self, X: Any, domain: Any = None) -> np.ndarray:
-        """(N, K) probabilities over `classes_`; a class that the source lacks has 0."""
-        return self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)[1]
+        Raises: CellfeatError for another `abstain`.
+        """
+        chosen, proba, _ = self._answers(X, domain, Wanted(abstain=abstain))
+        names = self.classes_[chosen]
+        return names if abstain is None else np.where(proba.max(axis=1) >= abstain, names, "")
+
+    def predict_proba(self, X: Any, domain: Any = None, *, raw: bool = False) -> np.ndarray:
+        """(N, K) probabilities over `classes_`, calibrated on the run's held-out source cells; a class that the source
+        lacks has 0. raw: as the method gave them, which those of a run without that knowledge always are."""
+        return self._answers(X, domain, Wanted(raw=raw))[1]
+
+    def predict_sets(self, X: Any, coverage: float = 0.9, domain: Any = None, *, by_class: bool = True) -> np.ndarray:
+        """(N, K) bool: the classes of `classes_` in each cell's conformal prediction set.
+
+        coverage: how many of the cells of each class, or of all where `by_class` is False, have their class in the set,
+        of cells like the source's; for another laboratory's nothing is promised.
+
+        Raises: CellfeatError for a coverage that is no share between 0 and 1, and for a run that kept no scores.
+        """
+        wanted = Wanted(coverage=coverage)
+        wanted.check(self.folder)
+        _, proba, confidence = self._answers(X, domain, wanted)
+        return proba > 0 if confidence is None else confidence.sets(proba, coverage, by_class)
 
     def refit(self, target: Any, domain: Any = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.
@@ -90,6 +111,12 @@ class FittedRun:
         self.opened.check_refit()
         cells, digest = self._cells(target, domain)
         return replace(self, pipeline=self.opened.refitted(cells, digest, self.work))
+
+    def _answers(self, X: Any, domain: Any, wanted: Wanted) -> tuple[np.ndarray, np.ndarray, Confidence | None]:
+        """((N,) classes, (N, K) probabilities, calibrated but for raw ones, and what calibrates them)."""
+        confidence = known(self.folder, self.pipeline.classes)
+        chosen, proba = self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)
+        return chosen, proba if confidence is None or wanted.raw else confidence.calibrated(proba), confidence
 
     def _cells(self, X: Any, domain: Any) -> tuple[Cells, str]:
         found: Given = given(X, NEW).of(domain, None)

@@ -18,8 +18,8 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
-    "trusted_types watching without_folders",
+    0: "conformal errors findings machine metrics prototypes provenance slots storage synthetic_laboratories "
+    "synthetic_types temperature trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
     "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "

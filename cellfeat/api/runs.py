@@ -198,21 +198,29 @@ def predict(
     precision: str = "fp32",
     skip_bad: bool = False,
     per_group: str | Path | None = None,
+    abstain: float | None = None,
+    coverage: float | None = None,
+    raw: bool = False,
     verbose: bool = False,
 ) -> int:
     """Write labels and probabilities of new images, which are one new laboratory; gives their number.
 
     images: files, folders of them, or one manifest. domain: the laboratory's name. per_group: another CSV to write, the
-    classes' shares in each group of the manifest or folder. For arrays instead of a file: `cellfeat.load`.
+    classes' shares in each group of the manifest or folder. abstain: no label below this probability. coverage: also
+    prediction sets that hold the true class so often. raw: probabilities not calibrated. For arrays instead of a file:
+    `cellfeat.load`.
 
     Raises: CellfeatError, an `UnseenDomainError` for a laboratory that the method cannot place; where `out` exists.
     """
     from cellfeat import use
+    from cellfeat.verdicts import Wanted
 
     named = [images] if isinstance(images, (str, Path)) else list(images)
     work = workplace(verbose, device, precision, skip_bad)
     shares = None if per_group is None else Path(per_group)
-    return use.predict(Path(run), [Path(one) for one in named], Path(out), domain, source, refit, work, shares)[1]
+    paths = [Path(one) for one in named]
+    wanted = Wanted(abstain, coverage, raw)
+    return use.predict(Path(run), paths, Path(out), domain, source, refit, work, shares, wanted)[1]
 
 
 def report(
