@@ -124,6 +124,19 @@ class Confidence:
         """Whether held-out cells belong together (patients), so that their groups count and not they."""
         return self.pooled.groups < self.pooled.n
 
+    @property
+    def said(self) -> str:
+        """Temperature, and what it does to the calibration of held-out cells, in a line."""
+        if not self.before:
+            return "not calibrated: no cell with a label was held out"
+        unit = f"{self.pooled.n:,} held-out cells" + (f" of {self.pooled.groups:,} groups" if self.grouped else "")
+        errors = [f"{100 * one['expected_error']:.1f} %" for one in (self.before, self.after)]
+        losses = [f"{one['log_loss']:.3f}" for one in (self.before, self.after)]
+        return (
+            f"temperature {self.temperature:.2f}; on {unit} expected calibration error {' → '.join(errors)}, log loss "
+            f"{' → '.join(losses)}"
+        )
+
     def save(self, folder: Path) -> None:
         """Write `confidence.json` into a pipeline's folder. No id of a cell or of a group is in it."""
         about = {
@@ -146,7 +159,9 @@ class Confidence:
         if not path.is_file():
             return None
         try:
-            about = dict(json.loads(path.read_text(encoding="utf-8")))
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(about, dict):
+                raise TypeError(f"a {type(about).__name__} is no description")
             if about.get("format") == FORMAT:
                 return _read(about)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
