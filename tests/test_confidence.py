@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_cli import cellfeat, one_line  # noqa: F401  a fixture
+from test_predicted import finished  # noqa: F401  a fixture
 
 from cellfeat import CellfeatError, Confidence, conformal, load, metrics, temperature, use
 from cellfeat.artifact_info import describe
@@ -302,7 +303,7 @@ def test_what_a_run_cannot_tell_is_refused_before_any_image_is_opened(cellfeat, 
     assert (code, "has no confidence.json" in one_line(err)) == (2, True)
 
 
-def test_in_python_an_old_run_answers_raw_and_anothers_knowledge_is_refused(finished, laboratories, tmp_path):
+def test_in_python_an_old_run_answers_raw_and_anothers_knowledge_is_refused(finished, laboratories, tmp_path):  # noqa: F811
     run, manifest = load(finished, device="cpu"), str(laboratories)
     raw, known = run.predict_proba(manifest, raw=True), Confidence.read(pipeline_of(finished))
     np.testing.assert_allclose(run.predict_proba(manifest), known.calibrated(raw), atol=1e-6)
@@ -323,7 +324,7 @@ def test_in_python_an_old_run_answers_raw_and_anothers_knowledge_is_refused(fini
         load(old, device="cpu").predict(manifest)
 
 
-def test_it_is_shared_without_an_id_and_used_where_it_is_fetched(finished, laboratories, tmp_path):
+def test_it_is_shared_without_an_id_and_used_where_it_is_fetched(finished, laboratories, tmp_path):  # noqa: F811
     prepare(finished, tmp_path / "model", Wishes())
     text = (tmp_path / "model" / "confidence.json").read_text()
     with laboratories.open() as file:
