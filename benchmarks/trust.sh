@@ -11,4 +11,5 @@ for align in none per-domain-z; do
       --no-pictures --out "$out/$align-$clf" >"$out/$align-$clf.txt" 2>"$out/$align-$clf.log"
   done
 done
-python "$here/trust.py" "$out"/*-*/ --json "$out/trust.jsonl" --picture "$out/trust.png" | tee "$out/trust.txt"
+python "$here/trust.py" "$out"/*-*/ --json "$out/trust.jsonl" --picture "$out/all.png" | tee "$out/trust.txt"
+python "$here/trust.py" "$out/none-lr" --picture "$out/trust.png" >"$out/none-lr-alone.txt"
