@@ -10,7 +10,7 @@ import numpy as np
 
 from cellfeat import estimator_files, records
 from cellfeat.cell_classifier import CellClassifier
-from cellfeat.confidence import Confidence
+from cellfeat.confidence import check_coverage
 from cellfeat.console import SilentReporter, TerminalReporter
 from cellfeat.estimator import CellFeatures
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
@@ -20,7 +20,7 @@ from cellfeat.recipe import Recipe
 from cellfeat.registry import installed
 from cellfeat.run import RECORDS
 from cellfeat.types import Cells
-from cellfeat.verdicts import Wanted, known
+from cellfeat.verdicts import Wanted, known, no_scores
 from cellfeat.workplace import Workplace
 
 NEW = "new"  # the laboratory of cells that do not say theirs, as for `cellfeat predict`
@@ -78,7 +78,7 @@ class FittedRun:
 
         Raises: CellfeatError for another `abstain`.
         """
-        chosen, proba, _ = self._answers(X, domain, Wanted(abstain=abstain))
+        chosen, proba = self._answers(X, domain, Wanted(abstain=abstain))
         names = self.classes_[chosen]
         return names if abstain is None else np.where(proba.max(axis=1) >= abstain, names, "")
 
@@ -95,10 +95,11 @@ class FittedRun:
 
         Raises: CellfeatError for a coverage that is no share between 0 and 1, and for a run that kept no scores.
         """
-        wanted = Wanted(coverage=coverage)
-        wanted.check(self.folder)
-        _, proba, confidence = self._answers(X, domain, wanted)
-        return proba > 0 if confidence is None else confidence.sets(proba, coverage, by_class)
+        check_coverage(coverage)
+        confidence = known(self.folder, self.pipeline.classes)
+        if confidence is None:
+            raise no_scores(self.folder)
+        return confidence.sets(self.predict_proba(X, domain), coverage, by_class)
 
     def refit(self, target: Any, domain: Any = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.
@@ -112,11 +113,11 @@ class FittedRun:
         cells, digest = self._cells(target, domain)
         return replace(self, pipeline=self.opened.refitted(cells, digest, self.work))
 
-    def _answers(self, X: Any, domain: Any, wanted: Wanted) -> tuple[np.ndarray, np.ndarray, Confidence | None]:
-        """((N,) classes, (N, K) probabilities, calibrated but for raw ones, and what calibrates them)."""
+    def _answers(self, X: Any, domain: Any, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+        """((N,) classes, (N, K) probabilities, calibrated but for raw ones)."""
         confidence = known(self.folder, self.pipeline.classes)
         chosen, proba = self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)
-        return chosen, proba if confidence is None or wanted.raw else confidence.calibrated(proba), confidence
+        return chosen, proba if confidence is None or wanted.raw else confidence.calibrated(proba)
 
     def _cells(self, X: Any, domain: Any) -> tuple[Cells, str]:
         found: Given = given(X, NEW).of(domain, None)

@@ -139,23 +139,31 @@ def predict(
         context.note(remark)
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
-    untaught = pipeline.untaught
-    if untaught:
-        context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    counted = Predictions(
-        tuple(pipeline.classes),
-        found.chosen,
-        found.proba,
-        group,
-        quality.get("mask_quality"),
-        untaught,
-        None if wanted.abstain is None else found.answered,
-        None if found.sets is None else found.sets.sum(axis=1),
-        found.calibrated,
-    )
+    if pipeline.untaught:
+        context.note(
+            f"not taught, so never answered: {', '.join(pipeline.untaught)} (no cell of the training data is one)"
+        )
+    counted = _counted(found, group, quality.get("mask_quality"), pipeline.untaught)
     if per_group is not None:
         write_shares(per_group, counted)
     return counted, len(dataset)
+
+
+def _counted(
+    found: Verdicts, group: np.ndarray | None, quality: np.ndarray | None, untaught: tuple[str, ...]
+) -> Predictions:
+    """What is counted of verdicts."""
+    return Predictions(
+        found.classes,
+        found.chosen,
+        found.proba,
+        group,
+        quality,
+        untaught,
+        None if found.wanted.abstain is None else found.answered,
+        None if found.sets is None else found.sets.sum(axis=1),
+        found.calibrated,
+    )
 
 
 def _write_answers(

@@ -41,10 +41,15 @@ class Wanted:
     def check(self, folder: Path) -> None:
         """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by."""
         if self.coverage is not None and not (folder / CONFIDENCE).is_file():
-            raise CellfeatError(
-                f"{folder} has no {CONFIDENCE}, the scores of held-out cells that sets are made by; run again with "
-                "this version of cellfeat, or ask for no sets"
-            )
+            raise no_scores(folder)
+
+
+def no_scores(folder: Path) -> CellfeatError:
+    """What to do where a pipeline was saved without what sets are made by."""
+    return CellfeatError(
+        f"{folder} has no {CONFIDENCE}, the scores of held-out cells that sets are made by; run again with this version "
+        "of cellfeat, or ask for no sets"
+    )
 
 
 def known(folder: Path, classes: Sequence[str]) -> Confidence | None:
