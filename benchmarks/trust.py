@@ -51,6 +51,9 @@ class Answers:
 def main(
     run: Annotated[list[Path], typer.Argument(help="Run folders of `cellfeat run`")],
     json: Annotated[Path | None, typer.Option(help="Append a JSON line per run, source and target here")] = None,
+    labelled: Annotated[
+        int | None, typer.Option(min=1, help="Learn elsewhere from so many labelled cells of the target instead")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Accuracy by the share of cells answered, of every run, as .png or .svg")
     ] = None,
@@ -63,7 +66,7 @@ def main(
     """
     if picture is not None and picture.exists():
         raise CellfeatError(f"{picture} exists and is never overwritten; name another with --picture")
-    records = [record for folder in run for record in measured(folder)]
+    records = [record for folder in run for record in measured(folder, labelled)]
     common.append_json(json, "trust", records)
     for table in (calibrations(records), coverages(records), abstentions(records)):
         common.show(table)
@@ -71,8 +74,8 @@ def main(
         draw(records, picture)
 
 
-def measured(folder: Path) -> Iterator[dict[str, Any]]:
-    """A record for each source and target of a run, the source itself by its held-out folds first."""
+def measured(folder: Path, labelled: int | None = None) -> Iterator[dict[str, Any]]:
+    """A record for each source and target of a run, the source itself by its held-out folds first, if at all."""
     path = folder / "predictions.parquet"
     if not path.is_file():
         raise CellfeatError(f"{folder} is no finished run: it has no predictions.parquet")
@@ -85,8 +88,11 @@ def measured(folder: Path) -> Iterator[dict[str, Any]]:
         for target in sorted(pc.unique(own["target"]).to_pylist(), key=lambda name: (name != source, name)):
             rows = own.filter(pc.equal(own["target"], target))
             rows = rows.filter(pc.equal(rows["seed"], rows["seed"][0]))  # whose models the run has kept
-            answers = inside(rows, confidence) if target == source else elsewhere(rows, confidence)
-            about = {"run": folder.name, "source": source, "target": target, "temperature": confidence.temperature}
+            if labelled is not None and target == source:
+                continue
+            answers = inside(rows, confidence) if target == source else elsewhere(rows, confidence, labelled)
+            about = {"run": folder.name, "source": source, "target": target, "labelled": labelled}
+            about["temperature"] = None if labelled else confidence.temperature
             yield about | counted(answers[0].label, confidence) | figures(answers, confidence.classes)
 
 
@@ -110,10 +116,25 @@ def inside(rows: Any, confidence: Confidence) -> list[Answers]:
     return [Answers.joined(parts)]
 
 
-def elsewhere(rows: Any, confidence: Confidence) -> list[Answers]:
-    """The answers of each fold's model."""
+def elsewhere(rows: Any, confidence: Confidence, labelled: int | None = None) -> list[Answers]:
+    """The answers of each fold's model; of the cells that were not drawn to be learnt from, where any are."""
     label, proba, fold = arrays(rows, confidence.classes)
-    return [Answers.of(label[fold == one], proba[fold == one], confidence) for one in np.unique(fold)]
+    found = []
+    for one in np.unique(fold):
+        own, told = fold == one, confidence
+        answers = label[own], proba[own]
+        if labelled is not None:
+            order = np.random.default_rng(common.SEED).permutation(int(own.sum()))
+            told = learnt(answers[0][order[:labelled]], answers[1][order[:labelled]], confidence)
+            answers = answers[0][order[labelled:]], answers[1][order[labelled:]]
+        found.append(Answers.of(*answers, told))
+    return found
+
+
+def learnt(label: np.ndarray, proba: np.ndarray, confidence: Confidence) -> Confidence:
+    """What labelled cells of a target tell of a model that saw none of their labels; classes as the source has them."""
+    cells = np.arange(len(label))
+    return Confidence.of(proba, label, cells % 2, cells, confidence.classes, np.array(confidence.taught))
 
 
 def counted(label: np.ndarray, confidence: Confidence) -> dict[str, Any]:
@@ -175,7 +196,7 @@ def calibrations(records: list[dict[str, Any]]) -> Any:
     table = common.new_table("Calibration", "run", "source", "target", "cells", "T", *headings, left=3)
     for one in records:
         values = [f"{one[when][key]:.3f}" for key in SCORES.values() for when in ("before", "after")]
-        table.add_row(*named(one), f"{one['temperature']:.2f}", *values)
+        table.add_row(*named(one), "–" if one["labelled"] else f"{one['temperature']:.2f}", *values)
     return table
 
 

@@ -13,3 +13,4 @@ for align in none per-domain-z; do
 done
 python "$here/trust.py" "$out"/*-*/ --json "$out/trust.jsonl" --picture "$out/all.png" | tee "$out/trust.txt"
 python "$here/trust.py" "$out/none-lr" --picture "$out/trust.png" >"$out/none-lr-alone.txt"
+python "$here/trust.py" "$out"/*-*/ --labelled 100 --json "$out/labelled.jsonl" | tee "$out/labelled.txt"

@@ -47,8 +47,8 @@ class Wanted:
 def no_scores(folder: Path) -> CellfeatError:
     """What to do where a pipeline was saved without what sets are made by."""
     return CellfeatError(
-        f"{folder} has no {CONFIDENCE}, the scores of held-out cells that sets are made by; run again with this version "
-        "of cellfeat, or ask for no sets"
+        f"{folder} has no {CONFIDENCE}, the scores of held-out cells that sets are made by; run again with this "
+        "version of cellfeat, or ask for no sets"
     )
 
 

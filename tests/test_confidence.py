@@ -335,3 +335,26 @@ def test_it_is_shared_without_an_id_and_used_where_it_is_fetched(finished, labor
         use.predict(place, images, tmp_path / name, "new", None, False, work, wanted=Wanted(coverage=0.9))
     assert (tmp_path / "there.csv").read_text() == (tmp_path / "here.csv").read_text()
     assert "held-out cells" in describe(pipeline_of(finished)).facts["calibration"]
+
+
+def test_labelled_cells_of_another_laboratory_tell_what_its_sets_must_hold(finished, laboratories):  # noqa: F811
+    import pandas
+
+    cells = pandas.read_csv(laboratories)
+    cells["path"] = [str(laboratories.parent / path) for path in cells["path"]]
+    other = cells[cells["domain"] == "lab-c"].drop(columns="label")
+    labels = cells.loc[other.index, "label"].to_numpy()
+    run = load(finished, device="cpu")
+    told = run.recalibrated(other, labels)
+    np.testing.assert_array_equal(told.predict(other), run.predict(other))
+    np.testing.assert_array_equal(told.predict_proba(other, raw=True), run.predict_proba(other, raw=True))
+    assert told.confidence.pooled.n == len(other)
+    place = [run.classes_.tolist().index(name) for name in labels]
+    for one in range(len(run.classes_)):
+        own = np.array(place) == one
+        assert told.predict_sets(other, 0.9)[own, one].mean() >= 0.9
+    assert run.predict_sets(other, 0.9)[np.arange(len(place)), place].mean() < 0.9
+    with pytest.raises(CellfeatError, match=r"50 cells have labels of shape \(1,\); give one for each"):
+        run.recalibrated(other, labels[:1])
+    with pytest.raises(CellfeatError, match=r"no class of this run named 'neutrofil'\. Did you mean 'neutrophil'"):
+        run.recalibrated(other, ["neutrofil"] * len(other))
