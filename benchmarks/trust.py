@@ -105,7 +105,7 @@ def arrays(rows: Any, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray,
 
 
 def inside(rows: Any, confidence: Confidence) -> list[Answers]:
-    """Each fold's held-out cells, with what the other folds' tell: no label of a cell says how it is judged."""
+    """Each fold's held-out cells, with what the other folds' answers tell; their models, though, were fitted on it."""
     label, proba, fold = arrays(rows, confidence.classes)
     taught, parts = np.array(confidence.taught), []
     for one in np.unique(fold):

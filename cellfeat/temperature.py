@@ -56,7 +56,8 @@ def fitted(proba: np.ndarray, labels: np.ndarray) -> float:
 def cross_fitted(proba: np.ndarray, labels: np.ndarray, part: np.ndarray) -> np.ndarray:
     """(n, K) probabilities of cells, each tempered as the cells of the other parts want it; part: (n,) int64.
 
-    One part alone is left as it is, since nothing is left to learn from.
+    One part alone is left as it is, since nothing is left to learn from. The models that answered the other parts were
+    fitted on this one, as in every cross-fitting: a cell's label has that say, and no other, in its own temperature.
     """
     found = np.array(proba, float)
     for one in np.unique(part):
