@@ -35,6 +35,7 @@ _HOMES = {
     "cellfeat.cell_classifier": ("CellClassifier",),
     "cellfeat.labelled_scorer": ("scorer",),
     "cellfeat.loaded": ("load",),
+    "cellfeat.confidence": ("Confidence",),
     "cellfeat.workplace": ("Workplace", "load_photographs"),
     "cellfeat.weights": ("NamedWeights", "check_tensors", "find_weights", "load_tensors"),
 }

@@ -11,6 +11,7 @@ from typing import Any
 from cellfeat import artifact_files, artifact_texts, next_use, observation_files, recipe, records
 from cellfeat.artifact_texts import Artifact, quoted
 from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
+from cellfeat.confidence import Confidence
 from cellfeat.decode import IMAGE_SUFFIXES
 from cellfeat.errors import CellfeatError
 from cellfeat.feature_files import POOLED
@@ -138,6 +139,8 @@ def _pipeline(folder: Path) -> Artifact | None:
     facts |= {"classes": about["classes"], "fitted on": about["domains"]}
     if about["facts"].get("made_by"):
         return _from_python(folder, about["facts"]["made_by"], facts)
+    confidence = Confidence.read(folder)
+    facts |= {} if confidence is None else {"calibration": confidence.said}
     predict = next_use.of_pipeline(folder)
     refit = " --refit" if "--refit" in predict else ""
     return Artifact(

@@ -10,7 +10,9 @@ import numpy as np
 
 from cellfeat import estimator_files, records
 from cellfeat.cell_classifier import CellClassifier
+from cellfeat.confidence import Confidence, check_coverage
 from cellfeat.console import SilentReporter, TerminalReporter
+from cellfeat.errors import CellfeatError, unknown
 from cellfeat.estimator import CellFeatures
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.given import Given, given
@@ -20,6 +22,7 @@ from cellfeat.recipe import Recipe
 from cellfeat.registry import installed
 from cellfeat.run import RECORDS
 from cellfeat.types import Cells
+from cellfeat.verdicts import Wanted, known, no_scores
 from cellfeat.workplace import Workplace
 
 NEW = "new"  # the laboratory of cells that do not say theirs, as for `cellfeat predict`
@@ -37,6 +40,7 @@ class FittedRun:
     opened: Opened = field(repr=False)
     work: Workplace = field(repr=False)
     pipeline: Pipeline = field(repr=False)
+    confidence: Confidence | None = field(default=None, repr=False)  # of `recalibrated`; None: the run's own
 
     @property
     def classes_(self) -> np.ndarray:
@@ -72,13 +76,54 @@ class FittedRun:
         """
         return self.pipeline.features(self._cells(X, domain)[0], self.opened.context)
 
-    def predict(self, X: Any, domain: Any = None) -> np.ndarray:
-        """(N,) names of classes."""
-        return self.classes_[self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)[0]]
+    def predict(self, X: Any, domain: Any = None, *, abstain: float | None = None) -> np.ndarray:
+        """(N,) names of classes; "" for a cell whose calibrated probability is below `abstain`, 0..1.
 
-    def predict_proba(self, X: Any, domain: Any = None) -> np.ndarray:
-        """(N, K) probabilities over `classes_`; a class that the source lacks has 0."""
-        return self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)[1]
+        Raises: CellfeatError for another `abstain`.
+        """
+        chosen, proba = self._answers(X, domain, Wanted(abstain=abstain))
+        names = self.classes_[chosen]
+        return names if abstain is None else np.where(proba.max(axis=1) >= abstain, names, "")
+
+    def predict_proba(self, X: Any, domain: Any = None, *, raw: bool = False) -> np.ndarray:
+        """(N, K) probabilities over `classes_`, calibrated on the run's held-out source cells; a class that the source
+        lacks has 0. raw: as the method gave them, which those of a run without that knowledge always are."""
+        return self._answers(X, domain, Wanted(raw=raw))[1]
+
+    def predict_sets(self, X: Any, coverage: float = 0.9, domain: Any = None, *, by_class: bool = True) -> np.ndarray:
+        """(N, K) bool: the classes of `classes_` in each cell's conformal prediction set.
+
+        coverage: how many of the cells of each class, or of all where `by_class` is False, have their class in the set,
+        of cells like the source's; for another laboratory's nothing is promised.
+
+        Raises: CellfeatError for a coverage that is no share between 0 and 1, and for a run that kept no scores.
+        """
+        check_coverage(coverage)
+        confidence = self._known()
+        if confidence is None:
+            raise no_scores(self.folder)
+        return confidence.sets(self.predict_proba(X, domain), coverage, by_class)
+
+    def recalibrated(self, X: Any, labels: Any, domain: Any = None) -> FittedRun:
+        """The same answers, with temperature and scores of labelled cells that nothing was fitted on, such as some of
+        another laboratory: what is said of coverage and calibration is then about cells like these.
+
+        labels: (N,) names of classes. Cells of one group count as one for sets, as in a run.
+
+        Raises: CellfeatError for other numbers of labels than cells, and for names that are no classes.
+        """
+        cells = self._cells(X, domain)[0]
+        names = np.asarray(labels, str)
+        if names.shape != (len(cells),):
+            raise CellfeatError(f"{len(cells)} cells have labels of shape {names.shape}; give one for each")
+        strange = sorted(set(names.tolist()) - set(self.pipeline.classes))
+        if strange:
+            raise CellfeatError(unknown("class of this run", strange[0], self.pipeline.classes))
+        label = np.array([self.pipeline.classes.index(name) for name in names.tolist()], np.int64)
+        proba = self.pipeline.predict(cells, self.opened.context)[1]
+        taught = np.isin(range(len(self.pipeline.classes)), self.pipeline.fitted_classes)
+        one = np.zeros(len(cells), np.int64)  # part: halves of the groups stand for folds
+        return replace(self, confidence=Confidence.of(proba, label, one, cells.group, self.pipeline.classes, taught))
 
     def refit(self, target: Any, domain: Any = None, labelled: Path | str | None = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.
@@ -93,7 +138,17 @@ class FittedRun:
         self.opened.check_refit()
         shown = None if labelled is None else LabelledTargets.read(Path(labelled), self.opened, self.work).cells
         cells, digest = self._cells(target, domain)
-        return replace(self, pipeline=self.opened.refitted(cells, digest, self.work, shown))
+        fitted = self.opened.refitted(cells, digest, self.work, shown)
+        return replace(self, pipeline=fitted, confidence=None)  # scores are of the answers of one fit
+
+    def _answers(self, X: Any, domain: Any, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+        """((N,) classes, (N, K) probabilities, calibrated but for raw ones)."""
+        confidence = self._known()
+        chosen, proba = self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)
+        return chosen, proba if confidence is None or wanted.raw else confidence.calibrated(proba)
+
+    def _known(self) -> Confidence | None:
+        return self.confidence or known(self.folder, self.pipeline.classes)
 
     def _cells(self, X: Any, domain: Any) -> tuple[Cells, str]:
         found: Given = given(X, NEW).of(domain, None)

@@ -123,7 +123,7 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
                     newcomers.FACT: newcomers.places_newcomers(pipeline, cells, evaluator.context),
                 }
                 pipeline.save(folder / "pipelines" / split.name)
-                Confidence.learn(results[-1], cells).save(folder / "pipelines" / split.name)
+                Confidence.learn(results[-1], cells, classes).save(folder / "pipelines" / split.name)
     records.write_predictions(folder / PREDICTIONS, results, cells, classes)
     return written
 

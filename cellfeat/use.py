@@ -25,7 +25,7 @@ from cellfeat.spreadsheets import plain
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
-from cellfeat.verdicts import AS_EVER, Wanted, judged
+from cellfeat.verdicts import AS_EVER, Verdicts, Wanted, judged
 from cellfeat.workplace import Workplace, checked, load_dataset, make_encoder
 
 ENGINES = ("local", "ray")
@@ -132,6 +132,7 @@ def predict(
     if not domain.strip():
         raise CellfeatError("--domain is empty; give the laboratory of these images a name")
     folder = pipeline_folder(run, source)
+    wanted.check(folder)
     dataset = _images(images, domain, work)
     group = groups_of(dataset, _is_manifest(images))
     if per_group is not None and group is None:
@@ -139,30 +140,56 @@ def predict(
     opened, pipeline, cells = placed(folder, dataset, refit, work, labelled)
     context = opened.context
     found = judged(opened, pipeline, dataset, cells, wanted)
-    chosen, proba = found.chosen, found.proba
-    with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        quality = _quality(cells)
-        said = found.columns()
-        names = [f"p_{name}" for name in pipeline.classes]
-        writer.writerow(["id", "path", "label", "probability", *said, *quality, *names])
-        for row, (path, label) in enumerate(zip(dataset.path, found.labels(), strict=True)):
-            told = [f"{values[row]:.6g}" for values in quality.values()]
-            told = [*(texts[row] for texts in said.values()), *told, *(f"{value:.6g}" for value in proba[row])]
-            sure = f"{proba[row, chosen[row]]:.6g}"
-            writer.writerow([plain(cells.id[row]), plain(str(path)), label, sure, *told])
+    quality = _quality(cells)
+    _write_answers(out, dataset, cells, found, quality)
     for remark in found.novelty.remarks if found.novelty else ():
         context.note(remark)
     if dataset.skipped:
         datasets.write_skipped(_skipped_beside(out), dataset.skipped)
-    untaught = pipeline.untaught
-    if untaught:
-        context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    moved = None if earlier is None else changes(earlier, dict(zip(cells.id.tolist(), found.labels(), strict=True)))
-    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught, moved)
+    if pipeline.untaught:
+        context.note(
+            f"not taught, so never answered: {', '.join(pipeline.untaught)} (no cell of the training data is one)"
+        )
+    counted = _counted(found, group, quality.get("mask_quality"), pipeline.untaught)
+    if earlier is not None:
+        now = dict(zip(cells.id.tolist(), found.labels(), strict=True))
+        counted = replace(counted, changes=changes(earlier, now))
     if per_group is not None:
         write_shares(per_group, counted)
     return counted, len(dataset)
+
+
+def _counted(
+    found: Verdicts, group: np.ndarray | None, quality: np.ndarray | None, untaught: tuple[str, ...]
+) -> Predictions:
+    """What is counted of verdicts."""
+    return Predictions(
+        found.classes,
+        found.chosen,
+        found.proba,
+        group,
+        quality,
+        untaught,
+        None if found.wanted.abstain is None else found.answered,
+        None if found.sets is None else found.sets.sum(axis=1),
+        found.calibrated,
+    )
+
+
+def _write_answers(
+    out: Path, dataset: datasets.Dataset, cells: Cells, found: Verdicts, quality: Mapping[str, np.ndarray]
+) -> None:
+    """The CSV of `predict`: a line per cell."""
+    with atomic_file(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        said = found.columns()
+        names = [f"p_{name}" for name in found.classes]
+        writer.writerow(["id", "path", "label", "probability", *said, *quality, *names])
+        for row, (path, label) in enumerate(zip(dataset.path, found.labels(), strict=True)):
+            told = [f"{values[row]:.6g}" for values in quality.values()]
+            told = [*(texts[row] for texts in said.values()), *told, *(f"{value:.6g}" for value in found.proba[row])]
+            sure = f"{found.proba[row, found.chosen[row]]:.6g}"
+            writer.writerow([plain(cells.id[row]), plain(str(path)), label, sure, *told])
 
 
 def _is_manifest(images: Sequence[Path]) -> bool:

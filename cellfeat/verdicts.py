@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cellfeat.confidence import Confidence
+from cellfeat.confidence import CONFIDENCE, Confidence, check_coverage
 from cellfeat.datasets import Dataset
+from cellfeat.errors import CellfeatError
 from cellfeat.fitted_pipelines import Opened
 from cellfeat.novelty import Novelty, Reference
 from cellfeat.pipeline import Pipeline
@@ -21,12 +22,48 @@ class Wanted:
     """What is asked for beside labels.
 
     abstain: below this probability there is no answer; None: every cell is answered. coverage: of prediction sets, such
-    as 0.9; None: no sets. raw: probabilities as the method gave them, not calibrated.
+    as 0.9; None: no sets. raw: probabilities as the method gave them, not calibrated; sets are made of calibrated ones
+    all the same.
+
+    Raises: CellfeatError for an `abstain` outside 0..1, or a coverage that is no share between 0 and 1.
     """
 
     abstain: float | None = None
     coverage: float | None = None
     raw: bool = False
+
+    def __post_init__(self) -> None:
+        if self.abstain is not None and not 0 <= self.abstain <= 1:
+            raise CellfeatError(f"abstaining below {self.abstain:g}: it is a probability from 0 to 1, such as 0.8")
+        if self.coverage is not None:
+            check_coverage(self.coverage)
+
+    def check(self, folder: Path) -> None:
+        """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by."""
+        if self.coverage is not None and not (folder / CONFIDENCE).is_file():
+            raise no_scores(folder)
+
+
+def no_scores(folder: Path) -> CellfeatError:
+    """What to do where a pipeline was saved without what sets are made by."""
+    return CellfeatError(
+        f"{folder} has no {CONFIDENCE}, the scores of held-out cells that sets are made by; run again with this "
+        "version of cellfeat, or ask for no sets"
+    )
+
+
+def known(folder: Path, classes: Sequence[str]) -> Confidence | None:
+    """What a pipeline's folder knows of its probabilities; None where it was saved without.
+
+    Raises: CellfeatError where that is damaged, or another pipeline's.
+    """
+    confidence = Confidence.read(folder)
+    if confidence is not None and confidence.classes != tuple(classes):
+        raise CellfeatError(
+            f"{folder / CONFIDENCE} is another pipeline's: its classes are {', '.join(confidence.classes)}, and not "
+            f"{', '.join(classes)}"
+        )
+    return confidence
 
 
 AS_EVER = Wanted()
@@ -38,7 +75,8 @@ class Verdicts:
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float, calibrated where the run knows how. answered: (N,) bool,
     False where the method abstains. sets: (N, K) bool, the classes in each prediction set, None where none are wanted.
-    novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that.
+    novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that. wanted:
+    what was asked for. calibrated: whether `proba` is.
     """
 
     classes: tuple[str, ...]
@@ -47,11 +85,13 @@ class Verdicts:
     answered: np.ndarray
     sets: np.ndarray | None = None
     novelty: Novelty | None = None
+    wanted: Wanted = AS_EVER
+    calibrated: bool = False
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
         found: dict[str, Sequence[str]] = {}
-        if not self.answered.all():
+        if self.wanted.abstain is not None:
             found["best_label"] = [self.classes[one] for one in self.chosen]
         if self.sets is not None:
             found["set"] = ["|".join(np.array(self.classes)[one]) for one in self.sets]
@@ -68,26 +108,41 @@ class Verdicts:
 def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, wanted: Wanted) -> Verdicts:
     """Classes, probabilities and doubts of encoded cells, by a pipeline of a run or one fitted again on it.
 
-    Raises: CellfeatError for sets of a run that kept no scores of held-out cells.
+    Says on stderr for which classes no coverage can be promised.
+
+    Raises: CellfeatError as `Wanted.check` and `known` do.
     """
-    chosen, proba = pipeline.predict(cells, opened.context)
-    confidence = Confidence.read(opened.folder)
-    if confidence is not None and not wanted.raw:
-        proba = confidence.calibrated(proba)
+    wanted.check(opened.folder)
+    confidence = known(opened.folder, pipeline.classes)
+    chosen, raw = pipeline.predict(cells, opened.context)
+    proba = raw if confidence is None else confidence.calibrated(raw)
+    sets = None
+    if confidence is not None and wanted.coverage is not None:
+        sets = confidence.sets(proba, wanted.coverage)
+        for remark in _remarks(confidence, wanted.coverage):
+            opened.context.note(remark)
+    told = raw if wanted.raw else proba
     reference = Reference.read(opened.folder)
     return Verdicts(
         tuple(pipeline.classes),
         chosen,
-        proba,
-        np.ones(len(chosen), bool) if wanted.abstain is None else proba.max(axis=1) >= wanted.abstain,
-        None if wanted.coverage is None else _sets(opened.folder, confidence, proba, wanted.coverage),
+        told,
+        np.ones(len(chosen), bool) if wanted.abstain is None else told.max(axis=1) >= wanted.abstain,
+        sets,
         None if reference is None else reference.judge(dataset, cells, opened.encoder),
+        wanted,
+        confidence is not None and not wanted.raw,
     )
 
 
-def _sets(folder: Path, confidence: Confidence | None, proba: np.ndarray, coverage: float) -> np.ndarray:
-    from cellfeat.errors import CellfeatError
-
-    if confidence is None:
-        raise CellfeatError(f"{folder} kept no scores of held-out cells, so that no prediction sets can be made of it")
-    return confidence.sets(proba, coverage)
+def _remarks(confidence: Confidence, coverage: float) -> Iterator[str]:
+    """What sets of this coverage promise, and for which classes nothing."""
+    unit = "patients or groups" if confidence.grouped else "cells"
+    yield (
+        f"sets: {100 * coverage:g} % of the cells of each class have it in their set if they are like the source's, as "
+        f"its held-out {unit} tell; of another laboratory's cells fewer may"
+    )
+    few = confidence.unpromised(coverage)
+    if few:
+        told = ", ".join(f"{name} ({count})" for name, count in few.items())
+        yield f"sets: too few held-out {unit} for that coverage, so in every set: {told}"

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from cellfeat.commands.options import (
+    Abstain,
     BackboneName,
     Batch,
     Before,
     Compile,
+    Coverage,
     Device,
     Labelled,
     Labels,
     Offline,
     Precision,
+    Raw,
     Refit,
     SegmenterName,
     Sets,
@@ -95,6 +98,9 @@ def predict(
         Path | None,
         typer.Option("--per-group", help="Also a CSV with the classes' shares in each patient, slide or folder"),
     ] = None,
+    abstain: Abstain = None,
+    coverage: Coverage = None,
+    raw: Raw = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON")] = False,
     source: Source = None,
     refit: Refit = False,
@@ -107,18 +113,19 @@ def predict(
 ) -> None:
     """Labels and probabilities of new images, which are one new domain.
 
+    Probabilities are calibrated on the run's held-out source cells, where the run knows how.
     Where cells belong to groups (a manifest's column group, or a folder of images for each patient), also the shares of
     the classes in each of them.
     """
     from cellfeat import use
     from cellfeat.console import say
     from cellfeat.showing import show, show_json
+    from cellfeat.verdicts import Wanted
     from cellfeat.workplace import Workplace
 
+    wanted = Wanted(abstain, coverage, raw)
     work = Workplace.on_terminal(device, precision, skip_bad)
-    found, count = use.predict(
-        run, images, out, domain, source, refit, work, per_group, labelled=labelled, before=before
-    )
+    found, count = use.predict(run, images, out, domain, source, refit, work, per_group, wanted, labelled, before)
     if as_json:
         show_json(found.as_dict())
     else:
