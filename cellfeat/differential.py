@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cellfeat.errors import CellfeatError
 from cellfeat.predicted import CONFIDENCE
 from cellfeat.slots import DetectorRecord
 
@@ -191,7 +192,7 @@ def _unknown(draws: int, width: int, rng: np.random.Generator) -> np.ndarray:
 def _without_some(counts: np.ndarray, kept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The counts less false boxes of a mixture of their own; no class has more of them than it has boxes."""
     false = rng.binomial(counts.sum(axis=1), 1 - kept)
-    return np.maximum(counts - rng.multinomial(false, _unknown(*counts.shape, rng)), 0)
+    return np.maximum(counts - rng.multinomial(false, _unknown(len(counts), counts.shape[1], rng)), 0)
 
 
 def missed_cells(boxes: int, record: DetectorRecord | None, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -209,8 +210,6 @@ def missed_cells(boxes: int, record: DetectorRecord | None, rng: np.random.Gener
 
 def checked_record(cells: int, found: int, wrong: int, on: str) -> DetectorRecord:
     """Raises: CellfeatError for numbers that no detector can have reached."""
-    from cellfeat.errors import CellfeatError
-
     if cells < 1 or not 0 <= found <= cells or wrong < 0:
         raise CellfeatError(
             f"--detector-record {cells},{found},{wrong}: of CELLS (1 or more) known ones FOUND are those that have a "

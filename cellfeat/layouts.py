@@ -145,7 +145,8 @@ def _nothing_fits(kind: str, directory: Path, dropped: Mapping[str, int]) -> str
 def _grouped(items: Iterable[Found], directory: Path, pattern: str) -> tuple[list[Found], list[str]]:
     """The images with the patients that a pattern finds in their paths, and how many there are."""
     items = list(items)
-    groups = folder_levels.patients_by(pattern, [item.path.relative_to(directory).as_posix() for item in items], "--group-from")
+    paths = [item.path.relative_to(directory).as_posix() for item in items]
+    groups = folder_levels.patients_by(pattern, paths, "--group-from")
     without = groups.count("")
     said = [f"no patient in the names of {without:,} images: each counts as one"] if without else []
     return [item._replace(group=group) for item, group in zip(items, groups, strict=True)], said

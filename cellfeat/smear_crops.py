@@ -18,7 +18,7 @@ BRIGHTEST = 75  # per cent of the pixels are darker than what counts as backgrou
 
 
 class Crops(NamedTuple):
-    """pictures: K squares, each (s, s, 3) uint8 RGB. enlarged: (K,) bool, squares that had to be larger than `side`, px."""
+    """pictures: K squares, each (s, s, 3) uint8 RGB. side: px of the usual one. enlarged: (K,) bool, larger ones."""
 
     pictures: list[np.ndarray]
     side: int
@@ -64,10 +64,15 @@ def cropped(image: np.ndarray, boxes: np.ndarray, side: float) -> Crops:
     sides = np.where(enlarged, np.ceil(MARGIN * longest), usual).astype(int)
     corner = np.rint((boxes[:, :2] + boxes[:, 2:]) / 2 - sides[:, None] / 2).astype(int)
     colour = background(image)
-    return Crops([_square(image, *at, one, colour) for at, one in zip(corner, sides, strict=True)], usual, enlarged)
+    return Crops(
+        [_square(image, at, one, colour) for at, one in zip(corner.tolist(), sides.tolist(), strict=True)],
+        usual,
+        enlarged,
+    )
 
 
-def _square(image: np.ndarray, left: int, top: int, side: int, colour: np.ndarray) -> np.ndarray:
+def _square(image: np.ndarray, corner: list[int], side: int, colour: np.ndarray) -> np.ndarray:
+    left, top = corner
     found = np.empty((side, side, 3), np.uint8)
     found[:] = colour
     height, width = image.shape[:2]
@@ -77,8 +82,8 @@ def _square(image: np.ndarray, left: int, top: int, side: int, colour: np.ndarra
 
 
 def background(image: np.ndarray) -> np.ndarray:
-    """(3,) uint8 RGB, the median colour of the brightest quarter of a photograph: where there are no cells, as white and
-    red ones take light away."""
+    """(3,) uint8 RGB, the median colour of the brightest quarter of a photograph: where there are no cells, as white
+    and red ones take light away."""
     step = max(1, round((image.shape[0] * image.shape[1] / 250_000) ** 0.5))
     few = image[::step, ::step].reshape(-1, 3)
     light = few.astype(np.int32).sum(axis=1)

@@ -1,4 +1,4 @@
-"""The folder of one differential count: a line per cell, a line per photograph, the counts, crops, pictures, provenance.
+"""The folder of one differential count: lines of cells and photographs, counts, crops, pictures, provenance.
 
 `cellfeat smear` writes it; the review page and `cellfeat data correct` read it.
 """

@@ -21,8 +21,8 @@ COLUMNS = ("path", "patient")  # of a CSV of photographs
 
 @dataclass(frozen=True)
 class Photograph:
-    """One field of a smear. name: short, unique, fit for a file. said: the path as the user knows it. width, height: px,
-    and sha256, once it was looked into."""
+    """One field of a smear. name: short, unique, fit for a file. said: the path as the user knows it. width, height:
+    px, and sha256, once it was looked into."""
 
     name: str
     path: Path
@@ -46,7 +46,9 @@ class Photographs:
         """Their names, sorted."""
         return sorted({one.patient for one in self.fields})
 
-    def looked_into(self, skip_bad: bool, progress: ProgressBar | None = None, known: Memory | None = None) -> Photographs:
+    def looked_into(
+        self, skip_bad: bool, progress: ProgressBar | None = None, known: Memory | None = None
+    ) -> Photographs:
         """Every file decoded once, with its size and digest.
 
         Raises: CellfeatError for one that cannot be read, or has the same content as another one, since its cells would
@@ -74,10 +76,10 @@ class Photographs:
 def listed(sources: Sequence[Path], patient: str | None = None, patient_from: str | None = None) -> Photographs:
     """The photographs that files, folders at any depth, or one CSV `path,patient` name.
 
-    patient: all are of this one. patient_from: a regular expression whose first bracket is the patient in a path. Else a
-    CSV says it, or the folders below a named folder; where several folders are named, a photograph right in one of them
-    is of the patient that this folder is called after; any other is a patient of its own, since fields of different
-    patients that were joined unseen would give a wrong count.
+    patient: all are of this one. patient_from: a regular expression whose first bracket is the patient in a path. Else
+    a CSV says it, or the folders below a named folder; where several folders are named, a photograph right in one of
+    them is of the patient that this folder is called after; any other is a patient of its own, since fields of
+    different patients that were joined unseen would give a wrong count.
 
     Raises: CellfeatError for what does not exist, holds no image, or is said twice.
     """
@@ -151,7 +153,9 @@ def _of_table(path: Path) -> list[Found]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = [(reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader]
+            rows = [
+                (reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise CellfeatError(f"{path}: not a CSV in UTF-8 ({error})") from None
     names = list(rows[0][1]) if rows else []
@@ -171,7 +175,7 @@ def _names(said: Sequence[str]) -> list[str]:
     parts = [PurePosixPath(one).with_suffix("").parts for one in said]
     depth = [1] * len(parts)
     for _ in range(max(map(len, parts))):
-        names = [_safe("-".join(part[-count:])) for part, count in zip(parts, depth, strict=True)]
+        names = [safe_name("-".join(part[-count:])) for part, count in zip(parts, depth, strict=True)]
         often = Counter(name.casefold() for name in names)  # as Windows and a Mac tell files apart
         if max(often.values()) == 1:
             return names
@@ -184,5 +188,6 @@ def _names(said: Sequence[str]) -> list[str]:
     return unique
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Letters, digits, `.`, `_` and `-` alone, as every file system takes them."""
     return UNSAFE.sub("_", name).strip("-._")[-LONGEST_NAME:] or "field"
