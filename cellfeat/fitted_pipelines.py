@@ -110,11 +110,8 @@ class Opened:
             f"{self.folder} was shared without the cells that it was trained on, so that {consequence}. {remedy}"
         )
 
-    def refitted(self, target: Cells, digest: str, work: Workplace) -> Pipeline:
-        """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
-
-        Cells of the source's laboratories are left out, with a note: these are fitted on already. digest: of the
-        target's content, by which checkpoints are told apart.
+    def source_cells(self, work: Workplace) -> tuple[Cells, str]:
+        """The cells that the pipeline was fitted on, and the digest of the data set that they are of.
 
         Raises: CellfeatError where the source's manifest has changed since, or `check_refit` refuses.
         """
@@ -126,16 +123,28 @@ class Opened:
                 f"{recipe.dataset.manifest} has changed since {self.folder} was made: run again instead of --refit"
             )
         kept = np.isin(original.domain, facts["source"]) & np.isin(original.label, self.pipeline.fitted_classes)
-        source = self.encoder.encode(original.select(kept), self.columns)
+        return self.encoder.encode(original.select(kept), self.columns), original.digest
+
+    def refitted(self, target: Cells, digest: str, work: Workplace, labelled: Cells | None = None) -> Pipeline:
+        """The same methods fitted on the run's own source, with these cells, labels hidden, among those adapted to.
+
+        Cells of the source's laboratories are left out, with a note: these are fitted on already. digest: of the
+        target's content, by which checkpoints are told apart. labelled: further cells, whose labels are shown, as a
+        few-shot protocol shows them.
+
+        Raises: CellfeatError where the source's manifest has changed since, or `check_refit` refuses.
+        """
+        source, original = self.source_cells(work)
+        facts, recipe = self.pipeline.facts, self.recipe
         rows = new_rows(target.domain, facts["source"], "the images to adapt to", "the run's source", work)
         adapted = target[rows] if len(rows) else None
         fresh = Pipeline.build(recipe, work.registry, self.pipeline.classes, self.context, self.encoder)
         # Checkpoints belong to exactly this source, these images and this method.
         methods = [recipe.digest, made_by(recipe, work.registry), self.encoder.description]
-        fitting = work.context(
-            facts["seed"], "refit", [original.digest, facts["source"], digest, told(adapted), methods]
-        )
-        fit_whole(fresh, source, adapted, work, fitting)
+        settings = [original, facts["source"], digest, told(adapted), methods]
+        settings += [] if labelled is None else [told(labelled), labelled.label.tolist()]
+        fitting = work.context(facts["seed"], "refit", settings)
+        fit_whole(fresh, source, adapted, work, fitting, labelled=labelled)
         shutil.rmtree(fitting.scratch, ignore_errors=True)
         return fresh
 
@@ -163,24 +172,36 @@ def made_by(recipe: Recipe, registry: Registry) -> list[str]:
 
 
 def fit_whole(
-    pipeline: Pipeline, source: Cells, target: Cells | None, work: Workplace, context: Context, head: bool = True
+    pipeline: Pipeline,
+    source: Cells,
+    target: Cells | None,
+    work: Workplace,
+    context: Context,
+    head: bool = True,
+    labelled: Cells | None = None,
 ) -> np.ndarray:
     """Fit chain, classifier and corrections on labelled source cells and target cells, whose labels are hidden here.
 
-    head: False leaves the classifier out. Gives the (N, D) features of the source, then of the target.
+    head: False leaves the classifier out. labelled: target cells whose labels are shown. Gives the (N, D) features of
+    the source, then of the labelled cells, then of the target.
     """
-    cells = source
-    if target is not None:
-        if np.isin(target.id, source.id).any():  # the same names, or the same images, in another laboratory
-            target = replace(target, id=np.char.add("target/", target.id))
-        both = source.joined(target.hide_labels())
-        cells = both.with_target(np.arange(len(source), len(both)))
+    shown = source if labelled is None else source.joined(_named_apart(labelled, source, "labelled/"))
+    cells = shown
+    if target is not None:  # the same names, or the same images, may be in another laboratory
+        target = _named_apart(target, shown, "target/")
+        cells = shown.joined(target.hide_labels())
+    cells = cells.with_target(np.arange(len(source), len(cells)))
     vectors: Any = pipeline.fit_align(cells, context)
     if head:
-        pipeline.fit_classifier(work.registry, source, vectors[: len(source)], context)
+        pipeline.fit_classifier(work.registry, shown, vectors[: len(shown)], context)
         if target is not None:
-            pipeline.fit_adjust(target.hide_labels(), context, vectors[len(source) :])
+            pipeline.fit_adjust(target.hide_labels(), context, vectors[len(shown) :])
     return vectors
+
+
+def _named_apart(cells: Cells, others: Cells, prefix: str) -> Cells:
+    """The cells under other ids, where the others have any of theirs."""
+    return replace(cells, id=np.char.add(prefix, cells.id)) if np.isin(cells.id, others.id).any() else cells
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cellfeat.console import SilentReporter, TerminalReporter
 from cellfeat.estimator import CellFeatures
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.given import Given, given
+from cellfeat.labelled_targets import LabelledTargets
 from cellfeat.pipeline import Pipeline, read_about
 from cellfeat.recipe import Recipe
 from cellfeat.registry import installed
@@ -79,17 +80,20 @@ class FittedRun:
         """(N, K) probabilities over `classes_`; a class that the source lacks has 0."""
         return self.pipeline.predict(self._cells(X, domain)[0], self.opened.context)[1]
 
-    def refit(self, target: Any, domain: Any = None) -> FittedRun:
+    def refit(self, target: Any, domain: Any = None, labelled: Path | str | None = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.
 
         Labels of `target` are never looked at, and cells of the source's laboratories are left out, with a note: these
-        are fitted on already. What is in the run's folder stays as it is.
+        are fitted on already. What is in the run's folder stays as it is. labelled: a manifest of cells whose labels
+        are fitted on too, as `--labelled`; an image that is also in `target` is adapted to twice.
 
-        Raises: CellfeatError where the run's manifest is no longer what it was.
+        Raises: CellfeatError where the run's manifest is no longer what it was, and for labels that are no classes of
+        the run.
         """
         self.opened.check_refit()
+        shown = None if labelled is None else LabelledTargets.read(Path(labelled), self.opened, self.work).cells
         cells, digest = self._cells(target, domain)
-        return replace(self, pipeline=self.opened.refitted(cells, digest, self.work))
+        return replace(self, pipeline=self.opened.refitted(cells, digest, self.work, shown))
 
     def _cells(self, X: Any, domain: Any) -> tuple[Cells, str]:
         found: Given = given(X, NEW).of(domain, None)

@@ -13,10 +13,12 @@ import numpy as np
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import DOUBTFUL
+from cellfeat.spreadsheets import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cellfeat.changes import Changes
     from cellfeat.datasets import Dataset
 
 CONFIDENCE = 0.95
@@ -52,7 +54,7 @@ class Predictions:
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float. group: (N,) str, None where no cells belong together.
     quality: (N,) float, predicted intersection over union of each mask, None where it is not known. untaught: those of
-    `classes` that the model was shown no cell of.
+    `classes` that the model was shown no cell of. changes: against earlier answers, where these were named.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +63,7 @@ class Predictions:
     group: np.ndarray | None = None
     quality: np.ndarray | None = None
     untaught: tuple[str, ...] = ()
+    changes: Changes | None = None
 
     def by_group(self) -> list[GroupShares]:
         """Every group, by name; none where no cells belong together."""
@@ -94,7 +97,8 @@ class Predictions:
             }
             for one in self.by_group()
         ]
-        return {"images": len(self.chosen), "classes": classes, "not_taught": list(self.untaught), "groups": groups}
+        found = {"images": len(self.chosen), "classes": classes, "not_taught": list(self.untaught), "groups": groups}
+        return found if self.changes is None else {**found, "changes": self.changes.as_dict()}
 
     def _counted(self) -> Iterator[tuple[str, int, float, float]]:
         for index, name in enumerate(self.classes):
@@ -108,6 +112,8 @@ class Predictions:
         groups = self.by_group()
         if 1 < len(groups) <= MANY_GROUPS:
             yield self._group_table(groups)
+        if self.changes is not None:
+            yield self.changes.table()
 
     def _class_table(self) -> Table:
         from rich.table import Table
@@ -187,8 +193,3 @@ def no_groups() -> CellfeatError:
         "--per-group: nothing says which cells belong together. Give a manifest with a column group (a patient, a "
         "slide), or a folder with a folder of images for each"
     )
-
-
-def plain(text: str) -> str:
-    """A name that a spreadsheet would take for a formula is kept text by a leading apostrophe."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text

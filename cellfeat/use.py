@@ -12,13 +12,16 @@ import numpy as np
 
 from cellfeat import datasets, provenance
 from cellfeat.artifacts import atomic_file
+from cellfeat.changes import changes, read_answers
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.feature_files import ALIGNED, DIGEST, FORMS, POOLED, FeatureTable, form_of
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
+from cellfeat.labelled_targets import LabelledTargets
 from cellfeat.manifest import refuse_existing
 from cellfeat.pipeline import Pipeline, read_about, resolve
-from cellfeat.predicted import Predictions, groups_of, no_groups, plain, write_shares
+from cellfeat.predicted import Predictions, groups_of, no_groups, write_shares
 from cellfeat.recipe import DatasetSection, Recipe, parse
+from cellfeat.spreadsheets import plain
 from cellfeat.store import QUALITY
 from cellfeat.types import UNLABELED, ArrayColumn, Cells, Column
 from cellfeat.unlabelled import unlabelled_images
@@ -114,12 +117,16 @@ def predict(
     work: Workplace,
     per_group: Path | None = None,
     wanted: Wanted = AS_EVER,
+    labelled: Path | None = None,
+    before: Path | None = None,
 ) -> tuple[Predictions, int]:
     """Write a CSV with a label and the probabilities of every image; gives what was predicted and the count.
 
     per_group: another CSV to write, with the shares of the classes in each group. wanted: what else is said of cells.
+    labelled: a manifest of labelled cells to fit again with. before: a table of earlier answers, to tell what changed.
     """
     _check_out(out, (".csv",))
+    earlier = None if before is None else read_answers(before)
     if per_group is not None:
         _check_shares(per_group, out)
     if not domain.strip():
@@ -129,7 +136,7 @@ def predict(
     group = groups_of(dataset, _is_manifest(images))
     if per_group is not None and group is None:
         raise no_groups()
-    opened, pipeline, cells = placed(folder, dataset, refit, work)
+    opened, pipeline, cells = placed(folder, dataset, refit, work, labelled)
     context = opened.context
     found = judged(opened, pipeline, dataset, cells, wanted)
     chosen, proba = found.chosen, found.proba
@@ -151,7 +158,8 @@ def predict(
     untaught = pipeline.untaught
     if untaught:
         context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught)
+    moved = None if earlier is None else changes(earlier, dict(zip(cells.id.tolist(), found.labels(), strict=True)))
+    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught, moved)
     if per_group is not None:
         write_shares(per_group, counted)
     return counted, len(dataset)
@@ -170,16 +178,39 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
     return checked(found, work)
 
 
-def placed(folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace) -> tuple[Opened, Pipeline, Cells]:
-    """What was saved; its pipeline, as it is or fitted again with these cells as targets; and the encoded cells."""
+def placed(
+    folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace, labelled: Path | None = None
+) -> tuple[Opened, Pipeline, Cells]:
+    """What was saved; its pipeline, as it is or fitted again with these cells as targets; and the encoded cells.
+
+    labelled: a manifest of cells of the same laboratory whose labels are shown to a pipeline that is fitted again.
+    """
     opened = Opened.open(folder, work)
-    if refit:
+    if refit or labelled is not None:
         opened.check_refit()
     else:
         opened.check_domains(dataset.domains)
+    shown = None if labelled is None else LabelledTargets.read(labelled, opened, work)
     cells = opened.encoder.encode(dataset, opened.columns)
-    pipeline = opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline
-    return opened, pipeline, cells
+    if shown is not None:
+        return opened, _refitted_with(shown, opened, dataset, cells, work), cells
+    return opened, opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline, cells
+
+
+def _refitted_with(
+    shown: LabelledTargets, opened: Opened, dataset: datasets.Dataset, cells: Cells, work: Workplace
+) -> Pipeline:
+    """Fitted again with labelled cells, each of which is adapted to once, whether or not it is to be answered too."""
+    others = cells[shown.others(dataset)]
+    pipeline = opened.refitted(others, dataset.digest, work, shown.cells)
+    strange = sorted(set(dataset.domains) - set(shown.cells.domain.tolist()))
+    if strange:
+        work.reporter.note(
+            f"the labelled cells are of {', '.join(sorted(set(shown.cells.domain.tolist())))}, the images of "
+            f"{', '.join(strange)}: methods that work by laboratory take them for two (--domain names the images')"
+        )
+    work.reporter.note(shown.agreement(opened, pipeline, work).sentence())
+    return pipeline
 
 
 def _check_engine(engine: str, address: str | None, encoders: int | None) -> None:

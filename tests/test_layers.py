@@ -18,40 +18,41 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
-    "trusted_types watching without_folders",
+    0: "errors findings machine metrics prototypes provenance slots spreadsheets storage synthetic_laboratories "
+    "synthetic_types trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
     "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
     "transfers types",
-    2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
-    "image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder showing "
-    "single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
+    2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
+    "hub_weights image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder "
+    "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
     "testing.columns testing.gates testing.says training",
-    3: "smear_crops curves datasets feature_files figures known_files label_drafts labelled_scorer layouts plugin_sources "
-    "synthetic_smears testing.toys undisturbed weights",
-    4: "smear_photographs batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
-    "unlabelled",
+    3: "corrections curves datasets feature_files figures known_files label_drafts labelled_scorer layouts "
+    "plugin_sources smear_crops synthetic_smears testing.toys undisturbed weights",
+    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
+    "smear_photographs testing.subject unlabelled",
     5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
     "testing.used thumbnails writing",
-    6: "smear_pictures completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
-    "testing.common_checks",
+    6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
+    "testing.classifier_subject testing.common_checks",
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
-    8: "differential smear_folder finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
-    9: "differential_text smear_detection depicted evaluate newcomers ray_engine testing.align_subject",
-    10: "smear_output answers observations scoring testing.align_form",
+    8: "differential finetune given pipeline ray_workers smear_folder testing.backbone testing.classifier "
+    "testing.life testing.segmenter",
+    9: "depicted differential_text evaluate newcomers ray_engine smear_detection testing.align_subject",
+    10: "answers observations scoring smear_output testing.align_form",
     11: "confidence feature_figures records run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
     "testing.align_fits testing.align_hard",
-    14: "bench estimator_files onnx_export plan_text run_facts sharing suite_results testing.align_resume "
-    "testing.align_saving verdicts verification",
+    14: "bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
+    "testing.align_resume testing.align_saving verdicts verification",
     15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align use",
-    16: "smear api.working cell_classifier commands.check_plugin commands.new_plugin commands.options estimator hub "
-    "leaderboard ranking submission",
-    17: "commands.smear api.smears api.bench api.data api.files api.plugins api.runs api.sharing api.weights commands commands.bench "
+    16: "api.working cell_classifier commands.check_plugin commands.correct commands.new_plugin commands.options "
+    "estimator hub leaderboard ranking smear submission",
+    17: "api.bench api.data api.files api.plugins api.runs api.sharing api.smears api.weights commands commands.bench "
     "commands.convert commands.data commands.doctor commands.hub commands.info commands.onnx commands.plugins "
-    "commands.report commands.run commands.use commands.weights loaded",
+    "commands.report commands.run commands.smear commands.use commands.weights loaded",
     18: "api cli",
     19: "__main__",
 }

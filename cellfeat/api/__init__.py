@@ -15,7 +15,7 @@ from cellfeat.api.bench import (
     bench_submit,
     bench_verify,
 )
-from cellfeat.api.data import data_info, demo, index, labels, merge, table
+from cellfeat.api.data import correct, data_info, demo, index, labels, merge, table
 from cellfeat.api.files import convert, doctor, info
 from cellfeat.api.plugins import (
     plugins_check,
@@ -38,6 +38,7 @@ __all__ = [
     "bench_submit",
     "bench_verify",
     "convert",
+    "correct",
     "data_info",
     "demo",
     "doctor",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cellfeat.api.working import bar
 
 if TYPE_CHECKING:
+    from cellfeat.corrections import Corrections
     from cellfeat.datasets import Dataset
     from cellfeat.label_drafts import Draft
     from cellfeat.layouts import IndexResult
@@ -113,3 +114,26 @@ def table(manifest: str | Path, labels: str | None = None) -> Any:
     columns: dict[str, Any] = {"id": dataset.id, "path": paths, "domain": dataset.domain, "group": dataset.group}
     columns["label"] = names
     return pandas.DataFrame({name: pandas.Series(list(values), dtype=object) for name, values in columns.items()})
+
+
+def correct(
+    table: str | Path,
+    out: str | Path,
+    *,
+    domain: str = "new",
+    original: str | Path | None = None,
+    accept_rest: bool = False,
+) -> Corrections:
+    """Write a manifest of the cells to which a reviewer gave a class; gives all that was said.
+
+    table: a reviewed folder of `cellfeat smear`, a CSV with a column `reviewed`, or one whose labels were changed in
+    place, with `original`, the table as it was. domain: the laboratory's name. accept_rest: labels that were not
+    changed were checked too.
+
+    Raises: CellfeatError for words that are no class, tables that do not belong together, images that are gone, and
+    where `out` exists.
+    """
+    from cellfeat import corrections
+
+    as_it_was = None if original is None else Path(original)
+    return corrections.correct(Path(table), Path(out), domain, as_it_was, accept_rest)

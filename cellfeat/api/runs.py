@@ -198,12 +198,16 @@ def predict(
     precision: str = "fp32",
     skip_bad: bool = False,
     per_group: str | Path | None = None,
+    labelled: str | Path | None = None,
+    before: str | Path | None = None,
     verbose: bool = False,
 ) -> int:
     """Write labels and probabilities of new images, which are one new laboratory; gives their number.
 
     images: files, folders of them, or one manifest. domain: the laboratory's name. per_group: another CSV to write, the
-    classes' shares in each group of the manifest or folder. For arrays instead of a file: `cellfeat.load`.
+    classes' shares in each group of the manifest or folder. labelled: a manifest of labelled cells to fit again with.
+    before: earlier answers, checked here; what changed is told by `cellfeat predict`. For arrays instead of a file:
+    `cellfeat.load`.
 
     Raises: CellfeatError, an `UnseenDomainError` for a laboratory that the method cannot place; where `out` exists.
     """
@@ -212,7 +216,18 @@ def predict(
     named = [images] if isinstance(images, (str, Path)) else list(images)
     work = workplace(verbose, device, precision, skip_bad)
     shares = None if per_group is None else Path(per_group)
-    return use.predict(Path(run), [Path(one) for one in named], Path(out), domain, source, refit, work, shares)[1]
+    return use.predict(
+        Path(run),
+        [Path(one) for one in named],
+        Path(out),
+        domain,
+        source,
+        refit,
+        work,
+        shares,
+        labelled=None if labelled is None else Path(labelled),
+        before=None if before is None else Path(before),
+    )[1]
 
 
 def report(

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cellfeat.commands.correct import correct
+
 if TYPE_CHECKING:
     from cellfeat.datasets import Dataset
     from cellfeat.label_drafts import Draft
     from cellfeat.layouts import IndexResult
 
 app = typer.Typer(help="Make, join and describe manifests of images.", no_args_is_help=True)
+app.command()(correct)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The manifest CSV to write; never overwritten")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad files and rows out instead of stopping")]

@@ -62,3 +62,8 @@ Coverage = Annotated[
     typer.Option("--coverage", help="Also sets of classes that hold the true one so often, such as 0.9: column set"),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Probabilities as the method gave them, not calibrated")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(help="Manifest of labelled cells of this laboratory (cellfeat data correct): fit again with them"),
+]
+Before = Annotated[Path | None, typer.Option(help="Table of earlier answers to the same images: say what changed")]

@@ -10,8 +10,10 @@ import typer
 from cellfeat.commands.options import (
     BackboneName,
     Batch,
+    Before,
     Compile,
     Device,
+    Labelled,
     Labels,
     Offline,
     Precision,
@@ -96,6 +98,8 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON")] = False,
     source: Source = None,
     refit: Refit = False,
+    labelled: Labelled = None,
+    before: Before = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     skip_bad: SkipBad = False,
@@ -112,7 +116,9 @@ def predict(
     from cellfeat.workplace import Workplace
 
     work = Workplace.on_terminal(device, precision, skip_bad)
-    found, count = use.predict(run, images, out, domain, source, refit, work, per_group)
+    found, count = use.predict(
+        run, images, out, domain, source, refit, work, per_group, labelled=labelled, before=before
+    )
     if as_json:
         show_json(found.as_dict())
     else:
