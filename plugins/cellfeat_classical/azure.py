@@ -8,6 +8,7 @@ from cellfeat_classical.nucleus import otsu
 from cellfeat_classical.regions import disc, filled, opened
 
 MOST_RED = 0.5  # of red cells' density in green light is the most that is believed of theirs in red light
+STACKED = 2.0  # red cells that may lie over one another
 STAINED = 0.06  # density in green light from which a pixel is no empty field
 LEAST, NOISE = 0.05, 5.0  # least azure of a nucleus: a density, and in deviations of the noise
 PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, are nuclei too
@@ -16,16 +17,19 @@ PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, 
 def azure(density: np.ndarray, diameter: float) -> np.ndarray:
     """(H, W, 3) optical density -> (H, W) float32: what in red light is more than red cells would take.
 
-    Eosin and red cells take green light and some red light in a fixed proportion, however many of them lie over one
-    another; the blue dye takes as much red as green. The proportion is the median one of the stained pixels.
+    Red cells take green light and some red light in a fixed proportion. The proportion and the amount are medians of
+    the stained pixels, and STACKED of them may lie over one another.
     """
     import cv2
 
     smooth = cv2.GaussianBlur(density[..., :2], (0, 0), diameter / 56)
     red, green = smooth[..., 0], smooth[..., 1]
     stained = green > max(STAINED, otsu(np.minimum(green, 0.5)) / 2)
-    share = float(np.median(red[stained] / green[stained])) if stained.any() else 0.0
-    return red - min(share, MOST_RED) * green
+    if not stained.any():
+        return red
+    usual = float(np.median(green[stained]))
+    share = float(np.median(red[stained] / green[stained]))
+    return red - min(share, MOST_RED) * np.minimum(green, STACKED * usual)
 
 
 def nuclear_mask(blue: np.ndarray, diameter: float) -> np.ndarray:

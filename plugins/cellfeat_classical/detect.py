@@ -6,11 +6,11 @@ import numpy as np
 
 from cellfeat_classical.azure import azure, nuclear_mask
 from cellfeat_classical.classical import WORKING_SIDE, cell_and_nucleus
+from cellfeat_classical.field import slow_field
 from cellfeat_classical.lobes import nuclear_groups
-from cellfeat_classical.nucleus import empty_field, optical_density
+from cellfeat_classical.nucleus import optical_density
 
 CELL_DIAMETER = WORKING_SIDE / 2  # px of a typical neutrophil: half of the window in which it is outlined
-FIELD_SIDE = 512  # px; the lamp's light changes slowly
 LEAST_SIDE = 16  # px; a smaller picture holds no cell
 STAINED = 0.04  # optical density from which a pixel is no empty field
 DARKER = 1.4  # times the density in red light of what is stained and no nucleus; less is a stack of red cells
@@ -35,17 +35,6 @@ def detect_cells(image: np.ndarray) -> np.ndarray:
         if np.median(density[..., 0][groups == number]) > least:
             boxes += [_box(image, field, density, groups, number)]
     return _single([box for box in boxes if _possible(box, image.shape[:2])])
-
-
-def slow_field(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W, 3) float32, the photograph without any cell; fitted to a small copy of it."""
-    import cv2
-
-    height, width = image.shape[:2]
-    scale = min(1.0, FIELD_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
-    return cv2.resize(empty_field(small), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _box(image: np.ndarray, field: np.ndarray, density: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
