@@ -18,7 +18,7 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
     """(H, W, 3) optical density -> (H, W) float32: what in red light is more than red cells would take.
 
     Red cells take green light and some red light in a fixed proportion. The proportion and the amount are medians of
-    the stained pixels, and STACKED of them may lie over one another.
+    the paler stained pixels, and STACKED of them may lie over one another.
     """
     import cv2
 
@@ -27,8 +27,9 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
     stained = green > max(STAINED, otsu(np.minimum(green, 0.5)) / 2)
     if not stained.any():
         return red
-    usual = float(np.median(green[stained]))
-    share = float(np.median(red[stained] / green[stained]))
+    paler = stained & (green <= max(otsu(green[stained]), STAINED))  # red cells, without nuclei and granules
+    usual = float(np.median(green[paler]))
+    share = float(np.median(red[paler] / green[paler]))
     return red - min(share, MOST_RED) * np.minimum(green, STACKED * usual)
 
 

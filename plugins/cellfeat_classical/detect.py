@@ -9,6 +9,7 @@ from cellfeat_classical.classical import WORKING_SIDE, cell_and_nucleus
 from cellfeat_classical.field import slow_field
 from cellfeat_classical.lobes import nuclear_groups
 from cellfeat_classical.nucleus import optical_density
+from cellfeat_classical.regions import convex_hull
 
 CELL_DIAMETER = WORKING_SIDE / 2  # px of a typical neutrophil: half of the window in which it is outlined
 LEAST_SIDE = 16  # px; a smaller picture holds no cell
@@ -50,11 +51,12 @@ def _box(image: np.ndarray, field: np.ndarray, density: np.ndarray, groups: np.n
     rows = np.clip(np.arange(top, top + WORKING_SIDE), 0, len(image) - 1)
     columns = np.clip(np.arange(left, left + WORKING_SIDE), 0, image.shape[1] - 1)
     view = np.ix_(rows, columns)
-    nuclei = groups[view] > 0
-    own = groups[view] == number
-    cell, _ = cell_and_nucleus(
-        image[view], field[view], density[view], nuclei, lambda nuclei, _: (own & nuclei, nuclei & ~own)
-    )
+    seen = groups[view]
+    own = seen == number
+    hull = convex_hull(own)
+    others = [convex_hull(seen == other) & ~hull for other in np.unique(seen) if other not in (0, number)]
+    parts = own, np.logical_or.reduce([np.zeros_like(own), *others])
+    cell, _ = cell_and_nucleus(image[view], field[view], density[view], seen > 0, lambda *_: parts)
     x, y, width, height = cv2.boundingRect(cell.astype(np.uint8))
     corners = np.array([x + left, y + top, x + left + width, y + top + height], dtype=np.float32)
     return np.clip(corners, 0, np.array([*image.shape[1::-1]] * 2, dtype=np.float32))
