@@ -20,7 +20,7 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
     "trusted_types watching without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption invariance "
     "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
     "transfers types",

@@ -6,7 +6,7 @@ import numpy as np
 
 from cellfeat_classical.azure import azure, nuclear_mask
 from cellfeat_classical.classical import WORKING_SIDE, cell_and_nucleus
-from cellfeat_classical.field import slow_field
+from cellfeat import images
 from cellfeat_classical.lobes import nuclear_groups
 from cellfeat_classical.nucleus import optical_density
 from cellfeat_classical.regions import convex_hull
@@ -23,7 +23,7 @@ def detect_cells(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (K, 4) float32 boxes x1, y1, x2, y2 px of white cells about CELL_DIAMETER px wide."""
     if min(image.shape[:2]) < LEAST_SIDE:
         return np.zeros((0, 4), dtype=np.float32)
-    field = slow_field(image)
+    field = images.illumination(image)
     density = optical_density(image, field)
     mask = nuclear_mask(azure(density, CELL_DIAMETER), CELL_DIAMETER)
     if not mask.any():

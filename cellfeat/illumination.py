@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-FIELD_SIDE = 512  # px of the longer side; the lamp's light changes slowly, and noise is averaged away
+SIDE = 512  # px of the longer side; the lamp's light changes slowly, and noise is averaged away
 TILES = 12  # along the longer side: the most are wider than a cell
 BRIGHT = 0.75  # quantile of a tile's lightness from which it may be taken for empty
 ROUNDS = 8
 NEAR = 0.06  # in ln I: what lies this far below the surface is a tile of cells, or a pixel of one
 
 
-def slow_field(image: np.ndarray) -> np.ndarray:
+def illumination(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W, 3) float32 in 0..255: a quadratic surface in ln I through what is empty.
 
     It starts at the bright parts of tiles, from which tiles that cells cover fall away, as the corners of a photograph
@@ -20,7 +20,7 @@ def slow_field(image: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = image.shape[:2]
-    scale = min(1.0, FIELD_SIDE / max(height, width))
+    scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     light = np.log(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA).astype(np.float32) + 1)
     terms = _terms(light.shape[:2])
