@@ -73,7 +73,7 @@ def _estimate(image: np.ndarray) -> float | None:
     stained = darkest > thresholds[0]
     if not stained.any():
         return None
-    dark = stained & (red > max(DARK * float(np.median(red[stained])), 2 * LEAST_DENSITY))
+    dark = stained & (red > _least_of_nuclei(red[stained]))
     found = [_bodies(_without_pale_middles(darkest > threshold), dark) for threshold in thresholds]
     sizes = [size for size in (_mode(bodies.pale) for bodies in found) if size is not None]
     nuclear = [diameter for bodies in found for diameter in bodies.nuclear]
@@ -85,6 +85,20 @@ def _estimate(image: np.ndarray) -> float | None:
     if best.count < MANY and white is not None and white > AGREE * by_red:
         return white
     return by_red
+
+
+def _least_of_nuclei(red: np.ndarray) -> float:
+    """The density in red light from which a stained pixel is a nucleus': (P,) of all stained ones.
+
+    Most belong to red cells; where they do not, as around one white cell, Otsu's threshold parts two unlike classes.
+    """
+    grey = np.clip(255 * red / MOST_DENSITY, 0, 255).astype(np.uint8)
+    threshold = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[0] / 255 * MOST_DENSITY
+    upper = red > threshold
+    least = DARK * float(np.median(red))
+    if upper.any() and not upper.all() and red[upper].mean() > DARK * max(float(red[~upper].mean()), LEAST_DENSITY):
+        least = min(least, threshold)
+    return max(least, 2 * LEAST_DENSITY)
 
 
 def _thresholds(darkest: np.ndarray) -> list[float]:
