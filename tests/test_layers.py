@@ -20,10 +20,10 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors findings machine metrics prototypes provenance slots spreadsheets storage synthetic_laboratories "
     "synthetic_types trusted_types watching without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
-    "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
-    "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
-    "transfers types",
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption "
+    "invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
+    "requirements sampling synthetic_cells testing.checks testing.devices testing.hearing testing.pickles "
+    "testing.process torch_probe transfers types",
     2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
     "hub_weights image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder "
     "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "

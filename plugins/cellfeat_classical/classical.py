@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,8 @@ from cellfeat_classical.rivals import find_rivals, red_evidence
 
 if TYPE_CHECKING:
     import torch
+
+Parting = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 WORKING_SIDE = 112  # a nucleus is still 20 px wide, and the work a quarter of that at 224
 CELL, RIVAL = 1, 2
@@ -77,20 +80,25 @@ def segment_cell(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nuclei = nuclear_pixels(density, field)
     if not nuclei.any():
         return np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    masks = _cell_and_nucleus(_lab(small) - _lab(field), density, nuclei)
+    masks = cell_and_nucleus(small, field, density, nuclei, central_group)
     rounded = (_smooth(mask.astype(np.float32), max(side / 112, 0.3)) for mask in masks)  # no stairs when enlarged
     cell, nucleus = (cv2.resize(mask, shape[::-1]) > 0.5 for mask in rounded)
     return cell, nucleus & cell
 
 
-def _cell_and_nucleus(colour: np.ndarray, density: np.ndarray, nuclei: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lab difference from the empty field, optical density, pixels of nuclei -> cell and nucleus, each (S, S) bool."""
-    side = len(colour)
-    colour = _smooth(colour, max(side / 112, 0.3))
+def cell_and_nucleus(
+    image: np.ndarray, field: np.ndarray, density: np.ndarray, nuclei: np.ndarray, part: Parting
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picture, empty field, optical density, (S, S, 3), and pixels of nuclei -> cell and nucleus, each (S, S) bool.
+
+    `part` says, from the pixels of nuclei and the foreground, which of them are the cell's and which are others'.
+    """
+    side = len(image)
+    colour = _smooth(_lab(image) - _lab(field), max(side / 112, 0.3))
     distance = np.linalg.norm(colour, axis=2)
     stained = _stained(np.linalg.norm(_smooth(colour, side / 100), axis=2), nuclei)
     foreground = filled(stained)  # red cells are pale in their middle
-    nucleus, others = central_group(nuclei, foreground)
+    nucleus, others = part(nuclei, foreground)
     core = convex_hull(nucleus)  # white cells bulge outwards, so a bay of the nucleus is theirs
     foreground |= core
     red = density[..., 0]
