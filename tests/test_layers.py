@@ -32,8 +32,8 @@ LEVELS = {
     "plugin_sources smear_crops synthetic_smears testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
     "smear_photographs testing.subject unlabelled",
-    5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
-    "testing.used thumbnails writing",
+    5: "conversion deferred detecting doctor exchange plugin_names plugin_pages reliability_figures testing.fresh "
+    "testing.kit testing.used thumbnails writing",
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
     "testing.classifier_subject testing.common_checks",
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
