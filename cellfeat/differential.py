@@ -12,14 +12,16 @@ What is estimated is the share t of a class among the patient's white cells, of 
 
 Whether what is not known resembles what is known, nobody can tell from the data, so that two extremes are computed.
 `alike`: false boxes are as common in every class, m = s, and a cell without an answer is what its probabilities say.
-`apart`: the mixtures of the missed, of the unanswered and of the false boxes are each drawn from Dirichlet(1/2, ..,
-1/2), as if nothing were known of them. The interval runs from the lower of both 2.5 % quantiles to the upper of both
-97.5 % quantiles, and always holds the share that was counted. It is so too wide rather than too narrow.
+`apart`: the mixtures of the missed, of the unanswered and of the false boxes are each drawn from Dirichlet(1/K, ..,
+1/K), as if nothing were known of them but that they are mostly of a few classes, as a detector's misses are. The
+interval runs from the lower of both 2.5 % quantiles to the upper of both 97.5 % quantiles, and always holds the share
+that was counted. It is so too wide rather than too narrow.
 
 Without doubtful cells and without a record it is the Jeffreys interval of each class against the rest, its bounds 0 and
 1 where no cell, or every cell, is of the class (Brown, Cai and DasGupta, Statistical Science 16, 2001, doi:
-10.1214/ss/1009213286). The Dirichlet(1/2) is Jeffreys' prior of a multinomial; draws through unknown quantities as in
-Gelman et al., Bayesian Data Analysis, 3rd ed., sections 3.4 and 8.2 (data that are missing, at random or not).
+10.1214/ss/1009213286). Beta(1/2, 1/2) is Jeffreys' prior of a share too for q and r; Dirichlet(1/K) is Perks' of K
+shares (Journal of the Institute of Actuaries 73, 1947; Berger, Bernardo and Sun, Bayesian Analysis 10, 2015, doi:
+10.1214/14-BA915). Data that are missing, at random or not: Gelman et al., Bayesian Data Analysis, 3rd ed., chapter 8.
 It does not carry: errors that many cells share, as those of a stain that the run has not seen; cells that lie in two
 photographs; a record that was made on other smears than these.
 """
@@ -185,8 +187,8 @@ def _shares(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _unknown(draws: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(draws, K) mixtures of cells of which nothing is known."""
-    return rng.dirichlet(np.full(width, 0.5), draws)
+    """(draws, K) mixtures of cells whose classes are not known; most are of few classes, each as likely as another."""
+    return rng.dirichlet(np.full(width, 1 / width), draws)
 
 
 def _without_some(counts: np.ndarray, kept: np.ndarray, rng: np.random.Generator) -> np.ndarray:

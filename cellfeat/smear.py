@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from cellfeat import datasets, differential_text, provenance, recipe, smear_folder, smear_output, use
 from cellfeat.artifacts import atomic_folder
+from cellfeat.changes import Changes, changes, read_answers
 from cellfeat.confidence import Confidence
 from cellfeat.detecting import detectors
 from cellfeat.differential import Count, differential
@@ -28,6 +29,8 @@ from cellfeat.types import UNLABELED
 from cellfeat.verdicts import AS_EVER, Verdicts, Wanted, judged
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cellfeat.workplace import Workplace
 
 PREFERRED = ("cell-detector", "classical")  # segmenters that are taken where none is named, the first that is there
@@ -42,7 +45,8 @@ class Asked:
 
     segmenter: None takes the best that is installed; params: its own, as `--set` has them. record: of the user's own
     counting, instead of the segmenter's. cell_size: px; um_per_px: µm; cell_share: of a training image's side, None as
-    the run knows it.
+    the run knows it. labelled: a manifest of labelled cells to fit again with. before: `cells.csv` of an earlier count
+    of the same photographs, to tell what changed.
     """
 
     segmenter: str | None = None
@@ -54,23 +58,34 @@ class Asked:
     domain: str = "new"
     source: str | None = None
     refit: bool = False
+    labelled: Path | None = None
+    before: Path | None = None
     wanted: Wanted = AS_EVER
 
 
 @dataclass(frozen=True)
 class Smear:
-    """A differential count that was written. counts: of every patient and, where there are several, of all together."""
+    """A differential count that was written. counts: of every patient and, where there are several, of all together.
+    moved: what changed since an earlier one."""
 
     folder: Path
     counts: tuple[Count, ...]
     found: tuple[Found, ...]
     record: DetectorRecord | None
-    untaught: tuple[str, ...] = field(default=())
+    untaught: tuple[str, ...] = ()
+    moved: Changes | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values: what `differential.json` holds."""
         photographs = {"photographs": len(self.found), "not_taught": list(self.untaught)}
-        return photographs | differential_text.summary(self.counts, self.record)
+        changed = {} if self.moved is None else {"changes": self.moved.as_dict()}
+        return photographs | differential_text.summary(self.counts, self.record) | changed
+
+    def tables(self) -> Iterator[Table]:
+        """To be shown."""
+        yield from differential_text.tables(self.counts)
+        if self.moved is not None:
+            yield self.moved.table()
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
     refuse_existing(out)
     if problem := domain_problem(asked.domain) or ("" if asked.domain.strip() else "it is empty"):
         raise CellfeatError(f"--domain: {problem}; give the laboratory of these photographs a name")
+    earlier = None if asked.before is None else read_answers(asked.before)
     saved = pipeline_folder(run, asked.source)
     scale = Scale.of(asked.cell_size, asked.um_per_px, _share(saved, asked.cell_share))
     detector = _detector(asked, work)
@@ -104,11 +120,13 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         found = _found(photographs, detector, scale, folder, work)
         cells = sorted((cell for one in found for cell in one.cells), key=lambda cell: cell.id)
         dataset = _dataset(cells, asked.domain, folder)
-        opened, pipeline, encoded = use.placed(saved, dataset, asked.refit, work)
+        opened, pipeline, encoded = use.placed(saved, dataset, asked.refit, work, asked.labelled)
         verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted)
         untaught = tuple(pipeline.untaught)
         counts = _counts(photographs.patients, cells, verdicts, untaught, detector.record)
-        made = Smear(out, tuple(counts), tuple(found), detector.record, untaught)
+        now = dict(zip((cell.id for cell in cells), verdicts.labels(), strict=True))
+        moved = None if earlier is None else changes(earlier, now)
+        made = Smear(out, tuple(counts), tuple(found), detector.record, untaught, moved)
         about = _about(run, saved, asked, detector, scale, photographs)
         about |= {"classes": list(pipeline.classes), "recipe": pipeline.recipe.as_dict()}
         smear_output.write(folder, found, cells, verdicts, about, work.reporter.progress)
@@ -215,6 +233,7 @@ def _about(
         "source": saved.name,
         "domain": asked.domain,
         "refit": asked.refit,
+        "labelled": asked.labelled and str(asked.labelled),
         "abstain": asked.wanted.abstain,
         "coverage": asked.wanted.coverage,
         "calibrated": not asked.wanted.raw and Confidence.read(saved) is not None,

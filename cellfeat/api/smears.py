@@ -28,6 +28,8 @@ def smear(
     domain: str = "new",
     source: str | None = None,
     refit: bool = False,
+    labelled: str | Path | None = None,
+    before: str | Path | None = None,
     abstain: float | None = None,
     coverage: float | None = None,
     raw: bool = False,
@@ -40,7 +42,8 @@ def smear(
 
     images: photographs, folders of them, or one CSV `path,patient`. sets: {"segmenter.KEY": value}. cell_size: px of a
     typical white cell's diameter; um_per_px: µm instead; None for both estimates it. detector_record: known cells,
-    those of them that were found, boxes that were none. The others as of `cellfeat smear`.
+    those of them that were found, boxes that were none. labelled: a manifest of labelled cells to fit
+    again with. before: `cells.csv` of an earlier count. The others as of `cellfeat smear`.
 
     Raises: CellfeatError for what cannot be read or does not fit together, where no cell is found or `out` exists.
     """
@@ -60,6 +63,8 @@ def smear(
         domain=domain,
         source=source,
         refit=refit,
+        labelled=None if labelled is None else Path(labelled),
+        before=None if before is None else Path(before),
         wanted=Wanted(abstain, coverage, raw),
     )
     named = [images] if isinstance(images, (str, Path)) else list(images)

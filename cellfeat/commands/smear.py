@@ -10,8 +10,10 @@ import typer
 from cellfeat import completion
 from cellfeat.commands.options import (
     Abstain,
+    Before,
     Coverage,
     Device,
+    Labelled,
     Offline,
     Precision,
     Raw,
@@ -68,6 +70,8 @@ def smear(
     domain: Annotated[str, typer.Option(help="Name of the laboratory that the photographs come from")] = "new",
     source: Source = None,
     refit: Refit = False,
+    labelled: Labelled = None,
+    before: Before = None,
     abstain: Abstain = None,
     coverage: Coverage = None,
     raw: Raw = False,
@@ -104,6 +108,8 @@ def smear(
         domain=domain,
         source=source,
         refit=refit,
+        labelled=labelled,
+        before=before,
         wanted=Wanted(abstain, coverage, raw),
     )
     work = Workplace.on_terminal(device, precision, skip_bad)
@@ -111,7 +117,7 @@ def smear(
     if as_json:
         show_json(made.as_dict())
     else:
-        for table in differential_text.tables(made.counts):
+        for table in made.tables():
             show(table)
     say(f"{out}: cells.csv has every cell; pictures of the photographs are in {PICTURES}/, of each class in {SHEETS}/")
     say(f"Look through them: cellfeat review {quote(str(out))}")
