@@ -19,6 +19,9 @@ HOLE = 0.85  # of its hull: the pale middle of a red cell fills it, a gap betwee
 DARK = 2.5  # times the median density in red light of what is stained: nuclei
 FEW = 3  # red cells of one size are needed
 SPREAD = 0.10  # of the logarithm of a diameter, among red cells of one photograph
+LEAST_NUCLEUS = 40  # px
+NUCLEUS = 0.66  # diameter of a disc with its area, in diameters of a white cell
+WIDER = (1.1, 2.5)  # a white cell than its nucleus
 MANY = 6  # red cells need no second opinion
 AGREE = 1.8  # by a white cell over by red ones: beyond, the few "red cells" were something smaller
 
@@ -77,7 +80,7 @@ def _estimate(image: np.ndarray) -> float | None:
     found = [_bodies(_without_pale_middles(darkest > threshold), dark) for threshold in thresholds]
     sizes = [size for size in (_mode(bodies.pale) for bodies in found) if size is not None]
     nuclear = [diameter for bodies in found for diameter in bodies.nuclear]
-    white = max(nuclear, default=None)
+    white = _by_nuclei(dark, nuclear)
     if not sizes:
         return white
     best = max(sizes, key=lambda size: size.count * size.diameter**2)
@@ -85,6 +88,28 @@ def _estimate(image: np.ndarray) -> float | None:
     if best.count < MANY and white is not None and white > AGREE * by_red:
         return white
     return by_red
+
+
+def _by_nuclei(dark: np.ndarray, alone: list[float]) -> float | None:
+    """By the white cells that lie alone, which are wider than a nucleus, else by the area of nuclei; None without."""
+    nucleus = _nucleus(dark)
+    if nucleus is None:
+        return None
+    white = [one for one in alone if WIDER[0] < one / nucleus < WIDER[1]]
+    return float(np.median(white)) if white else nucleus / NUCLEUS
+
+
+def _nucleus(dark: np.ndarray) -> float | None:
+    """Diameter in px of a disc with the area of a nucleus, whose lobes are put together; None where there is none."""
+    count, parts = cv2.connectedComponents(dark.astype(np.uint8), connectivity=4)
+    largest = float(np.bincount(parts.ravel(), minlength=count)[1:].max(initial=0))
+    if largest < LEAST_NUCLEUS:
+        return None
+    gap = 2 * round(np.sqrt(largest) / 8) + 1
+    near = cv2.dilate(dark.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap)))
+    count, groups = cv2.connectedComponents(near, connectivity=4)
+    areas = np.bincount(groups[dark], minlength=count)[1:]
+    return 2 * float(np.sqrt(np.median(areas[areas > areas.max() / 3]) / np.pi))
 
 
 def _least_of_nuclei(red: np.ndarray) -> float:
@@ -106,8 +131,7 @@ def _thresholds(darkest: np.ndarray) -> list[float]:
 
     Where the empty field is noisy, or cells are dark and many, Otsu's lies between red cells and nuclei.
     """
-    low = darkest[darkest < np.median(darkest)]
-    noise = 1.48 * float(np.median(np.abs(low - np.median(low)))) if low.size else 0.0
+    noise = 1.48 * float(np.median(np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 3.0))))
     least = max(NOISE * noise, LEAST_DENSITY)
     grey = np.clip(255 * darkest / MOST_DENSITY, 0, 255).astype(np.uint8)
     highest = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[0] / 255 * MOST_DENSITY
