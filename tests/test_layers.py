@@ -29,7 +29,7 @@ LEVELS = {
     "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
     "testing.columns testing.gates testing.says training",
     3: "corrections curves datasets feature_files figures known_files label_drafts labelled_scorer layouts "
-    "plugin_sources smear_crops synthetic_smears testing.toys undisturbed weights",
+    "plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
     "smear_photographs testing.subject unlabelled",
     5: "conversion deferred detecting doctor exchange plugin_names plugin_pages reliability_figures testing.fresh "
