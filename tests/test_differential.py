@@ -115,7 +115,7 @@ def simulated(rng: np.random.Generator, record_cells: int) -> tuple[np.ndarray, 
 
 
 def test_intervals_hold_the_share_of_the_patient_as_often_as_they_say():
-    """The worst case, 40 % of a rare class missed and every false box of another one, and without the record too few."""
+    """The worst case: 40 % of a rare class missed, every false box of one other class. Without the record: too few."""
     rng, times = np.random.default_rng(5), 120
     holds, without = np.zeros(3), np.zeros(3)
     for _ in range(times):
