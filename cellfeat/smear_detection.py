@@ -111,7 +111,11 @@ def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, folder:
 def _boxes(
     image: np.ndarray, one: Photograph, segmenter: Any, name: str, scale: Scale
 ) -> tuple[np.ndarray, float | None, str]:
-    """(K, 4) boxes, the diameter in px and where it is from. A scale that was estimated gives way to the cells' own."""
+    """(K, 4) boxes, the diameter in px and where it is from.
+
+    The median of the cells' own diameters depends on what classes they are of, and stands in where nothing else tells
+    the scale, or where it is so far from the estimate that this must be wrong; then cells are looked for again.
+    """
     if scale.diameter is not None:
         return detected(segmenter, name, image, scale.diameter), scale.diameter, GIVEN
     guess = typical_diameter(image)
@@ -121,12 +125,16 @@ def _boxes(
         )
     boxes = detected(segmenter, name, image, guess)
     measured = _measured(boxes, one, guess)
-    if measured and guess and not 1 / FAR <= measured / guess <= FAR:
-        boxes = detected(segmenter, name, image, measured)
-        measured = _measured(boxes, one, measured)
-    if len(boxes) and guess is None and measured is None:
-        raise CellfeatError(f"{one.said}: every cell is cut by the border, so that the scale is not known; {OPTIONS}")
-    return boxes, measured or guess, MEASURED if measured else ESTIMATED
+    if guess is None:
+        if len(boxes) and measured is None:
+            raise CellfeatError(
+                f"{one.said}: every cell is cut by the border, so that the scale is not known; {OPTIONS}"
+            )
+        return boxes, measured, MEASURED
+    if measured is None or 1 / FAR <= measured / guess <= FAR:
+        return boxes, guess, ESTIMATED
+    boxes = detected(segmenter, name, image, measured)
+    return boxes, _measured(boxes, one, measured) or measured, MEASURED
 
 
 def _measured(boxes: np.ndarray, one: Photograph, guess: float | None) -> float | None:

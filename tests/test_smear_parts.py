@@ -138,7 +138,7 @@ def photograph(tmp_path, seed: int = 1, cells: int = 14) -> tuple[Photograph, Kn
     return listed([tmp_path / "in" / "f.png"]).looked_into(False).fields[0], KnownBoxes(str(boxes)), one.boxes
 
 
-def test_an_estimated_scale_gives_way_to_the_cells_own(tmp_path, monkeypatch):
+def test_an_estimated_scale_gives_way_to_the_cells_own_where_they_contradict_it(tmp_path, monkeypatch):
     one, finder, boxes = photograph(tmp_path)
     asked = []
     monkeypatch.setattr(smear_detection, "typical_diameter", lambda image: 20.0)
@@ -148,10 +148,13 @@ def test_an_estimated_scale_gives_way_to_the_cells_own(tmp_path, monkeypatch):
     cut = cut_by_border(boxes, 320, 240, 48)
     assert (found.origin, found.diameter) == (MEASURED, box_diameter(boxes, cut))
     assert asked == [20.0, found.diameter], "20 px is too far from what was found: the photograph is looked at again"
+    monkeypatch.setattr(smear_detection, "typical_diameter", lambda image: 40.0)
+    near = find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "near")
+    assert (near.origin, near.diameter, asked[2:]) == (ESTIMATED, 40.0, [40.0])
     given = find_cells(one, finder, "known", Scale(60, 0.5), tmp_path / "given")
     assert (given.origin, given.diameter, given.side) == (GIVEN, 60, 120)
     few, finder, _ = photograph(tmp_path / "few", 3, 2)
-    assert find_cells(few, finder, "known", Scale(None, 0.5), tmp_path / "x")[2:4] == (20.0, ESTIMATED)
+    assert find_cells(few, finder, "known", Scale(None, 0.5), tmp_path / "x")[2:4] == (40.0, ESTIMATED)
 
 
 def test_without_any_scale_the_options_are_named(tmp_path, monkeypatch):
