@@ -95,7 +95,10 @@ def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, folder:
     name: the segmenter's, for messages. Raises: CellfeatError where no scale is to be had, and for boxes that are none.
     """
     image = read_rgb(one.path)
-    boxes, diameter, origin = _boxes(image, one, segmenter, name, scale)
+    try:
+        boxes, diameter, origin = _boxes(image, one, segmenter, name, scale)
+    except CellfeatError as error:
+        raise CellfeatError(f"{one.said}: {error}") from None
     if diameter is None or not len(boxes):
         return Found(one, [], diameter, origin, 0, 0)
     cut, near = cut_by_border(boxes, one.width, one.height, diameter), touching(boxes)
@@ -120,16 +123,12 @@ def _boxes(
         return detected(segmenter, name, image, scale.diameter), scale.diameter, GIVEN
     guess = typical_diameter(image)
     if guess is None and getattr(segmenter, "cell_diameter", None) is not None:
-        raise CellfeatError(
-            f"{one.said}: no scale could be estimated, and {name} finds cells at a known scale alone; {OPTIONS}"
-        )
+        raise CellfeatError(f"no scale could be estimated, and {name} finds cells at a known scale alone; {OPTIONS}")
     boxes = detected(segmenter, name, image, guess)
     measured = _measured(boxes, one, guess)
     if guess is None:
         if len(boxes) and measured is None:
-            raise CellfeatError(
-                f"{one.said}: every cell is cut by the border, so that the scale is not known; {OPTIONS}"
-            )
+            raise CellfeatError(f"every cell is cut by the border, so that the scale is not known; {OPTIONS}")
         return boxes, measured, MEASURED
     if measured is None or 1 / FAR <= measured / guess <= FAR:
         return boxes, guess, ESTIMATED

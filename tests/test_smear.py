@@ -14,7 +14,7 @@ from smearing import drawn_smear, write_smears
 from test_cli import cellfeat, one_line  # noqa: F401  a fixture
 
 from cellfeat import CellfeatError, api
-from cellfeat.novelty import Reference
+from cellfeat.novelty import Novelty, Reference
 from cellfeat.smear_folder import read_cells
 
 TOYS = str(Path(__file__).with_name("smearing.py"))
@@ -149,11 +149,30 @@ def test_the_cell_share_is_the_runs_own_or_asked_for(cellfeat, monkeypatch, fini
     ):
         api.smear(folder, finished, tmp_path / "out", segmenter="otsu", cell_share=0.5)
     assert not (tmp_path / "out").exists()
+    marked = []
+    monkeypatch.setattr(Reference, "read", classmethod(lambda cls, folder: Strange()))
+    monkeypatch.setattr("cellfeat.smear_output.annotate", lambda path, image, cells, classes: marked.extend(cells))
+    made = api.smear([folder / "P1"], finished, tmp_path / "out", patient="Q", **arguments)
+    assert {one.side for one in made.found} == {192}
+    assert {one["novel"] for one in read_cells(made.folder)} == {"yes"}
+    assert marked
+    assert all("!" in one.marks for one in marked)
+    assert [one.patient for one in made.counts] == ["Q"]
+
+
+class Strange:
+    """Stands for what a run knows of its training cells: they were small, and every other is unlike them."""
+
+    cell_share = 0.25
+
+    def judge(self, dataset, *others) -> Novelty:
+        return Novelty(np.ones(len(dataset)), np.ones(len(dataset), bool), ("all cells are strange",))
 
 
 def test_what_cannot_be_is_one_line_and_leaves_nothing(smear, tmp_path, monkeypatch):
     for options, said in (
         (("--domain", " "), "--domain: it is empty; give the laboratory of these photographs a name"),
+        (("--cell-size", "4", "--segmenter", "of-one-scale"), "a.png: a typical white cell 4 px wide is too small"),
         (("--set", "align.epochs=3"), "this command uses no align"),
         (("--set", "segmenter.colour=3"), "no parameter of segmenter 'known-boxes' named 'colour'"),
         (("--source", "lab-z"), "no source of this run named 'lab-z'"),
