@@ -20,6 +20,7 @@ DARK = 2.5  # times the median density in red light of what is stained: nuclei
 FEW = 3  # red cells of one size are needed
 SPREAD = 0.10  # of the logarithm of a diameter, among red cells of one photograph
 NUCLEAR = 0.2  # of a white cell is nucleus at least
+SPECK = 8.0  # px
 LEAST_NUCLEUS = 40  # px
 NUCLEUS = 0.66  # diameter of a disc with its area, in diameters of a white cell
 WIDER = (1.1, 2.5)  # a white cell than its nucleus
@@ -36,7 +37,7 @@ class _Bodies(NamedTuple):
 
 class _Size(NamedTuple):
     diameter: float
-    count: int
+    cells: int
 
 
 def typical_diameter(image: np.ndarray) -> float | None:
@@ -80,8 +81,11 @@ def _estimate(image: np.ndarray) -> float | None:
     dark = stained & (red > DARK * max(float(np.median(red[stained])), LEAST_DENSITY))
     found = [_bodies(_without_pale_middles(darkest > threshold), dark) for threshold in thresholds]
     sizes = [size for size in (_mode(bodies.pale) for bodies in found) if size is not None]
-    best = max(sizes, key=lambda size: size.count * size.diameter**2, default=None)
-    if best is not None and best.count >= MANY:
+    if not sizes:  # few red cells: what one threshold misses another may find, and a cell found twice counts twice
+        every = _mode([diameter for bodies in found for diameter in bodies.pale if diameter > SPECK])
+        sizes = [] if every is None else [every]
+    best = max(sizes, key=lambda size: size.cells * size.diameter**2, default=None)
+    if best is not None and best.cells >= MANY:
         return best.diameter / RED_CELL_DIAMETER
     alone = [diameter for bodies in found for diameter in bodies.nuclear + bodies.pale]
     white = _by_nuclei(stained & (red > _least_of_nuclei(red[stained])), alone)

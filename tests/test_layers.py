@@ -20,8 +20,8 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
     "trusted_types watching without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption invariance "
-    "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination "
+    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
     "transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
@@ -29,7 +29,7 @@ LEVELS = {
     "single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
     "testing.columns testing.gates testing.says training",
     3: "curves datasets feature_files figures known_files label_drafts labelled_scorer layouts plugin_sources "
-    "synthetic_smears testing.toys undisturbed weights",
+    "smear_scale synthetic_smears testing.toys undisturbed weights",
     4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
     "unlabelled",
     5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
