@@ -19,11 +19,13 @@ HOLE = 0.85  # of its hull: the pale middle of a red cell fills it, a gap betwee
 DARK = 2.5  # times the median density in red light of what is stained: nuclei
 FEW = 3  # red cells of one size are needed
 SPREAD = 0.10  # of the logarithm of a diameter, among red cells of one photograph
+NUCLEAR = 0.2  # of a white cell is nucleus at least
+SPECK = 8.0  # px
 LEAST_NUCLEUS = 40  # px
 NUCLEUS = 0.66  # diameter of a disc with its area, in diameters of a white cell
 WIDER = (1.1, 2.5)  # a white cell than its nucleus
-MANY = 6  # red cells need no second opinion
-AGREE = 1.8  # by a white cell over by red ones: beyond, the few "red cells" were something smaller
+MANY = 4  # red cells need no second opinion
+AGREE = 2.0  # by a white cell over by red ones: beyond, the few "red cells" were something smaller
 
 
 class _Bodies(NamedTuple):
@@ -35,7 +37,7 @@ class _Bodies(NamedTuple):
 
 class _Size(NamedTuple):
     diameter: float
-    count: int
+    cells: int
 
 
 def typical_diameter(image: np.ndarray) -> float | None:
@@ -76,18 +78,20 @@ def _estimate(image: np.ndarray) -> float | None:
     stained = darkest > thresholds[0]
     if not stained.any():
         return None
-    dark = stained & (red > _least_of_nuclei(red[stained]))
+    dark = stained & (red > DARK * max(float(np.median(red[stained])), LEAST_DENSITY))
     found = [_bodies(_without_pale_middles(darkest > threshold), dark) for threshold in thresholds]
     sizes = [size for size in (_mode(bodies.pale) for bodies in found) if size is not None]
-    nuclear = [diameter for bodies in found for diameter in bodies.nuclear]
-    white = _by_nuclei(dark, nuclear)
-    if not sizes:
+    if not sizes:  # few red cells: what one threshold misses another may find, and a cell found twice counts twice
+        every = _mode([diameter for bodies in found for diameter in bodies.pale if diameter > SPECK])
+        sizes = [] if every is None else [every]
+    best = max(sizes, key=lambda size: size.cells * size.diameter**2, default=None)
+    if best is not None and best.cells >= MANY:
+        return best.diameter / RED_CELL_DIAMETER
+    alone = [diameter for bodies in found for diameter in bodies.nuclear + bodies.pale]
+    white = _by_nuclei(stained & (red > _least_of_nuclei(red[stained])), alone)
+    if best is None or (white is not None and white > AGREE * best.diameter / RED_CELL_DIAMETER):
         return white
-    best = max(sizes, key=lambda size: size.count * size.diameter**2)
-    by_red = best.diameter / RED_CELL_DIAMETER
-    if best.count < MANY and white is not None and white > AGREE * by_red:
-        return white
-    return by_red
+    return best.diameter / RED_CELL_DIAMETER
 
 
 def _by_nuclei(dark: np.ndarray, alone: list[float]) -> float | None:
@@ -131,7 +135,9 @@ def _thresholds(darkest: np.ndarray) -> list[float]:
 
     Where the empty field is noisy, or cells are dark and many, Otsu's lies between red cells and nuclei.
     """
-    noise = 1.48 * float(np.median(np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 3.0))))
+    low = darkest[darkest <= np.median(darkest)]  # empty, unless cells cover more than half
+    rough = np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 3.0))  # noise alone, unless cells are small
+    noise = 1.48 * min(float(np.median(np.abs(low - np.median(low)))), float(np.median(rough)))
     least = max(NOISE * noise, LEAST_DENSITY)
     grey = np.clip(255 * darkest / MOST_DENSITY, 0, 255).astype(np.uint8)
     highest = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[0] / 255 * MOST_DENSITY
@@ -150,7 +156,7 @@ def _without_pale_middles(stained: np.ndarray) -> np.ndarray:
 
 
 def _bodies(solid: np.ndarray, dark: np.ndarray) -> _Bodies:
-    """The lone, round bodies that the border does not cut; nuclear are those that are dark in a tenth of their area."""
+    """The lone, round bodies that the border does not cut; nuclear are those that are dark in NUCLEAR of their area."""
     height, width = solid.shape
     count, parts, stats, _ = cv2.connectedComponentsWithStats(solid.astype(np.uint8), connectivity=4)
     darkness = np.bincount(parts[dark], minlength=count)
@@ -161,7 +167,7 @@ def _bodies(solid: np.ndarray, dark: np.ndarray) -> _Bodies:
         view = (parts[top : top + high, left : left + wide] == part).astype(np.uint8)
         outlines, _ = cv2.findContours(view, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if _lone(outlines[0]):
-            nuclear = darkness[part] > 0.1 * area
+            nuclear = darkness[part] > NUCLEAR * area
             (found.nuclear if nuclear else found.pale).append(2 * float(np.sqrt(area / np.pi)))
     return found
 

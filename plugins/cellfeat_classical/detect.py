@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cellfeat import images
 from cellfeat_classical.azure import azure, nuclear_mask
 from cellfeat_classical.classical import WORKING_SIDE, cell_and_nucleus
-from cellfeat import images
 from cellfeat_classical.lobes import nuclear_groups
 from cellfeat_classical.nucleus import optical_density
 from cellfeat_classical.regions import convex_hull

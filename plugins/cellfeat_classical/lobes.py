@@ -54,7 +54,7 @@ def _all_lobes(mask: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarra
                 continue
             areas.append(int(own.sum()))
             lobes[view][own] = len(areas)
-            points = np.argwhere(own)[:, ::-1].astype(np.int32) + (left, top)
+            points = np.argwhere(own)[:, ::-1] + np.array([left, top])
             hulls.append(cv2.convexHull(points.astype(np.int32))[:, 0])
     return lobes, np.array(areas, dtype=float), hulls
 
@@ -104,8 +104,6 @@ def _joined(areas: np.ndarray, hulls: list[np.ndarray], stained: np.ndarray, dia
 
 def _near_pairs(hulls: list[np.ndarray], stained: np.ndarray, diameter: float) -> list[tuple[float, int, int]]:
     """(gap in px, lobe, lobe) of those with a gap of at most GAP and no empty field across it, nearest first."""
-    import cv2
-
     reach, found = GAP * diameter, []
     boxes = np.array([[*hull.min(axis=0), *hull.max(axis=0)] for hull in hulls]).reshape(-1, 4)
     for first in range(len(hulls)):
