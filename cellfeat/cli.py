@@ -19,6 +19,7 @@ from cellfeat.commands.doctor import doctor
 from cellfeat.commands.info import info
 from cellfeat.commands.onnx import onnx
 from cellfeat.commands.report import report
+from cellfeat.commands.review import review
 from cellfeat.commands.run import run
 from cellfeat.commands.smear import smear
 from cellfeat.commands.use import extract, predict, transform
@@ -34,7 +35,7 @@ app = typer.Typer(
     "`cellfeat run` alone shows the whole method on built-in synthetic data; `cellfeat data index` makes a manifest of "
     "your own images.",
 )
-for command in (run, extract, transform, predict, smear, report, convert, onnx, info, doctor):
+for command in (run, extract, transform, predict, smear, review, report, convert, onnx, info, doctor):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

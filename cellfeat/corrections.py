@@ -105,7 +105,8 @@ def read_corrections(table: Path, original: Path | None = None, accept_rest: boo
     if original is not None:
         answers, predicted = _edited(table, lines, original, accept_rest)
     elif REVIEWED in lines[0]:
-        answers, predicted = [line[REVIEWED].strip() for line in lines], [_predicted(line) for line in lines]
+        answers = [unprotected(line[REVIEWED].strip()) for line in lines]
+        predicted = [_predicted(line) for line in lines]
     else:
         raise CellfeatError(
             f"{table} has no column {REVIEWED!r}: write each cell's class there, or {NOT_A_CELL!r} or {UNSURE!r}; or, "

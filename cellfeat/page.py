@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,16 +35,40 @@ def render(
         data: JSON for the page's scripts, in `#data`; None: no such block.
         values: what the template shows; text is escaped.
     """
+    own = [_text(name) for name in (SHARED_SCRIPT, *scripts)]
+    return _rendered(template, _style(styles), own, policy(own), data, values)
+
+
+def render_served(
+    template: str, styles: Sequence[str] = (), scripts: Sequence[str] = (), data: Any = None, **values: Any
+) -> tuple[str, str]:
+    """As `render`, of a page that a server of this machine hands out, which it may ask for pictures and data: the page,
+    and its content security policy for the server to send along."""
+    own, style = [_text(name) for name in (SHARED_SCRIPT, *scripts)], _style(styles)
+    framed = f"\n{style}\n"  # as it stands in base.html
+    served = (
+        f"default-src 'none'; script-src {_digests(own)}; style-src {_digests([framed])}; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'"
+    )
+    return _rendered(template, style, own, served, data, values), f"{served}; frame-ancestors 'none'"
+
+
+def _style(names: Sequence[str]) -> str:
+    return "\n".join(_text(name) for name in (SHARED_STYLE, *names))
+
+
+def _rendered(
+    template: str, style: str, scripts: Sequence[str], allowed: str, data: Any, values: Mapping[str, Any]
+) -> str:
     from markupsafe import Markup
 
-    own = [_text(name) for name in (SHARED_SCRIPT, *scripts)]
     return (
         _environment()
         .get_template(template)
         .render(
-            style=Markup("\n".join(_text(name) for name in (SHARED_STYLE, *styles))),
-            scripts=[Markup(text) for text in own],
-            policy=policy(own),
+            style=Markup(style),
+            scripts=[Markup(text) for text in scripts],
+            policy=allowed,
             data=None if data is None else Markup(json_block(data)),
             **values,
         )
@@ -59,13 +83,17 @@ def write(path: Path, text: str) -> None:
 
 def policy(scripts: Sequence[str]) -> str:
     """The content security policy of a page with these scripts: they run, nothing else does, nothing is fetched."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     # Drawn figures carry style attributes, so styles cannot be named by digest; without a source they fetch nothing.
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src {_digests(scripts)}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def _digests(texts: Sequence[str]) -> str:
+    """These inline texts as sources of a policy."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
 def json_block(data: Any) -> str:

@@ -18,9 +18,7 @@ from cellfeat.smear_scale import typical_diameter
 from cellfeat.synthetic import NEUTROPHIL_DIAMETER
 
 GIVEN, ESTIMATED, MEASURED = "given", "estimated from the photograph", "the median of the cells that were found"
-FAR = (
-    1.3  # factor between the scale that was assumed and the one that was found, beyond which cells are looked for again
-)
+FAR = 1.6  # factor between estimate and the cells' own median beyond which their classes alone explain nothing
 LEAST_DIAMETER = 4  # px; in smaller pictures no cell can be told
 OPTIONS = (
     "say how large a typical white cell is in the photograph: --cell-size PX (its diameter), or --um-per-px UM (of the "

@@ -37,7 +37,7 @@ def of(name: str, kind: str, pixels: np.ndarray, source: str = "", mask: np.ndar
     small = reduced(pixels)
     if mask is not None:
         small = _outlined(small, images.resize_mask(mask, (small.shape[0], small.shape[1])))
-    return Thumbnail(name, kind, source, small.shape[1], small.shape[0], _jpeg(small, sharp=mask is not None))
+    return Thumbnail(name, kind, source, small.shape[1], small.shape[0], jpeg(small, sharp=mask is not None))
 
 
 def _outlined(small: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -56,7 +56,8 @@ def reduced(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
     return images.resize(np.ascontiguousarray(pixels), (height, width), "area")
 
 
-def _jpeg(pixels: np.ndarray, sharp: bool) -> bytes:
+def jpeg(pixels: np.ndarray, sharp: bool) -> bytes:
+    """(H, W, 3) uint8 RGB as a file; sharp: colours are kept as fine as lightness."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -8,6 +8,7 @@ cells, so nobody's images are shown; a picture that is made again differs where 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -28,7 +29,7 @@ FEATURES = "document.getElementById('figure-embedding-before-alignment').scrollI
 
 
 def photograph(page: str, target: Path, size: tuple[int, int], prepare: str = "") -> None:
-    """A picture of the first screen of a page of docs/, in light colours, after a script has run in it."""
+    """A picture of the first screen of a page of docs/, or at an address, in light colours, after a script has run."""
     from playwright.sync_api import sync_playwright
 
     names = (os.environ.get("CELLFEAT_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
@@ -36,7 +37,7 @@ def photograph(page: str, target: Path, size: tuple[int, int], prepare: str = ""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         view = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme="light").new_page()
-        view.goto((DOCS / page).as_uri())
+        view.goto(page if page.startswith("http://") else (DOCS / page).as_uri())
         if prepare:
             view.evaluate(prepare)
         view.wait_for_timeout(500)  # ms, for what is drawn after the page has loaded
@@ -63,9 +64,28 @@ def print_run(target: Path) -> None:
     target.write_text(picture, encoding="utf-8")
 
 
+def photograph_review(target: Path) -> None:
+    """The page of `cellfeat review` on drawn cells of a laboratory that the run has not seen, a few decided."""
+    from cellfeat import api
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.environ["CELLFEAT_CACHE"] = f"{folder}/cache"
+        method = {"backbone": "colour", "align": "per-domain-z", "clf": "lr"}
+        run, _ = api.run(api.demo("cells", per_class=12), **method, source=["lab-a"], folds=2, out="run")
+        images = sorted(Path("cells/images").glob("lab-b_*"))
+        api.predict(run, images, out="first.csv", domain="lab-b", refit=True)
+        with api.review("first.csv") as server:
+            cells, first = server.review.table.cells, server.review.table.classes[0]
+            shown = sorted((cell.probability, row) for row, cell in enumerate(cells) if cell.answer == first)
+            truth = {row: cells[row].id.split("_")[1] for _, row in shown[:7]}  # as in lab-b_monocyte_0001.png
+            server.review.decide(truth, "screenshot", 1)
+            photograph(server.new_address(), target, SHEET, "scrollTo(0, 0)")
+
+
 MADE: dict[str, Callable[[Path], None]] = {
     "leaderboard.png": lambda target: photograph("leaderboard/index.html", target, DESK),
     "report.png": lambda target: photograph("report/index.html", target, SHEET, FEATURES),
+    "review.png": photograph_review,
     "run.svg": print_run,
 }
 

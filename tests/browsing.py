@@ -67,11 +67,21 @@ def opened(
     browser: Browser, file: Path, fragment: str = "", size: tuple[int, int] = DESK, theme: str = "light"
 ) -> Iterator[Opened]:
     """The file in a window of this size, with this preferred theme."""
+    own = file.resolve().as_uri()
+    with visiting(browser, own + fragment, own, size, theme) as found:
+        yield found
+
+
+@contextmanager
+def visiting(
+    browser: Browser, address: str, own: str, size: tuple[int, int] = DESK, theme: str = "light"
+) -> Iterator[Opened]:
+    """An address, in a browser's window without a past; requests of addresses that begin with `own` are the page's."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=theme, accept_downloads=True
     )
     found = Opened(context.new_page())
-    page, own = found.page, file.resolve().as_uri()
+    page = found.page
     page.on("console", lambda m: found.problems.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: found.problems.append(str(error)))
     page.on(
@@ -80,7 +90,7 @@ def opened(
     )
     page.on("requestfailed", lambda r: found.blocked.append(r.url) if r.failure == "csp" else None)
     try:
-        page.goto(own + fragment)
+        page.goto(address)
         yield found
     finally:
         context.close()

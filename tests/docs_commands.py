@@ -65,6 +65,7 @@ NOT_RUN = {
     "cellfeat run --data cells.csv --backbone dinov2-b": "a download",
     "cellfeat run --data cells.csv --backbone dinobloom-s": "a download",
     "cellfeat run --data cells.csv --backbone timm": "a download",
+    "cellfeat review": "serves a page until somebody has finished; test_review_page.py does so in a browser",
     "docker ": "needs a container engine; test_docker.py reads the Dockerfile",
     "cellfeat weights fetch vit_b": "a download of 375 MB; test_weights.py fetches from a server of its own",
     "cellfeat run --offline": "the whole demo takes minutes; the autoencoder's and the runs' tests do its parts",

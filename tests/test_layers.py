@@ -22,8 +22,8 @@ LEVELS = {
     "synthetic_types trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption "
     "invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
-    "requirements sampling synthetic_cells testing.checks testing.devices testing.hearing testing.pickles "
-    "testing.process torch_probe transfers types",
+    "requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
+    "testing.pickles testing.process torch_probe transfers types",
     2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
     "hub_weights image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder "
     "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
@@ -37,11 +37,12 @@ LEVELS = {
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
     "testing.classifier_subject testing.common_checks",
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
-    8: "differential finetune given pipeline ray_workers smear_folder testing.backbone testing.classifier "
-    "testing.life testing.segmenter",
-    9: "depicted differential_text evaluate newcomers ray_engine smear_detection testing.align_subject",
-    10: "answers observations scoring smear_output testing.align_form",
-    11: "confidence feature_figures records run_pictures testing.align_process",
+    8: "differential finetune given pipeline ray_workers review_table smear_folder testing.backbone "
+    "testing.classifier testing.life testing.segmenter",
+    9: "depicted differential_text evaluate newcomers ray_engine review review_page smear_detection "
+    "testing.align_subject",
+    10: "answers observations review_requests scoring smear_output testing.align_form",
+    11: "confidence feature_figures records review_server run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
     "testing.align_fits testing.align_hard",
@@ -52,7 +53,7 @@ LEVELS = {
     "estimator hub leaderboard ranking smear submission",
     17: "api.bench api.data api.files api.plugins api.runs api.sharing api.smears api.weights commands commands.bench "
     "commands.convert commands.data commands.doctor commands.hub commands.info commands.onnx commands.plugins "
-    "commands.report commands.run commands.smear commands.use commands.weights loaded",
+    "commands.report commands.review commands.run commands.smear commands.use commands.weights loaded",
     18: "api cli",
     19: "__main__",
 }

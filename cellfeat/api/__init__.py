@@ -16,7 +16,7 @@ from cellfeat.api.bench import (
     bench_verify,
 )
 from cellfeat.api.data import correct, data_info, demo, index, labels, merge, table
-from cellfeat.api.files import convert, doctor, info
+from cellfeat.api.files import convert, doctor, info, review
 from cellfeat.api.plugins import (
     plugins_check,
     plugins_info,
@@ -59,6 +59,7 @@ __all__ = [
     "plugins_requirements",
     "predict",
     "report",
+    "review",
     "run",
     "smear",
     "table",
