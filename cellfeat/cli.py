@@ -21,6 +21,7 @@ from cellfeat.commands.onnx import onnx
 from cellfeat.commands.report import report
 from cellfeat.commands.review import review
 from cellfeat.commands.run import run
+from cellfeat.commands.smear import smear
 from cellfeat.commands.use import extract, predict, transform
 from cellfeat.distributed import is_main, process_count
 from cellfeat.errors import CellfeatError
@@ -34,7 +35,7 @@ app = typer.Typer(
     "`cellfeat run` alone shows the whole method on built-in synthetic data; `cellfeat data index` makes a manifest of "
     "your own images.",
 )
-for command in (run, extract, transform, predict, review, report, convert, onnx, info, doctor):
+for command in (run, extract, transform, predict, smear, review, report, convert, onnx, info, doctor):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

@@ -15,10 +15,10 @@ WRITES = ("pooled", "image")
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of one method; `reads` to `uses_labels` are an aligner's alone.
+    """The facts of one method; `reads` to `uses_labels` are an aligner's alone, `detects` a segmenter's.
 
-    None: it is no aligner, or the fact depends on parameters that have no defaults. requires_cellfeat: a version
-    specifier (">=0.1") or "". licence: SPDX or "". paper: a citation or "".
+    None: it is none, or the fact depends on parameters that have no defaults. requires_cellfeat: a version specifier
+    (">=0.1") or "". licence: SPDX or "". paper: a citation or "". detects: whether it finds cells in whole photographs.
     """
 
     reads: tuple[str, ...] | None = None
@@ -31,6 +31,7 @@ class Facts:
     requires_cellfeat: str = ""
     licence: str = ""
     paper: str = ""
+    detects: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, by the names of the fields."""
@@ -56,6 +57,7 @@ ALIGNER = {
     "writes": Rule(" or ".join(map(repr, WRITES)), lambda value: value in WRITES),
     **dict.fromkeys(("uses_target", "uses_labels", "several_sources"), FLAG),
 }
+SEGMENTER = {"detects": FLAG}
 ASKED = ("reads", "writes", "uses_target", "uses_labels")  # of every aligner
 _ABSENT = object()
 
@@ -86,13 +88,22 @@ def facts(
         value = _declared(factory, name) if value is _ABSENT else value
         if value is not _ABSENT:
             found[name] = value
+    if slot == "segmenter" and "detects" not in found:
+        found["detects"] = _detects(factory if product is None else product)
     if _is_names(found.get("reads")):
         found["reads"] = tuple(found["reads"])
     return Facts(api=api, requires_cellfeat=requires_cellfeat, **found)
 
 
 def _rules(slot: str) -> dict[str, Rule]:
-    return {**ALIGNER, **ANY_SLOT} if slot == "align" else ANY_SLOT
+    return {"align": ALIGNER, "segmenter": SEGMENTER}.get(slot, {}) | ANY_SLOT
+
+
+def _detects(declaring: Any) -> bool | None:
+    """Whether a segmenter, or its class, has `detect`; None for a function, which does not tell what it gives."""
+    while isinstance(declaring, functools.partial):
+        declaring = declaring.func
+    return None if inspect.isroutine(declaring) else callable(getattr(declaring, "detect", None))
 
 
 def _declared(declaring: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -72,6 +73,24 @@ def _names(paths: Iterable[Sequence[str]], level: int) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def patients_by(pattern: str, paths: Sequence[str], option: str) -> list[str]:
+    """What the pattern's first bracket holds in each path, "" where it finds nothing.
+
+    Raises: CellfeatError, naming the option, for no pattern, one without a bracket, and one that finds nothing at all.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise CellfeatError(f"{option} {pattern}: not a regular expression ({error})") from None
+    if wanted.groups < 1:
+        raise CellfeatError(f"{option} {pattern}: put brackets around the patient, as in '(P[0-9]+)_'")
+    matches = [wanted.search(path) for path in paths]
+    found = [(match[1] or "") if match else "" for match in matches]
+    if not any(found):
+        raise CellfeatError(f"{option} {pattern}: finds nothing in any path, e.g. {paths[0]}")
+    return found
 
 
 def remarks(directory: Path, images: Sequence[Path], levels: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from cellfeat.decode import (
     read_rgb,
 )
 from cellfeat.errors import CellfeatError, unknown
+from cellfeat.illumination import illumination
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ __all__ = [
     "INTERPOLATIONS",
     "MAX_PIXELS",
     "ImageError",
+    "illumination",
     "image_digest",
     "largest_component",
     "masked_crop",

@@ -19,6 +19,7 @@ KEPT = {  # command -> what the next start finds; of all others nothing is half 
     "extract": IMAGES,
     "transform": IMAGES,
     "predict": f"{IMAGES}, and with --refit the newest checkpoint of a training",
+    "smear": f"{IMAGES}, and with --refit the newest checkpoint of a training",
     "bench run": f"every fit that is recorded, {IMAGES}, and the newest checkpoint of each training",
     "lora-sam finetune": "the newest checkpoint of the training",
     "lora-sam pretrain": "the newest checkpoint of the training",

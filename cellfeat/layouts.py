@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,19 +144,9 @@ def _nothing_fits(kind: str, directory: Path, dropped: Mapping[str, int]) -> str
 
 def _grouped(items: Iterable[Found], directory: Path, pattern: str) -> tuple[list[Found], list[str]]:
     """The images with the patients that a pattern finds in their paths, and how many there are."""
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise CellfeatError(f"--group-from {pattern}: not a regular expression ({error})") from None
-    if wanted.groups < 1:
-        raise CellfeatError(f"--group-from {pattern}: put brackets around the patient, as in '(P[0-9]+)_'")
-    items, groups = list(items), []
-    for item in items:
-        match = wanted.search(item.path.relative_to(directory).as_posix())
-        groups.append((match[1] or "") if match else "")
-    if not any(groups):
-        example = items[0].path.relative_to(directory).as_posix()
-        raise CellfeatError(f"--group-from {pattern}: finds nothing in any path, e.g. {example}")
+    items = list(items)
+    paths = [item.path.relative_to(directory).as_posix() for item in items]
+    groups = folder_levels.patients_by(pattern, paths, "--group-from")
     without = groups.count("")
     said = [f"no patient in the names of {without:,} images: each counts as one"] if without else []
     return [item._replace(group=group) for item, group in zip(items, groups, strict=True)], said

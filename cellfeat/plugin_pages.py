@@ -30,6 +30,7 @@ def fact_rows(slot: str, facts: Facts) -> list[tuple[str, str]]:
     ]
     return [
         *(own if slot == "align" else []),
+        *([("finds cells in photographs", _said(facts.detects))] if slot == "segmenter" else []),
         ("deterministic", _said(facts.deterministic)),
         ("plugin API", str(facts.api)),
         ("requires cellfeat", facts.requires_cellfeat or "any"),

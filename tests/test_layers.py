@@ -20,27 +20,28 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "conformal errors findings machine metrics prototypes provenance slots spreadsheets storage "
     "synthetic_laboratories synthetic_types temperature trusted_types watching without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
-    "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements "
-    "review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing testing.pickles "
-    "testing.process torch_probe transfers types",
+    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption "
+    "invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
+    "requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
+    "testing.pickles testing.process torch_probe transfers types",
     2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
     "hub_weights image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder "
     "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
     "testing.columns testing.gates testing.says training",
     3: "corrections curves datasets feature_files figures known_files label_drafts labelled_scorer layouts "
-    "plugin_sources synthetic_smears testing.toys undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
-    "unlabelled",
-    5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
-    "testing.used thumbnails writing",
-    6: "completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
-    "testing.common_checks",
+    "plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed weights",
+    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
+    "smear_photographs testing.subject unlabelled",
+    5: "conversion deferred detecting doctor exchange plugin_names plugin_pages reliability_figures testing.fresh "
+    "testing.kit testing.used thumbnails writing",
+    6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
+    "testing.classifier_subject testing.common_checks",
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
-    8: "finetune given pipeline ray_workers review_table testing.backbone testing.classifier testing.life "
-    "testing.segmenter",
-    9: "depicted evaluate newcomers ray_engine review review_page testing.align_subject",
-    10: "answers observations review_requests scoring testing.align_form",
+    8: "differential finetune given pipeline ray_workers review_table smear_folder testing.backbone "
+    "testing.classifier testing.life testing.segmenter",
+    9: "depicted differential_text evaluate newcomers ray_engine review review_page smear_detection "
+    "testing.align_subject",
+    10: "answers observations review_requests scoring smear_output testing.align_form",
     11: "confidence feature_figures records review_server run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
@@ -49,10 +50,10 @@ LEVELS = {
     "testing.align_resume testing.align_saving verdicts verification",
     15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align use",
     16: "api.working cell_classifier commands.check_plugin commands.correct commands.new_plugin commands.options "
-    "estimator hub leaderboard ranking submission",
-    17: "api.bench api.data api.files api.plugins api.runs api.sharing api.weights commands commands.bench "
+    "estimator hub leaderboard ranking smear submission",
+    17: "api.bench api.data api.files api.plugins api.runs api.sharing api.smears api.weights commands commands.bench "
     "commands.convert commands.data commands.doctor commands.hub commands.info commands.onnx commands.plugins "
-    "commands.report commands.review commands.run commands.use commands.weights loaded",
+    "commands.report commands.review commands.run commands.smear commands.use commands.weights loaded",
     18: "api cli",
     19: "__main__",
 }

@@ -27,6 +27,7 @@ from cellfeat.api.plugins import (
 )
 from cellfeat.api.runs import extract, plan, predict, report, run, transform
 from cellfeat.api.sharing import hub_pull, hub_push, onnx
+from cellfeat.api.smears import smear
 from cellfeat.api.weights import weights_export, weights_fetch, weights_import, weights_list, weights_verify
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "report",
     "review",
     "run",
+    "smear",
     "table",
     "transform",
     "weights_export",

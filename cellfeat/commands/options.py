@@ -53,6 +53,15 @@ Offline = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/<time>-<method>")]
 Source = Annotated[str | None, typer.Option(help="Which source's pipeline, where the run has several")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again with the new images among those adapted to")]
+Abstain = Annotated[
+    float | None,
+    typer.Option("--abstain", help="No label below this probability, 0..1; the best one is in the column best_label"),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option("--coverage", help="Also sets of classes that hold the true one so often, such as 0.9: column set"),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Probabilities as the method gave them, not calibrated")]
 Labelled = Annotated[
     Path | None,
     typer.Option(help="Manifest of labelled cells of this laboratory (cellfeat data correct): fit again with them"),

@@ -1,0 +1,94 @@
+"""A differential count as it is shown: tables, JSON values, and the sentences that its reader needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cellfeat.differential import ALL, UNANSWERED, Count, Line, checked_record
+from cellfeat.errors import CellfeatError
+from cellfeat.predicted import CONFIDENCE, MANY_GROUPS
+
+OWN = "smears of your own"  # where the user has counted what the detector finds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cellfeat.slots import DetectorRecord
+
+
+def tables(counts: Sequence[Count]) -> Iterator[Table]:
+    """All patients together, or the only one; and where there are several, but not very many, each of them."""
+    from rich.table import Table
+
+    whole = counts[-1]
+    title = f"Differential count: {whole.cells:,} cells" + (
+        f" of {len(counts) - 1:,} patients" if len(counts) > 1 else ""
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("class", "cells", "share, %", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "class" else "right", overflow="fold")
+    for line in whole.lines:
+        table.add_row(line.name, *_figures(line))
+    yield table
+    if 1 < len(counts) <= MANY_GROUPS + 1:
+        yield _by_patient(counts[:-1])
+
+
+def _by_patient(counts: Sequence[Count]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="By patient", title_justify="left")
+    for heading in ("patient", "class", "cells", "share, %", "95 % interval"):
+        table.add_column(heading, justify="left" if heading in ("patient", "class") else "right", overflow="fold")
+    for one in counts:
+        for number, line in enumerate(one.lines):
+            table.add_row("" if number else one.patient, line.name, *_figures(line))
+        table.add_section()
+    return table
+
+
+def _figures(line: Line) -> tuple[str, str, str]:
+    """Cells, per cent and the interval, as they are shown."""
+    if line.cells is None:
+        return "", "", "not taught"
+    share = "" if line.share is None else f"{100 * line.share:.1f}"
+    if line.low is None or line.high is None:
+        return f"{line.cells:,}", share, "of all cells" if line.name == UNANSWERED else ""
+    return f"{line.cells:,}", share, f"{100 * line.low:.1f}–{100 * line.high:.1f}"
+
+
+def summary(counts: Sequence[Count], record: DetectorRecord | None) -> dict[str, Any]:
+    """JSON values: every patient, all together where there are several, and what the intervals rest on."""
+    several = len(counts) > 1
+    return {
+        "cells": counts[-1].cells,
+        "interval": CONFIDENCE,
+        "patients": [one.as_dict() for one in (counts[:-1] if several else counts)],
+        ALL: counts[-1].as_dict() if several else None,
+        "detector_record": None if record is None else record._asdict(),
+    }
+
+
+def said_of_detector(counts: Sequence[Count], record: DetectorRecord | None, segmenter: str) -> str:
+    """What the intervals carry of the detector's mistakes."""
+    if record is None:
+        return (
+            f"the intervals leave out cells that {segmenter} missed and boxes that are no cells, since it says nothing "
+            "of how often that is; where you have counted it: --detector-record CELLS,FOUND,WRONG"
+        )
+    missed = counts[-1].missed or (0, 0)
+    return (
+        f"the intervals carry missed cells and false boxes as {segmenter} had them on {record.on}: of {record.cells:,} "
+        f"cells {record.found:,} found, {record.wrong:,} boxes wrong; so perhaps {missed[0]:,} to {missed[1]:,} cells "
+        "are missed here"
+    )
+
+
+def parsed_record(text: str) -> DetectorRecord:
+    """From CELLS,FOUND,WRONG. Raises: CellfeatError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise CellfeatError(f"--detector-record {text}: three whole numbers CELLS,FOUND,WRONG, as in 412,398,9")
+    cells, found, wrong = map(int, parts)
+    return checked_record(cells, found, wrong, OWN)

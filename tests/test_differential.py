@@ -1,0 +1,178 @@
+"""Intervals of a differential count: against Jeffreys' where nothing is in doubt, and by simulation where it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta, binom
+
+from cellfeat import CellfeatError, DetectorRecord
+from cellfeat.differential import (
+    ALL,
+    UNANSWERED,
+    checked_record,
+    differential,
+    drawn_counts,
+    missed_cells,
+    share_intervals,
+)
+from cellfeat.differential_text import parsed_record, said_of_detector, summary, tables
+
+CLASSES = ("eosinophil", "lymphocyte", "neutrophil")
+RECORD = DetectorRecord(400, 380, 8, "drawn smears")
+
+
+def sure(*counts: int) -> np.ndarray:
+    """(n, K) probabilities of cells that nobody doubts."""
+    return np.repeat(np.eye(len(counts)), counts, axis=0)
+
+
+def counted(proba: np.ndarray, answered: np.ndarray | None = None, record: DetectorRecord | None = None, **options):
+    """The count of one patient."""
+    there = np.ones(len(proba), bool) if answered is None else answered
+    chosen = proba.argmax(axis=1) if len(proba) else np.zeros(0, int)
+    [one] = differential(["p"], np.full(len(proba), "p"), chosen, proba, there, CLASSES, record=record, **options)
+    return one
+
+
+def widths(one) -> np.ndarray:
+    return np.array([line.high - line.low for line in one.lines if line.low is not None])
+
+
+def test_without_doubt_it_is_the_interval_of_jeffreys():
+    """As printed by Brown, Cai and DasGupta for n = 10, x = 3 (0.093, 0.606), and by scipy for others."""
+    three = counted(sure(3, 7, 0)).lines[0]
+    assert (three.low, three.high) == pytest.approx((0.0927, 0.6058), abs=6e-4)
+    for line, cells in zip(counted(sure(5, 40, 75)).lines, (5, 40, 75), strict=True):
+        expected = beta.ppf([0.025, 0.975], cells + 0.5, 120 - cells + 0.5)
+        assert (line.cells, line.share) == (cells, cells / 120)
+        assert (line.low, line.high) == pytest.approx(expected, abs=4e-4)
+
+
+def test_the_ends_of_the_scale():
+    none = counted(np.zeros((0, 3)))
+    assert [(line.cells, line.share, line.low, line.high) for line in none.lines] == [(0, None, 0.0, 1.0)] * 3
+    first, second, _ = counted(sure(1, 0, 0)).lines
+    assert (first.share, first.high) == (1.0, 1.0)
+    assert (second.share, second.low) == (0.0, 0.0)
+    assert first.low == pytest.approx(beta.ppf(0.025, 1.5, 0.5), abs=2e-3)
+    everything = counted(sure(0, 300, 0), record=RECORD).lines[1]
+    assert everything.high == 1.0
+    assert 0.85 < everything.low < 0.97  # 5 % of the cells are not seen
+
+
+def test_the_class_of_a_cell_is_drawn_from_its_probabilities():
+    rng = np.random.default_rng(0)
+    proba = np.array([[0.5, 0.3, 0.2]] * 400 + [[0.0, 1.0, 0.0]] * 7)
+    drawn = drawn_counts(proba, 500, rng)
+    assert set(drawn.sum(axis=1)) == {407}
+    assert drawn.mean(axis=0) == pytest.approx([200, 127, 80], abs=2)
+    assert drawn[:, 0].std() == pytest.approx(np.sqrt(400 * 0.25), rel=0.15)
+
+
+@pytest.mark.parametrize("part", ["doubt", "record", "abstained"])
+def test_every_doubt_widens(part):
+    plain = counted(sure(20, 30, 50))
+    if part == "doubt":
+        other = counted(0.7 * sure(20, 30, 50) + 0.1)
+    elif part == "record":
+        other = counted(sure(20, 30, 50), record=RECORD)
+    else:
+        other = counted(sure(20, 30, 50), np.arange(100) % 10 > 0)
+        assert other.lines[-1] == (UNANSWERED, 10, 0.1, None, None, None)
+        assert [line.cells for line in other.lines[:3]] == [18, 27, 45]
+        assert (other.cells, other.unanswered) == (100, 10)
+    assert np.all(widths(other) > widths(plain))
+    for line in other.lines[:3]:
+        assert line.low <= line.share <= line.high
+
+
+def test_a_worse_detector_and_a_smaller_record_widen():
+    better = widths(counted(sure(20, 30, 50), record=DetectorRecord(4000, 3990, 5, "x")))
+    assert better == pytest.approx(widths(counted(sure(20, 30, 50))), rel=0.1)
+    usual = widths(counted(sure(20, 30, 50), record=RECORD))
+    worse = widths(counted(sure(20, 30, 50), record=DetectorRecord(400, 300, 90, "x")))
+    few = widths(counted(sure(20, 30, 50), record=DetectorRecord(20, 19, 0, "x")))
+    assert np.all(worse > usual)
+    assert np.all(few > usual)
+
+
+def simulated(rng: np.random.Generator, record_cells: int) -> tuple[np.ndarray, np.ndarray, DetectorRecord]:
+    """Shares of a patient, and what photographs give of them: a class that is found less often, false boxes that look
+    like another, a third of the cells of doubtful class, with probabilities that are right as often as they say; and a
+    record of the same detector."""
+    share, recall = np.array([0.15, 0.25, 0.60]), np.array([0.60, 0.98, 0.95])
+    truth = rng.choice(3, 400, p=share)
+    truth = truth[rng.random(400) < recall[truth]]
+    truth = np.append(truth, np.full(rng.binomial(400, 0.04), 1))  # what is no cell looks like a lymphocyte
+    pool = rng.dirichlet(4 * share, 2000)
+    drawn = (rng.random((2000, 1)) > pool.cumsum(axis=1)).sum(axis=1)  # each is of a class as its row says
+    rows = [rng.choice(np.flatnonzero(drawn == one)) for one in truth[::3]]
+    proba = np.eye(3)[truth]
+    proba[::3] = pool[rows]
+    found = int((rng.random(record_cells) < recall[rng.choice(3, record_cells, p=share)]).sum())
+    return share, proba, DetectorRecord(record_cells, found, int(rng.binomial(record_cells, 0.04)), "simulated")
+
+
+def test_intervals_hold_the_share_of_the_patient_as_often_as_they_say():
+    """The worst case: 40 % of a rare class missed, every false box of one other class. Without the record: too few."""
+    rng, times = np.random.default_rng(5), 120
+    holds, without = np.zeros(3), np.zeros(3)
+    for _ in range(times):
+        share, proba, record = simulated(rng, 300)
+        for found, given in ((holds, record), (without, None)):
+            low, high = share_intervals(proba, np.ones(len(proba), bool), given, rng, draws=400)
+            found += (low <= share) & (share <= high)
+    assert np.all(holds / times >= 0.92), holds / times
+    assert np.all(without[:2] / times < 0.85), without / times
+
+
+def test_plain_intervals_hold_the_share_as_often_as_they_say():
+    """Summed over every count of 40 cells; Jeffreys' interval has 95 % on average, and less at some shares."""
+    cells, shares = 40, np.linspace(0.02, 0.98, 97)
+    lines = [counted(sure(count, cells - count, 0)).lines[0] for count in range(cells + 1)]
+    low, high = (np.array([getattr(line, name) for line in lines]) for name in ("low", "high"))
+    inside = (low[:, None] <= shares) & (shares <= high[:, None])
+    coverage = (binom.pmf(np.arange(cells + 1)[:, None], cells, shares) * inside).sum(axis=0)
+    assert 0.94 < coverage.mean() < 0.965
+    assert coverage.min() > 0.87
+
+
+def test_so_many_cells_were_missed():
+    rng = np.random.default_rng(0)
+    assert missed_cells(100, None, rng) is None
+    assert missed_cells(0, RECORD, rng) == (0, 0)
+    low, high = missed_cells(1000, DetectorRecord(4000, 3600, 0, "x"), rng)
+    assert low < 1000 * 0.1 / 0.9 < high
+    assert high - low < 60
+
+
+def test_patients_all_together_and_what_was_not_taught():
+    proba = sure(0, 12, 8)
+    patient = np.array(["b"] * 12 + ["a"] * 8)
+    arguments = (proba.argmax(axis=1), proba, np.ones(20, bool), CLASSES, ("eosinophil",))
+    counts = differential(["a", "b", "none"], patient, *arguments)
+    assert [(one.patient, one.cells) for one in counts] == [("a", 8), ("b", 12), ("none", 0), (ALL, 20)]
+    assert counts[0].lines[0] == ("eosinophil", None, None, None, None, None)
+    assert [line.cells for line in counts[1].lines] == [None, 12, 0]
+    alone = differential(["b"], patient[:12], *(part[:12] for part in arguments[:3]), *arguments[3:])
+    assert alone == [counts[1]], "who else was counted changes nothing, and one patient is not shown twice"
+    found = summary(counts, RECORD)
+    assert [one["patient"] for one in found["patients"]] == ["a", "b", "none"]
+    assert found["all"]["classes"]["neutrophil"]["cells"] == 8
+    assert found["detector_record"]["found"] == 380
+    assert summary(alone, None)["all"] is None
+    assert len(list(tables(counts))) == 2
+    assert len(list(tables(alone))) == 1
+
+
+def test_a_record_of_ones_own():
+    assert parsed_record("412, 398,9")[:3] == (412, 398, 9)
+    with pytest.raises(CellfeatError, match="--detector-record 412: three whole numbers CELLS,FOUND,WRONG"):
+        parsed_record("412")
+    for numbers in ((0, 0, 0), (10, 11, 0), (10, 9, -1)):
+        with pytest.raises(CellfeatError, match=r"of CELLS .* known ones FOUND are those that have a box"):
+            checked_record(*numbers, "x")
+    said = said_of_detector([counted(sure(20, 30, 50), record=RECORD)], RECORD, "finder")
+    assert "of 400 cells 380 found, 8 boxes wrong" in said
+    assert "intervals leave out cells that finder missed" in said_of_detector([], None, "finder")
