@@ -97,15 +97,14 @@ def kinds(
     manifest: Path | None, domains: Sequence[str] | None, wanted: Wanted, limit: int, masks: str, work: Workplace
 ) -> Iterator[Kind]:
     """Drawn smears of each named laboratory and of random ones, then assembled ones of each domain."""
+    # what is asked wrongly is told before anything is drawn
+    rows = common.read_rows(manifest, domains, masked=False) if manifest else []
+    trusted = common.make_segmenter(masks, {}, work) if manifest else None
+    if manifest and not (hasattr(trusted, "plausible") and hasattr(trusted, "cells_and_nuclei")):
+        raise CellfeatError(f"the segmenter {masks!r} does not tell plausible masks, as `classical` does; choose one")
     for number, name in enumerate([*synthetic.LABORATORIES, "random"]):
         yield Kind(f"drawn {name}", [_drawn(name, number, place, wanted) for place in range(wanted.smears)], {})
-    rows = common.read_rows(manifest, domains, masked=False) if manifest else []
     for name in dict.fromkeys(row.domain for row in rows):
-        trusted = common.make_segmenter(masks, {}, work)
-        if not hasattr(trusted, "plausible") or not hasattr(trusted, "cells_and_nuclei"):
-            raise CellfeatError(
-                f"the segmenter {masks!r} does not tell plausible masks, as `classical` does; choose one"
-            )
         pieces = real_smears.read_pieces(Path(manifest or ""), name, limit, wanted.diameter, trusted)
         made = []
         for place in range(wanted.smears):

@@ -24,7 +24,15 @@ from cellfeat import CellfeatError, cli, synthetic
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
 SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard", "plugins_help", "startup")
-PROGRAMS = ("masks", "smears", "few_masks", "representation", FORWARD, *(f"benchmarks.speed.{name}" for name in SPEED))
+PROGRAMS = (
+    "detection",
+    "masks",
+    "smears",
+    "few_masks",
+    "representation",
+    FORWARD,
+    *(f"benchmarks.speed.{name}" for name in SPEED),
+)
 FRAME = 224
 
 
