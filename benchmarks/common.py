@@ -36,6 +36,7 @@ class Row(NamedTuple):
     domain: str
     path: Path
     mask_path: Path | None
+    label: str = ""
 
 
 class Cell(NamedTuple):
@@ -57,8 +58,10 @@ def start(main: Callable[..., None]) -> None:
         sys.exit(2)
 
 
-def read_rows(manifest: Path, domains: Sequence[str] | None = None, limit: int | None = None) -> list[Row]:
-    """The rows of a manifest by id; only those with a mask, of these domains, and `limit` of each, evenly spaced.
+def read_rows(
+    manifest: Path, domains: Sequence[str] | None = None, limit: int | None = None, masked: bool = True
+) -> list[Row]:
+    """The rows of a manifest by id, of these domains, and `limit` of each, evenly spaced; `masked`: with a mask only.
 
     Raises: CellfeatError where a column is missing, a domain is not there, or no row is left.
     """
@@ -68,14 +71,16 @@ def read_rows(manifest: Path, domains: Sequence[str] | None = None, limit: int |
     if missing:
         raise CellfeatError(f"{manifest} has no column {', '.join(sorted(missing))}; make it by `cellfeat data index`")
     rows = [_row(manifest.parent, values) for values in sorted(found, key=lambda values: values["id"])]
-    rows = [row for row in rows if row.mask_path]
+    rows = [row for row in rows if row.mask_path or not masked]
     names = sorted({row.domain for row in rows})
     for name in domains or []:
         if name not in names:
-            raise CellfeatError(f"{manifest} has no domain {name!r} with masks; it has: {', '.join(names) or 'none'}")
+            which = " with masks" if masked else ""
+            raise CellfeatError(f"{manifest} has no domain {name!r}{which}; it has: {', '.join(names) or 'none'}")
     kept = [row for name in domains or names for row in _spaced([row for row in rows if row.domain == name], limit)]
     if not kept:
-        raise CellfeatError(f"{manifest}: no row has a mask_path; there is nothing to compare with")
+        lacks = "no row has a mask_path; there is nothing to compare with" if masked else "it has no row"
+        raise CellfeatError(f"{manifest}: {lacks}")
     return kept
 
 
@@ -91,7 +96,13 @@ def read_ids(path: Path | None) -> frozenset[str]:
 
 def _row(folder: Path, values: Mapping[str, str]) -> Row:
     mask = values.get("mask_path")
-    return Row(values["id"], values["domain"], folder / values["path"], folder / mask if mask else None)
+    return Row(
+        values["id"],
+        values["domain"],
+        folder / values["path"],
+        folder / mask if mask else None,
+        values.get("label") or "",
+    )
 
 
 def _spaced(rows: list[Row], limit: int | None) -> list[Row]:

@@ -81,12 +81,12 @@ def pasted_crops(cells: Sequence[Cell], count: int, rng: np.random.Generator) ->
 def _host(cell: Cell) -> Host:
     background = background_of(cell.image, cell.cell)
     clear = np.maximum(cell.image, 1) / background
-    return Host(clear / _slope(clear, cell.cell), cell.cell, background, cell)
+    return Host(clear / slope(clear, cell.cell), cell.cell, background, cell)
 
 
-def _slope(clear: np.ndarray, taken: np.ndarray) -> np.ndarray:
+def slope(clear: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """The plane (H, W, 3) through the empty pixels: light that falls unevenly."""
-    empty = ~_grown(taken, 3) & (np.abs(np.log(clear)).max(axis=-1) < 0.15)
+    empty = ~grown(taken, 3) & (np.abs(np.log(clear)).max(axis=-1) < 0.15)
     y, x = np.indices(taken.shape)
     plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(float)
     if empty.sum() < 100:
@@ -97,7 +97,7 @@ def _slope(clear: np.ndarray, taken: np.ndarray) -> np.ndarray:
 def _is_clean(host: Host) -> bool:
     """Whether the surroundings are evenly lit, and hold no part of another white cell nor a seam of their own."""
     density = -np.log(np.clip(host.clear, 1e-3, None))
-    around = density[~_grown(host.mask, 4)]
+    around = density[~grown(host.mask, 4)]
     if not len(around) or np.mean(around[:, 1] > DARK) > SPECK or np.median(np.abs(around).max(axis=1)) > EVEN:
         return False
     something = np.abs(density).max(axis=-1) > DENSITY
@@ -141,7 +141,7 @@ def _layer(whole: np.ndarray, host: Host, white: bool, rng: np.random.Generator)
     """
     turn, flip = int(rng.integers(4)), rng.random() < 0.5
     clear, mask = (np.rot90(plane, turn)[:: -1 if flip else 1] for plane in (host.clear, host.mask))
-    free = np.ones(mask.shape, bool) if white else ~_grown(mask, 4)
+    free = np.ones(mask.shape, bool) if white else ~grown(mask, 4)
     fade = np.clip((cv2.distanceTransform(np.pad(free, 1).astype(np.uint8), cv2.DIST_L2, 5) - 1) / FEATHER, 0, 1)
     rows, columns = np.nonzero(whole)
     depth = (np.ptp(columns) + 1) * 0.2
@@ -180,7 +180,7 @@ def lay_over(field: np.ndarray, image: np.ndarray, whole: np.ndarray) -> np.ndar
 
 def background_of(image: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """Colour (3,) of the empty slide: what is bright outside the cell, but for the brightest, which may be glare."""
-    free = image[~_grown(taken, 3)].astype(float)
+    free = image[~grown(taken, 3)].astype(float)
     if not len(free):
         raise CellfeatError("a mask covers its whole image; there is no background to paste on")
     low, high = np.quantile(free.sum(axis=1), [0.6, 0.95])
@@ -191,9 +191,9 @@ def touched(clear: np.ndarray, whole: np.ndarray) -> float:
     """Share of the rim, 1 to 3 px outside the cell, where a field of this transmittance has something."""
     smooth = cv2.GaussianBlur(clear.astype(np.float32), (0, 0), 1.0)
     something = (smooth < np.exp(-DENSITY)).any(axis=-1)
-    rim = _grown(whole, 3) & ~_grown(whole, 1)
+    rim = grown(whole, 3) & ~grown(whole, 1)
     return float(something[rim].mean())
 
 
-def _grown(mask: np.ndarray, by: int) -> np.ndarray:
+def grown(mask: np.ndarray, by: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)) > 0

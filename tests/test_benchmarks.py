@@ -25,6 +25,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 FORWARD = "benchmarks.speed.forward"
 SPEED = ("end_to_end", "training", "scaling", "classifiers", "ray", "leaderboard", "plugins_help", "startup")
 PROGRAMS = (
+    "detection",
     "masks",
     "smears",
     "few_masks",
@@ -744,5 +745,5 @@ def test_real_cells_are_pasted_among_their_like(real_data):
     found = [*crops.pasted_crops(cells, 4, np.random.default_rng(0))]
     assert np.mean([crop.touched for crop in found]) > 0.2
     for crop in found:
-        around = crop.cell.image[~crops._grown(crop.cell.cell, 6)].astype(int)
+        around = crop.cell.image[~crops.grown(crop.cell.cell, 6)].astype(int)
         assert around.std() > 2, "an empty field"

@@ -39,7 +39,7 @@ LEVELS = {
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "differential finetune given pipeline ray_workers review_table smear_folder testing.backbone "
     "testing.classifier testing.life testing.segmenter",
-    9: "depicted differential_text evaluate newcomers ray_engine review review_page smear_detection "
+    9: "depicted detection differential_text evaluate newcomers ray_engine review review_page smear_detection "
     "testing.align_subject",
     10: "answers observations review_requests scoring smear_output testing.align_form",
     11: "confidence feature_figures records review_server run_pictures testing.align_process",
@@ -61,7 +61,7 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "distributed", "images", "metrics", "pictures", "synthetic",
+    "detection", "distributed", "images", "metrics", "pictures", "synthetic",
     "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (
