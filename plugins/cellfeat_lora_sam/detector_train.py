@@ -1,0 +1,270 @@
+"""Training the detector's head on the tokens of a frozen encoder: what `cellfeat lora-sam train-detector` does."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cellfeat import CellfeatError, Context, Workplace, file_sha256, find_weights, load_photographs
+from cellfeat.training import Checkpoint, autocast, seeded, warmup_cosine
+from cellfeat_lora_sam.described import describe
+from cellfeat_lora_sam.detector_assembled import CutCells, cut_cells
+from cellfeat_lora_sam.detector_check import Counted, best_threshold, counted, scored
+from cellfeat_lora_sam.detector_data import Tile, Tiles, stacked
+from cellfeat_lora_sam.detector_find import find_cells, head_bytes
+from cellfeat_lora_sam.detector_head import TILE, DetectorHead
+from cellfeat_lora_sam.detector_targets import detection_loss
+from cellfeat_lora_sam.inference import prepare
+from cellfeat_lora_sam.loading import load_network
+from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.network import SamNetwork
+from cellfeat_lora_sam.pretrain_config import PretrainConfig
+from cellfeat_lora_sam.pretrain_masks import segment_with
+from cellfeat_lora_sam.pretrain_pool import collected
+from cellfeat_lora_sam.pretrain_run import DRAWN_SAW, but, check_output, read_ids
+
+ENCODER = "cell-tiny-v1"
+CHUNK = 256  # tiles that are kept in one file
+ENCODED_AT_ONCE = 16
+TRUSTED = 0.8  # least predicted quality of a mask by which a cell is cut out
+WARMUP = 0.05  # of the steps
+DECAY, CLIP = 0.01, 5.0
+NOTED_EVERY = 100  # steps
+VALIDATION, TEST = 0, 1  # parts of the drawn photographs that are never trained on
+TRAINABLE = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The numbers of one training.
+
+    Attributes:
+        tiles: that are drawn and assembled. photographs: at most, that cells are cut from, chosen by chance.
+        steps, batch_size, lr: of AdamW. width: of the head's layers.
+        checked: drawn photographs for the threshold, and as many others for the figures. seed: of everything.
+    """
+
+    tiles: int = 6000
+    photographs: int = 3000
+    steps: int = 3000
+    batch_size: int = 16
+    lr: float = 2e-3
+    width: int = 32
+    checked: int = 60
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        least = {name: value for name, value in asdict(self).items() if name not in ("lr", "seed") and value < 1}
+        if least or not (0 < self.lr < math.inf) or self.seed < 0:
+            got = ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+            raise CellfeatError(f"{got}: all but seed must be above 0, and seed not below")
+
+
+def train_detector(
+    settings: DetectorSettings,
+    output: Path,
+    manifest: str | None,
+    domains: Sequence[str],
+    leave_out: Path | None,
+    work: Workplace,
+) -> Counted:
+    """Train a head and write it to `output`; a second start goes on where a killed one was.
+
+    manifest: photographs of single cells; no label is read. Without: drawn smears alone.
+
+    Returns:
+        what was found on drawn photographs that neither the weights nor the threshold saw.
+
+    Raises:
+        CellfeatError: for an output that cannot be a file of weights, and for what is wrong with data or settings.
+    """
+    check_output(output)
+    if manifest is None and (domains or leave_out is not None):
+        raise CellfeatError("--domain and --leave-out name photographs; name their manifest too (--data)")
+    left_out = read_ids(leave_out)
+    encoder = find_weights(ENCODER, NAMED_WEIGHTS)
+    dataset = None if manifest is None else load_photographs(manifest, domains, left_out, work)
+    key = [asdict(settings), version("cellfeat"), file_sha256(encoder), None if dataset is None else dataset.digest]
+    context = work.context(settings.seed, "detector", key)
+    if context.dtype not in TRAINABLE:
+        raise CellfeatError(f"precision is {context.dtype}; a detector trains in fp32 or bf16")
+    saw = [DRAWN_SAW]
+    if dataset is not None:
+        saw += [f"{name} (images without labels{but(left_out)})" for name in dataset.domains]
+    cells = None if dataset is None else _cells(settings, [Path(path) for path in dataset.path], encoder, context)
+    network = frozen(encoder, context)
+    training = Training(settings, encoded_tiles(settings, cells, network, context), context)
+    training.run()
+    head = training.averaged()
+    threshold, found = checked(settings, network, head, context)
+    about = {
+        "widths": [network.sizes.embed_dim, settings.width],
+        "threshold": threshold,
+        "encoder": ENCODER,
+        "encoder_sha256": file_sha256(encoder),
+        "saw": list(dict.fromkeys([*(describe(ENCODER, encoder, None).saw or ()), *saw])),
+        "settings": asdict(settings),
+        "drawn": found._asdict(),
+        "history": training.history,
+        "versions": {name: version(name) for name in ("cellfeat", "torch")},
+    }
+    _write(output, head_bytes(head, about))
+    shutil.rmtree(context.scratch, ignore_errors=True)  # the tiles are more than a gigabyte
+    return found
+
+
+def frozen(path: Path, context: Context) -> SamNetwork:
+    """The encoder, ready to infer at the tiles' side."""
+    network = load_network(path, None, TILE).to(context.device)
+    prepare(network, context.dtype)
+    return network
+
+
+def _cells(settings: DetectorSettings, paths: list[Path], encoder: Path, context: Context) -> CutCells:
+    """Cells of some of the photographs, kept in the scratch folder."""
+    kept = context.scratch / "cells.safetensors"
+    if not kept.exists():
+        chosen = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.photographs]
+        segment = segment_with(encoder, PretrainConfig(trusted=TRUSTED, precision="fp32"), context)
+        _save(kept, cut_cells([paths[row] for row in sorted(chosen)], TILE, segment, context))
+    cells = _load(kept)
+    return CutCells(*(cells[name].numpy() for name in CutCells._fields[:3]), float(cells["diameter"]))
+
+
+@torch.inference_mode()
+def encoded_tiles(
+    settings: DetectorSettings, cells: CutCells | None, network: SamNetwork, context: Context
+) -> dict[str, Tensor]:
+    """All tiles with their tokens (N, C, 14, 14) float16, made once, a file for every `CHUNK` of them."""
+    chunks = []
+    for first in range(0, settings.tiles, CHUNK):
+        kept = context.scratch / f"tiles-{first}.safetensors"
+        if not kept.exists():
+            count = min(CHUNK, settings.tiles - first)
+            chunk = stacked(collected(Tiles(settings.seed, first, count, cells), context, f"drawing tiles {first}"))
+            tokens = []
+            with context.progress(count, f"encoding tiles {first}") as bar, autocast(context.device, context.dtype):
+                for images in chunk["image"].split(ENCODED_AT_ONCE):
+                    tokens.append(network.encode(images.to(context.device)).half().cpu().contiguous())
+                    bar.advance(len(images))
+            _save(kept, chunk | {"tokens": torch.cat(tokens)})
+        chunks.append(_load(kept))
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("tokens", *Tile._fields)}
+
+
+class Training:
+    """The state of one training: the head, its running mean, the optimizer and the step."""
+
+    def __init__(self, settings: DetectorSettings, tiles: dict[str, Tensor], context: Context) -> None:
+        self.settings, self.tiles, self.context = settings, tiles, context
+        with seeded(settings.seed):
+            self.head = DetectorHead(tiles["tokens"].shape[1], settings.width)
+        self.head.to(context.device)
+        self.optimizer = torch.optim.AdamW(self.head.parameters(), settings.lr, weight_decay=DECAY)
+        self.mean = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Train to the end, from the newest checkpoint."""
+        checkpoint = Checkpoint(self.context.scratch, "detector")
+        state = checkpoint.load()
+        if state is not None:
+            self._restore(state)
+            self.context.note(f"training goes on after step {self.step} of {self.settings.steps}")
+        with self.context.progress(self.settings.steps, "training the detector") as bar:
+            bar.advance(self.step)
+            while self.step < self.settings.steps:
+                self._train_step()
+                bar.advance()
+                checkpoint.save_when_due(self._state)
+        checkpoint.save(**self._state())
+
+    def averaged(self) -> DetectorHead:
+        """The head with the running mean of its weights, rounded to the float16 that are kept."""
+        self.head.load_state_dict({name: value.half().float() for name, value in self.mean.items()})
+        return self.head.eval().requires_grad_(False)
+
+    def _train_step(self) -> None:
+        settings, device = self.settings, self.context.device
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+        rows = torch.randint(len(self.tiles["tokens"]), (settings.batch_size,), generator=generator)
+        batch = {name: values[rows].to(device) for name, values in self.tiles.items()}
+        factor = warmup_cosine(self.step, max(1, round(WARMUP * settings.steps)), settings.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * factor
+        with autocast(device, self.context.dtype):
+            told = self.head(batch["tokens"].float(), batch["image"])
+        terms = detection_loss(told, batch["boxes"], batch["counted"])
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_(self.head.parameters(), CLIP)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(0.995, self.step / (self.step + 10))  # short at first: the start is no good guess
+        for name, value in self.head.state_dict().items():
+            self.mean[name].lerp_(value, 1 - decay)
+        self._note({name: value.item() for name, value in terms.items()})
+
+    def _note(self, terms: dict[str, float]) -> None:
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        if broken:
+            raise CellfeatError(
+                f"training: {broken[0]} is no number at step {self.step}; try a lower --lr (now {self.settings.lr:g})"
+            )
+        self.sums = {name: 0.98 * self.sums.get(name, value) + 0.02 * value for name, value in terms.items()}
+        if self.step % NOTED_EVERY == 0 or self.step == self.settings.steps:
+            self.history.append({"step": self.step, **{name: round(value, 4) for name, value in self.sums.items()}})
+            said = ", ".join(f"{name} {value:.4f}" for name, value in self.sums.items())
+            self.context.note(f"step {self.step}: {said}")
+
+    def _state(self) -> dict[str, Any]:
+        own = {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(), "mean": self.mean}
+        return own | {"step": self.step, "history": self.history, "sums": self.sums}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.mean = {name: value.to(self.context.device) for name, value in state["mean"].items()}
+        self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
+
+
+def checked(
+    settings: DetectorSettings, network: SamNetwork, head: DetectorHead, context: Context
+) -> tuple[float, Counted]:
+    """The threshold with the best F1 on drawn photographs, and what it finds on as many others."""
+
+    def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return find_cells(image, network, head, context.dtype, 0.0)
+
+    threshold = best_threshold(scored(find, settings.seed, settings.checked, VALIDATION))
+    return threshold, counted(scored(find, settings.seed, settings.checked, TEST), threshold)
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    _write(path, save({name: value.contiguous() for name, value in tensors.items()}))
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
