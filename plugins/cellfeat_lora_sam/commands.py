@@ -116,7 +116,7 @@ def train_detector(
 ) -> None:
     """Train the detector of white cells, `cell-detector`: a head on the frozen tokens of cell-tiny.
 
-    Use the result with: cellfeat smear … --set segmenter.head=NAME.safetensors
+    Use the result with: cellfeat smear … --set detector.weights=NAME.safetensors
     """
     from cellfeat import Workplace
     from cellfeat_lora_sam.detector_train import DetectorSettings

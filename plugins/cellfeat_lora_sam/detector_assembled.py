@@ -34,8 +34,11 @@ LOOKS = Ranges(resolution=(0.5, 1.0))
 
 
 class CutCells(NamedTuple):
-    """N photographs of one cell each: images (N, 128, 128, 3) uint8 RGB, masks (N, 128, 128) bool, light (N, 3) float32,
-    the colour of the empty slide, and diameter, the median over the cells, px."""
+    """N photographs of one cell each.
+
+    images: (N, 128, 128, 3) uint8 RGB. masks: (N, 128, 128) bool. light: (N, 3) float32, colour of the empty slide.
+    diameter: the median over the cells, px.
+    """
 
     images: np.ndarray
     masks: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,12 @@ import torch
 from torch import Tensor
 
 from cellfeat import CellfeatError, load_tensors
-from cellfeat.training import autocast
 from cellfeat_lora_sam.described import HEADER, read_header
 from cellfeat_lora_sam.detector_head import TILE, DetectorHead, peaks
 from cellfeat_lora_sam.detector_tiles import believed, padded, starts, suppressed
-from cellfeat_lora_sam.network import SamNetwork
 
 TILES_AT_ONCE = 8
+Encode = Callable[[Tensor], Tensor]  # tiles (B, 3, T, T) uint8 -> tokens (B, C, T/16, T/16) float32
 
 
 class HeadFile(NamedTuple):
@@ -27,7 +27,7 @@ class HeadFile(NamedTuple):
 
 
 def find_cells(
-    image: np.ndarray, network: SamNetwork, head: DetectorHead, dtype: torch.dtype, threshold: float
+    image: np.ndarray, encode: Encode, head: DetectorHead, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """A photograph (3, H, W) uint8 RGB -> boxes (K, 4) float32 px, inside it, and scores (K,), best first."""
     height, width = image.shape[1:]
@@ -38,7 +38,7 @@ def find_cells(
     for first in range(0, len(corners), TILES_AT_ONCE):
         some = corners[first : first + TILES_AT_ONCE]
         tiles = np.stack([whole[:, y : y + TILE, x : x + TILE] for y, x in some])
-        for corner, found in zip(some, tile_peaks(torch.from_numpy(tiles), network, head, dtype, threshold)):
+        for corner, found in zip(some, tile_peaks(torch.from_numpy(tiles), encode, head, threshold)):
             kept = believed(found[0], corner, size)
             boxes.append(found[0][kept] + np.tile(corner[::-1], 2) - np.tile(before[::-1], 2))
             scores.append(found[1][kept])
@@ -52,14 +52,12 @@ def find_cells(
 
 @torch.inference_mode()
 def tile_peaks(
-    tiles: Tensor, network: SamNetwork, head: DetectorHead, dtype: torch.dtype, threshold: float
+    tiles: Tensor, encode: Encode, head: DetectorHead, threshold: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Boxes and scores of each of B tiles (B, 3, T, T) uint8."""
     device = next(head.parameters()).device
     images = tiles.to(device)
-    with autocast(device, dtype):
-        tokens = network.encode(images).float()
-    told = head(tokens, images)
+    told = head(encode(images), images)
     return [(one.boxes.cpu().numpy(), one.scores.cpu().numpy()) for one in peaks(told, threshold)]
 
 
@@ -71,7 +69,9 @@ def read_head(path: Path) -> HeadFile:
     """
     about = read_header(path)
     if about.get("kind") != "detector":
-        raise CellfeatError(f"{path} is no detector's head; a file made by `cellfeat lora-sam train-detector` is expected")
+        raise CellfeatError(
+            f"{path} is no detector's head; a file made by `cellfeat lora-sam train-detector` is expected"
+        )
     return HeadFile({name: value.float() for name, value in load_tensors(path).items()}, about)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,14 @@ from torch import Tensor, nn
 
 from cellfeat import CellfeatError, Context, Workplace, file_sha256, find_weights, load_photographs
 from cellfeat.training import Checkpoint, autocast, seeded, warmup_cosine
-from cellfeat_lora_sam.described import describe
+from cellfeat_lora_sam.backbone import LoraSam
 from cellfeat_lora_sam.detector_assembled import CutCells, cut_cells
 from cellfeat_lora_sam.detector_check import Counted, best_threshold, counted, scored
 from cellfeat_lora_sam.detector_data import Tile, Tiles, stacked
-from cellfeat_lora_sam.detector_find import find_cells, head_bytes
+from cellfeat_lora_sam.detector_find import Encode, find_cells, head_bytes
 from cellfeat_lora_sam.detector_head import TILE, DetectorHead
 from cellfeat_lora_sam.detector_targets import detection_loss
-from cellfeat_lora_sam.inference import prepare
-from cellfeat_lora_sam.loading import load_network
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
-from cellfeat_lora_sam.network import SamNetwork
 from cellfeat_lora_sam.pretrain_config import PretrainConfig
 from cellfeat_lora_sam.pretrain_masks import segment_with
 from cellfeat_lora_sam.pretrain_pool import collected
@@ -101,17 +98,17 @@ def train_detector(
     if dataset is not None:
         saw += [f"{name} (images without labels{but(left_out)})" for name in dataset.domains]
     cells = None if dataset is None else _cells(settings, [Path(path) for path in dataset.path], encoder, context)
-    network = frozen(encoder, context)
-    training = Training(settings, encoded_tiles(settings, cells, network, context), context)
+    sam = LoraSam(ENCODER, context=context)
+    training = Training(settings, encoded_tiles(settings, cells, sam.tokens, context), context)
     training.run()
     head = training.averaged()
-    threshold, found = checked(settings, network, head, context)
+    threshold, found = checked(settings, sam.tokens, head)
     about = {
-        "widths": [network.sizes.embed_dim, settings.width],
+        "widths": [training.tokens, settings.width],
         "threshold": threshold,
         "encoder": ENCODER,
-        "encoder_sha256": file_sha256(encoder),
-        "saw": list(dict.fromkeys([*(describe(ENCODER, encoder, None).saw or ()), *saw])),
+        "encoder_sha256": sam.weights_sha256,
+        "saw": list(dict.fromkeys([*(sam.weights_saw or ()), *saw])),
         "settings": asdict(settings),
         "drawn": found._asdict(),
         "history": training.history,
@@ -120,13 +117,6 @@ def train_detector(
     _write(output, head_bytes(head, about))
     shutil.rmtree(context.scratch, ignore_errors=True)  # the tiles are more than a gigabyte
     return found
-
-
-def frozen(path: Path, context: Context) -> SamNetwork:
-    """The encoder, ready to infer at the tiles' side."""
-    network = load_network(path, None, TILE).to(context.device)
-    prepare(network, context.dtype)
-    return network
 
 
 def _cells(settings: DetectorSettings, paths: list[Path], encoder: Path, context: Context) -> CutCells:
@@ -140,9 +130,8 @@ def _cells(settings: DetectorSettings, paths: list[Path], encoder: Path, context
     return CutCells(*(cells[name].numpy() for name in CutCells._fields[:3]), float(cells["diameter"]))
 
 
-@torch.inference_mode()
 def encoded_tiles(
-    settings: DetectorSettings, cells: CutCells | None, network: SamNetwork, context: Context
+    settings: DetectorSettings, cells: CutCells | None, encode: Encode, context: Context
 ) -> dict[str, Tensor]:
     """All tiles with their tokens (N, C, 14, 14) float16, made once, a file for every `CHUNK` of them."""
     chunks = []
@@ -152,9 +141,9 @@ def encoded_tiles(
             count = min(CHUNK, settings.tiles - first)
             chunk = stacked(collected(Tiles(settings.seed, first, count, cells), context, f"drawing tiles {first}"))
             tokens = []
-            with context.progress(count, f"encoding tiles {first}") as bar, autocast(context.device, context.dtype):
+            with context.progress(count, f"encoding tiles {first}") as bar:
                 for images in chunk["image"].split(ENCODED_AT_ONCE):
-                    tokens.append(network.encode(images.to(context.device)).half().cpu().contiguous())
+                    tokens.append(encode(images).half().cpu())
                     bar.advance(len(images))
             _save(kept, chunk | {"tokens": torch.cat(tokens)})
         chunks.append(_load(kept))
@@ -167,7 +156,8 @@ class Training:
     def __init__(self, settings: DetectorSettings, tiles: dict[str, Tensor], context: Context) -> None:
         self.settings, self.tiles, self.context = settings, tiles, context
         with seeded(settings.seed):
-            self.head = DetectorHead(tiles["tokens"].shape[1], settings.width)
+            self.tokens = tiles["tokens"].shape[1]
+            self.head = DetectorHead(self.tokens, settings.width)
         self.head.to(context.device)
         self.optimizer = torch.optim.AdamW(self.head.parameters(), settings.lr, weight_decay=DECAY)
         self.mean = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
@@ -239,13 +229,11 @@ class Training:
         self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
 
 
-def checked(
-    settings: DetectorSettings, network: SamNetwork, head: DetectorHead, context: Context
-) -> tuple[float, Counted]:
+def checked(settings: DetectorSettings, encode: Encode, head: DetectorHead) -> tuple[float, Counted]:
     """The threshold with the best F1 on drawn photographs, and what it finds on as many others."""
 
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return find_cells(image, network, head, context.dtype, 0.0)
+        return find_cells(image, encode, head, 0.0)
 
     threshold = best_threshold(scored(find, settings.seed, settings.checked, VALIDATION))
     return threshold, counted(scored(find, settings.seed, settings.checked, TEST), threshold)
