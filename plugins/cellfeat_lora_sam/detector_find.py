@@ -38,7 +38,7 @@ def find_cells(
     for first in range(0, len(corners), TILES_AT_ONCE):
         some = corners[first : first + TILES_AT_ONCE]
         tiles = np.stack([whole[:, y : y + TILE, x : x + TILE] for y, x in some])
-        for corner, found in zip(some, tile_peaks(torch.from_numpy(tiles), encode, head, threshold)):
+        for corner, found in zip(some, tile_peaks(torch.from_numpy(tiles), encode, head, threshold), strict=True):
             kept = believed(found[0], corner, size)
             boxes.append(found[0][kept] + np.tile(corner[::-1], 2) - np.tile(before[::-1], 2))
             scores.append(found[1][kept])

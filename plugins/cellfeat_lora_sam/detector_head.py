@@ -1,4 +1,4 @@
-"""Where white cells lie, told from the tokens of a tile: heads after "Objects as Points" (Zhou et al., arXiv 1904.07850).
+"""Where white cells lie, told from the tokens of a tile, after "Objects as Points" (Zhou et al., arXiv 1904.07850).
 
 At every fourth pixel: whether a cell's middle lies there (its heat), how wide and high its box is, and how far the
 middle is away. Unlike the paper, the image itself, at a quarter of its side, is read beside the tokens, whose patches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_tiles_cover_a_side_and_overlap_enough(length):
     begins = starts(length)
     assert begins[0] == 0
     assert begins[-1] == length - TILE
-    assert all(later - earlier <= TILE - OVERLAP for earlier, later in zip(begins, begins[1:], strict=False))
+    assert all(later - earlier <= TILE - OVERLAP for earlier, later in pairwise(begins))
     assert len(begins) <= -(-length // (TILE - OVERLAP))
 
 
