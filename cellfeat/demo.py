@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,18 +15,26 @@ from cellfeat.datasets import Dataset, read_manifest
 from cellfeat.errors import CellfeatError
 from cellfeat.manifest import write_manifest
 from cellfeat.scan import ProgressBar
+from cellfeat.slots import Progress
 
 PER_CLASS = 24
 SEED = 1234
 
+SMEAR_FRAMES = (5, 4)  # width and height of a drawn smear, in frames around one cell
+SMEAR_CELLS, SMEAR_TOUCHING = 12, 0.2  # white cells of a smear; share laid against another
+
+SMEARS = """\
+smears/  whole fields at the scale of the laboratory's cells, PNG, RGB, and cells.csv with every white cell in them:
+         field, x1, y1, x2, y2 (px), label, touching, cut
+"""
 README = """\
 Synthetic white blood cells, drawn by cellfeat. They are no photographs, and the laboratories do not exist.
 
 images/  one cell each, PNG, RGB
 masks/   0 background, 128 cytoplasm, 255 nucleus
 manifest.csv  id, path, label, domain, mask_path, width, height
-
-Drawn with: cellfeat data demo DIR --per-class {per_class} --seed {seed}{size}
+{smears}
+Drawn with: cellfeat data demo DIR --per-class {per_class} --seed {seed}{options}
 A score on these images says that the program works, and nothing about real blood.
 """
 
@@ -36,24 +45,28 @@ def write_demo(
     size: int | None = None,
     seed: int = SEED,
     progress: ProgressBar | None = None,
+    smears: int = 0,
 ) -> Path:
     """Draw `per_class` cells of each of five classes in each laboratory into a new folder; gives its manifest.
 
     size: side in px; None leaves each laboratory its own. The same arguments give the same pixels: each cell has a
-    random stream of its own, so a larger set begins with the smaller one.
+    random stream of its own, so a larger set begins with the smaller one. smears: photographs of whole fields for each
+    laboratory in `smears/`, at the scale of its cells, and `smears/cells.csv` with the white cells in them.
 
-    Raises: CellfeatError when the folder exists, or for a size below 32 px or no cells at all.
+    Raises: CellfeatError when the folder exists, for a size below 32 px, no cells at all, or fewer than 0 smears.
     """
     from PIL import Image
 
     if per_class < 1 or (size is not None and size < 32):
         raise CellfeatError(f"{per_class} cells per class of {size} px cannot be drawn; at least 1, of at least 32 px")
+    if smears < 0:
+        raise CellfeatError(f"{smears} smears per laboratory cannot be drawn; 0 or more")
     show = progress or (lambda total, text: nullcontext())
     with atomic_folder(Path(folder)) as partial:
         (partial / "images").mkdir()
         (partial / "masks").mkdir()
         rows: list[dict[str, str | Path]] = []
-        with show(_count(per_class), "drawing the demo set") as bar:
+        with show(_count(per_class, smears), "drawing the demo set") as bar:
             for key, laboratory, label, image, mask in _cells(per_class, size, seed):
                 row: dict[str, str | Path] = {"id": key, "path": partial / "images" / f"{key}.png", "label": label}
                 row |= {"domain": laboratory, "mask_path": partial / "masks" / f"{key}.png"}
@@ -63,8 +76,11 @@ def write_demo(
                 rows.append(row)
                 if bar is not None:
                     bar.advance(1)
+            if smears:
+                _draw_smears(partial / "smears", smears, size, seed, bar)
         write_manifest(partial / "manifest.csv", rows)
-        text = README.format(per_class=per_class, seed=seed, size="" if size is None else f" --size {size}")
+        options = "".join(f" --{name} {value}" for name, value in (("size", size), ("smears", smears)) if value)
+        text = README.format(per_class=per_class, seed=seed, options=options, smears=SMEARS if smears else "")
         (partial / "README.txt").write_text(text, encoding="utf-8")
     return Path(folder) / "manifest.csv"
 
@@ -94,10 +110,10 @@ def demo_dataset(cache: Path, progress: ProgressBar | None = None) -> Dataset:
     return read_manifest(demo_manifest(cache, progress))
 
 
-def _count(per_class: int) -> int:
+def _count(per_class: int, smears: int) -> int:
     from cellfeat.synthetic import CLASSES, LABORATORIES
 
-    return per_class * len(CLASSES) * len(LABORATORIES)
+    return (per_class * len(CLASSES) + smears) * len(LABORATORIES)
 
 
 def _cells(per_class: int, size: int | None, seed: int) -> Iterator[tuple[str, str, str, np.ndarray, np.ndarray]]:
@@ -110,3 +126,30 @@ def _cells(per_class: int, size: int | None, seed: int) -> Iterator[tuple[str, s
                 rng = np.random.default_rng([seed, lab_number, class_number, number])
                 image, mask, _ = draw_cell(label, laboratory, rng, size)
                 yield f"{laboratory}_{label}_{number + 1:04d}", laboratory, label, image, mask
+
+
+def _draw_smears(folder: Path, count: int, size: int | None, seed: int, bar: Progress | None) -> None:
+    """So many smears of every laboratory into a new folder, with the table of their white cells."""
+    from PIL import Image
+
+    from cellfeat.synthetic import CLASSES, LABORATORIES
+    from cellfeat.synthetic_smears import draw_smear
+
+    folder.mkdir()
+    with (folder / "cells.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["field", "x1", "y1", "x2", "y2", "label", "touching", "cut"])
+        for lab_number, (name, laboratory) in enumerate(LABORATORIES.items()):
+            frame = size or laboratory.image_size
+            field = (SMEAR_FRAMES[0] * frame, SMEAR_FRAMES[1] * frame)
+            for number in range(count):
+                # the place after the last class, so that no cell has the same stream
+                rng = np.random.default_rng([seed, lab_number, len(CLASSES), number])
+                diameter = frame * laboratory.cell_share
+                smear = draw_smear(laboratory, rng, field, SMEAR_CELLS, diameter, SMEAR_TOUCHING)
+                Image.fromarray(smear.image).save(folder / f"{name}-{number + 1}.png")
+                for box, label, *flags in zip(smear.boxes, smear.labels, smear.touching, smear.cut, strict=True):
+                    said = ["yes" if flag else "no" for flag in flags]
+                    table.writerow([f"{name}-{number + 1}", *box.astype(int).tolist(), label, *said])
+                if bar is not None:
+                    bar.advance(1)

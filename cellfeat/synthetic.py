@@ -117,7 +117,7 @@ def _add_red_cells(
     spots = rng.uniform(-usual, side + usual, (tries, 2))
     sizes = usual * rng.normal(1.0, 0.07, tries).clip(0.8, 1.2)
     allowed = np.where(rng.random(tries) < 0.15, 0.6, 0.97)
-    abuts = _crowd(spots, sizes, centre, radius, laboratory.crowding, rng) if laboratory.crowding else [False] * tries
+    abuts = crowd(spots, sizes, centre, radius, laboratory.crowding, rng) if laboratory.crowding else [False] * tries
     placed = np.array([[*centre, radius]])
     for spot, size, near, abutting in zip(spots, sizes, allowed, abuts, strict=True):
         if len(placed) > wanted:
@@ -130,7 +130,7 @@ def _add_red_cells(
             add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
 
 
-def _crowd(
+def crowd(
     spots: np.ndarray, sizes: np.ndarray, centre: np.ndarray, radius: float, crowding: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Move red cells near the white cell against its rim or a little below it, in place; returns which, (N,) bool."""

@@ -20,6 +20,7 @@ from cellfeat.synthetic import (
     add_platelet,
     add_red_cell,
     checked_laboratory,
+    crowd,
     paste,
     photograph,
 )
@@ -29,6 +30,8 @@ from cellfeat.synthetic_types import CellType, choose_form
 
 TRIES = 60  # places that are tried for one white cell
 LEAST_DIAMETER = 8  # px; smaller cells have no nucleus to be seen
+Place = tuple[float, float, float]  # y, x, radius
+Spot = Place | None
 
 
 class SyntheticSmear(NamedTuple):
@@ -36,11 +39,12 @@ class SyntheticSmear(NamedTuple):
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        boxes: (K, 4) float32 of (x1, y1, x2, y2) px, of the part of each white cell that is in the picture.
+        boxes: (K, 4) float32 of (x1, y1, x2, y2) px, of the part of each white cell that can be seen: in the picture,
+            and not below another one.
         labels: K classes.
         instances: (H, W) uint16, 0 where there is none of the white cells, else 1 + its place among `boxes`.
         touching: (K,) bool, whether another white cell touches or overlaps it.
-        cut: (K,) bool, whether the picture's border cuts it.
+        cut: (K,) bool, whether it reaches the picture's border.
     """
 
     image: np.ndarray
@@ -73,12 +77,9 @@ def draw_smear(
         classes: of `synthetic.ALL_TYPES`. shares: their probabilities; None: even ones.
 
     Raises:
-        ValueError: for an unknown class or laboratory, or a diameter below 8 px.
+        ValueError: for an unknown class or laboratory, no class, a diameter below 8 px, or what is no probability.
     """
-    for name in classes:
-        laboratory = checked_laboratory(name, laboratory)
-    if not isinstance(laboratory, Laboratory) or diameter < LEAST_DIAMETER:
-        raise ValueError(f"diameter is {diameter} px and classes are {tuple(classes)}; at least 8 px and one class.")
+    laboratory = _checked(laboratory, classes, cells, diameter, touching)
     frame = diameter / laboratory.cell_share  # side in px of the frame that would be cut around one cell
     scale = min(1.0, laboratory.resolution / frame)
     width, height = size
@@ -86,26 +87,34 @@ def draw_smear(
     drawn = (round(SUPERSAMPLING * sampled[0]), round(SUPERSAMPLING * sampled[1]))
     unit = SUPERSAMPLING * scale * diameter / 2.0  # radius of a typical neutrophil where dyes are laid
     forms = _forms(cells, classes, shares, unit, rng)
-    spots = _places([radius for _, _, radius in forms], drawn, touching, rng)
+    places = _places([radius for _, _, radius in forms], drawn, touching, rng)
     dyes = np.zeros((4, *drawn), np.float32)
-    _scatter_red_cells(dyes, spots, unit * RED_CELL_DIAMETER, laboratory, rng)
+    _scatter_red_cells(dyes, [spot for spot in places if spot], unit * RED_CELL_DIAMETER, laboratory, rng)
     for _ in range(rng.poisson(laboratory.debris * drawn[0] * drawn[1] / (SUPERSAMPLING * scale * frame) ** 2)):
         add_platelet(dyes, unit * rng.uniform(0.10, 0.26), rng)
-    instances = np.zeros((height, width), np.uint16)
-    labels, boxes, bodies = [], [], []
-    for (y, x, _), (label, kind, radius) in zip(spots, forms, strict=False):
-        window, body = _lay(dyes, draw_white_cell(kind, radius, rng), (y, x))
-        box, region = _visible(window, body, height / drawn[0], width / drawn[1], (height, width))
-        if region is None:
-            continue
-        labels.append(label)
-        boxes.append(box)
-        bodies.append(region)
+    labels, bodies = [], []
+    for spot, (label, kind, radius) in zip(places, forms, strict=True):
+        if spot and (seen := _lay(dyes, draw_white_cell(kind, radius, rng), spot[:2], (height, width))):
+            labels.append(label)
+            bodies.append(seen)
     image = photograph(dyes, sampled, (height, width), frame * scale, laboratory, rng)
-    touches = _outlines(instances, boxes, bodies)
-    found = np.array(boxes, np.float32).reshape(-1, 4)
-    cut = (found[:, :2] <= 0).any(axis=1) | (found[:, 2] >= width) | (found[:, 3] >= height)
-    return SyntheticSmear(image, found, tuple(labels), instances, touches, cut)
+    instances, touches = _instances(bodies, (height, width))
+    boxes = _boxes(instances, len(bodies))
+    cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2] >= width) | (boxes[:, 3] >= height)
+    return SyntheticSmear(image, boxes, tuple(labels), instances, touches, cut)
+
+
+def _checked(
+    laboratory: Laboratory | str, classes: Sequence[str], cells: int, diameter: float, touching: float
+) -> Laboratory:
+    if not classes or cells < 0 or diameter < LEAST_DIAMETER or not 0 <= touching <= 1:
+        raise ValueError(
+            f"{cells} cells of classes {tuple(classes)}, {diameter} px, touching {touching}; at least one class, 0 "
+            f"cells, {LEAST_DIAMETER} px, and a probability."
+        )
+    for name in classes:
+        laboratory = checked_laboratory(name, laboratory)
+    return checked_laboratory(classes[0], laboratory)
 
 
 def _forms(
@@ -119,13 +128,13 @@ def _forms(
     return found
 
 
-def _places(
-    radii: Sequence[float], shape: tuple[int, int], touching: float, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
-    """(y, x, radius) of the cells that found room; they may lie across the border, never mostly beyond it."""
-    placed: list[tuple[float, float, float]] = []
+def _places(radii: Sequence[float], shape: tuple[int, int], touching: float, rng: np.random.Generator) -> list[Spot]:
+    """Where each cell found room, None where it did not; some lie across the border, none mostly beyond it."""
+    places: list[Spot] = []
     for radius in radii:
+        placed = [spot for spot in places if spot]
         against = bool(placed) and rng.random() < touching
+        places.append(None)
         for _ in range(TRIES):
             y, x = (float(rng.uniform(-0.4 * radius, side + 0.4 * radius)) for side in shape)
             if against:
@@ -135,17 +144,18 @@ def _places(
             inside = all(-0.4 * radius <= at <= side + 0.4 * radius for at, side in zip((y, x), shape, strict=True))
             near = 0.8 if against else 1.15
             if inside and all(np.hypot(y - a, x - b) > near * (radius + other) for a, b, other in placed):
-                placed.append((y, x, radius))
+                places[-1] = (y, x, radius)
                 break
-        else:
-            placed.append((np.inf, np.inf, radius))  # no room: laid nowhere
-    return placed
+    return places
 
 
 def _scatter_red_cells(
-    dyes: np.ndarray, white: Sequence[tuple], usual: float, laboratory: Laboratory, rng: np.random.Generator
+    dyes: np.ndarray, white: Sequence[Place], usual: float, laboratory: Laboratory, rng: np.random.Generator
 ) -> None:
-    """Red cells over the whole field, in place; as many give way to white cells as the laboratory's crowding lets."""
+    """Red cells over the whole field, in place, clear of the white ones but where the laboratory crowds them.
+
+    usual: radius of a red cell, px.
+    """
     height, width = dyes.shape[1:]
     wanted = laboratory.red_density * rng.uniform(0.4, 1.3) * (height + 2 * usual) * (width + 2 * usual)
     wanted /= np.pi * usual**2
@@ -153,60 +163,64 @@ def _scatter_red_cells(
     spots = rng.uniform(-usual, (height + usual, width + usual), (tries, 2))
     sizes = usual * rng.normal(1.0, 0.07, tries).clip(0.8, 1.2)
     allowed = np.where(rng.random(tries) < 0.15, 0.6, 0.97)
-    beneath = rng.random(tries) < laboratory.crowding
-    known = np.full((len(white) + tries, 3), np.inf)
-    known[: len(white)] = [spot if np.isfinite(spot[0]) else (np.inf, np.inf, 0.0) for spot in white]
-    known[len(white) :, 2] = 0.0
+    abuts = np.zeros(tries, bool)
+    for y, x, radius in white if laboratory.crowding else ():
+        abuts |= crowd(spots, sizes, np.array([y, x]), radius, laboratory.crowding, rng)
+    # the white cells come first, so that red ones which abut can leave them out
+    placed = np.array([*white, *[(np.inf, np.inf, 0.0)] * tries]).reshape(-1, 3)
     count = len(white)
-    for spot, size, near, under in zip(spots, sizes, allowed, beneath, strict=True):
+    for spot, size, near, abutting in zip(spots, sizes, allowed, abuts, strict=True):
         if count - len(white) > wanted:
             break
-        others = known[:count]
-        least = np.full(count, near)
-        if under:
-            least[: len(white)] = 0.75
-        if np.all(np.hypot(*(others[:, :2] - spot).T) > least * (others[:, 2] + size)):
-            known[count] = (*spot, size)
+        others = placed[len(white) if abutting else 0 : count]
+        if np.all(np.hypot(*(others[:, :2] - spot).T) > near * (others[:, 2] + size)):
+            placed[count] = (*spot, size)
             count += 1
             add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
 
 
-def _lay(dyes: np.ndarray, cell: CellLayers, centre: tuple[float, float]) -> tuple[tuple[int, int], np.ndarray]:
-    """Lay a white cell, in place; gives the top left corner of a window and the cell's body in it, (h, w) float32."""
-    if not np.isfinite(centre[0]):
-        return (0, 0), np.zeros((0, 0), np.float32)
+def _lay(
+    dyes: np.ndarray, cell: CellLayers, centre: tuple[float, float], shape: tuple[int, int]
+) -> tuple[int, int, np.ndarray] | None:
+    """Lay a white cell, in place; (top, left, (h, w) bool) of its pixels in the photograph, None where it has none."""
     patch = cell.body.shape[0]
-    corner = (max(0, int(centre[0] - patch / 2) - 1), max(0, int(centre[1] - patch / 2) - 1))
+    corner = [max(0, int(at - patch / 2) - 1) for at in centre]
     window = dyes[:, corner[0] : corner[0] + patch + 4, corner[1] : corner[1] + patch + 4]
     body, _ = paste(window, cell, np.array([at - start for at, start in zip(centre, corner, strict=True)]))
-    return corner, body
+    zoom = [side / drawn for side, drawn in zip(shape, dyes.shape[1:], strict=True)]
+    top, left = (int(start * by) for start, by in zip(corner, zoom, strict=True))
+    height, width = (
+        min(int(extent * by) + 2, side - start)
+        for extent, by, side, start in zip(body.shape, zoom, shape, (top, left), strict=True)
+    )
+    # pixel centres of the photograph, where they lie in the window
+    y, x = ((start + 0.5) / by - 0.5 - begin for start, by, begin in zip((top, left), zoom, corner, strict=True))
+    move = np.array([[1 / zoom[1], 0, x], [0, 1 / zoom[0], y]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpAffine(body, move, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE) > 0.5
+    return (top, left, seen) if seen.any() else None
 
 
-def _visible(
-    corner: tuple[int, int], body: np.ndarray, y_scale: float, x_scale: float, shape: tuple[int, int]
-) -> tuple[list[float], tuple | None]:
-    """The box of a cell in the picture, px, and (top, left, (h, w) bool) of its pixels; None where it is not seen."""
-    if not (body > 0.5).any():
-        return [], None
-    top, left = round(corner[0] * y_scale), round(corner[1] * x_scale)
-    size = (max(1, round(body.shape[1] * x_scale)), max(1, round(body.shape[0] * y_scale)))
-    seen = cv2.resize(body, size, interpolation=cv2.INTER_LINEAR) > 0.5
-    seen = seen[: shape[0] - top, : shape[1] - left]
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    if not len(rows):
-        return [], None
-    box = [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]
-    return [float(at) for at in box], (top, left, seen)
-
-
-def _outlines(instances: np.ndarray, boxes: Sequence, bodies: Sequence[tuple]) -> np.ndarray:
-    """Fill in the instances, the later cell on top as it was drawn; gives which cells touch another, (K,) bool."""
-    touches = np.zeros(len(boxes), bool)
+def _instances(bodies: Sequence[tuple[int, int, np.ndarray]], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) uint16, the later cell on top as it was drawn; and which cells touch another, (K,) bool."""
+    instances, touches = np.zeros(shape, np.uint16), np.zeros(len(bodies), bool)
     for number, (top, left, seen) in enumerate(bodies):
-        view = instances[top : top + seen.shape[0], left : left + seen.shape[1]]
-        near = cv2.dilate(seen.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        others = np.unique(view[near & (view > 0)]).astype(int) - 1
+        rows, columns = slice(max(top - 1, 0), top + len(seen) + 1), slice(max(left - 1, 0), left + seen.shape[1] + 1)
+        view = instances[rows, columns]
+        own = np.zeros(view.shape, np.uint8)
+        at = (top - rows.start, left - columns.start)
+        own[at[0] : at[0] + len(seen), at[1] : at[1] + seen.shape[1]] = seen
+        others = np.unique(view[(cv2.dilate(own, np.ones((3, 3), np.uint8)) > 0) & (view > 0)]).astype(int) - 1
         touches[others] = True
         touches[number] = len(others) > 0
-        view[seen] = number + 1
-    return touches
+        view[own > 0] = number + 1
+    return instances, touches
+
+
+def _boxes(instances: np.ndarray, count: int) -> np.ndarray:
+    """(K, 4) float32 of the extents of each instance that can be seen."""
+    from scipy.ndimage import find_objects
+
+    found = find_objects(instances, max_label=count)
+    corners = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
+    return np.array(corners, np.float32).reshape(-1, 4)

@@ -115,7 +115,8 @@ def test_info_of_a_manifest_with_a_missing_file(images, tmp_path):
 
 
 def test_demo_draws_what_was_asked_for(tmp_path):
-    call("demo", tmp_path / "demo", "--per-class", 1, "--size", 32, "--seed", 3)
+    call("demo", tmp_path / "demo", "--per-class", 1, "--size", 32, "--seed", 3, "--smears", 1)
+    assert len(list((tmp_path / "demo" / "smears").glob("lab-?-1.png"))) == 3
     output = call("info", tmp_path / "demo" / "manifest.csv")
     assert cells(output, "neutrophil") == ["1", "1", "1"]
     assert cells(output, "masks") == ["5", "5", "5"]

@@ -464,6 +464,8 @@ def test_the_demo_overwrites_nothing_and_refuses_the_impossible(tmp_path):
         write_demo(tmp_path / "new", per_class=0)
     with pytest.raises(CellfeatError, match="of 8 px cannot be drawn"):
         write_demo(tmp_path / "new", size=8)
+    with pytest.raises(CellfeatError, match="-1 smears per laboratory cannot be drawn; 0 or more"):
+        write_demo(tmp_path / "new", smears=-1)
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 

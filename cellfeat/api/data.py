@@ -71,17 +71,19 @@ def demo(
     seed: int = 1234,
     per_class: int = 24,
     size: int | None = None,
+    smears: int = 0,
     verbose: bool = False,
 ) -> Path:
     """Draw the demo set, synthetic cells of three invented laboratories, into a new folder; gives its manifest.
 
-    size: side in px; None leaves each laboratory its own.
+    size: side in px; None leaves each laboratory its own. smears: photographs of whole fields, so many for each
+    laboratory, in `smears/` with `smears/cells.csv`, which tells every white cell in them.
 
     Raises: CellfeatError where the folder exists.
     """
     from cellfeat.demo import write_demo
 
-    return write_demo(directory, per_class, size, seed, bar(verbose))
+    return write_demo(directory, per_class, size, seed, bar(verbose), smears)
 
 
 def data_info(manifest: str | Path, labels: str | None = None, *, skip_bad: bool = False) -> Dataset:

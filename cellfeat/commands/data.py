@@ -199,12 +199,13 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same cells")] = 1234,
     per_class: Annotated[int, typer.Option("--per-class", help="Cells per class and laboratory")] = 24,
     size: Annotated[int | None, typer.Option(help="Side in px; default: each laboratory its own")] = None,
+    smears: Annotated[int, typer.Option(help="Also photographs of whole fields, so many for each laboratory")] = 0,
 ) -> None:
     """Draw the demo set: synthetic cells of three invented laboratories and five classes, with masks."""
     from cellfeat.console import progress, say
     from cellfeat.demo import write_demo
 
-    manifest = write_demo(directory, per_class, size, seed, progress)
+    manifest = write_demo(directory, per_class, size, seed, progress, smears)
     say(f"{manifest}: synthetic cells. Next: cellfeat run --data {manifest}")
 
 
