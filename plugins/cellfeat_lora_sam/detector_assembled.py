@@ -30,7 +30,8 @@ STRAY = 0.15  # how far the logarithm of a cell's size strays
 WITH_SURROUNDINGS = 0.4  # of the cells
 SHOWN, UNHIDDEN = 0.3, 0.6  # shares of a cell inside the tile, and of these pixels not below another, to be known
 TRIES = 40
-LOOKS = Ranges(resolution=(0.5, 1.0))
+LOOKS = Ranges(resolution=(0.4, 1.0))
+LEAST_STRENGTH = 0.3  # how far stain and camera stray at least, as a share of these ranges
 
 
 class CutCells(NamedTuple):
@@ -204,7 +205,7 @@ def _restained(canvas: np.ndarray, light: np.ndarray, rng: np.random.Generator) 
     """(T, T, 3) float -> uint8, another stain, lamp and camera."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     field = torch.from_numpy(canvas.clip(0, 255)).permute(2, 0, 1)[None]
-    strength = float(rng.random())
+    strength = float(rng.uniform(LEAST_STRENGTH, 1.0))
     stain = Stain.drawn(1, torch.from_numpy(light)[None], LOOKS, strength, generator)
     seen = photographed(stain.applied(field), LOOKS, strength, generator)
     return seen[0].permute(1, 2, 0).to(torch.uint8).numpy()
