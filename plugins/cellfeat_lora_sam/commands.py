@@ -116,10 +116,10 @@ def train_detector(
 ) -> None:
     """Train the detector of white cells, `cell-detector`: a head on the frozen tokens of cell-tiny.
 
-    Use the result with: cellfeat smear … --set detector.weights=NAME.safetensors
+    Use the result with: --segmenter cell-detector --set segmenter.weights=NAME.safetensors
     """
     from cellfeat import Workplace
-    from cellfeat_lora_sam.detector_train import DetectorSettings
+    from cellfeat_lora_sam.detector_tokens import DetectorSettings
     from cellfeat_lora_sam.detector_train import train_detector as train
 
     settings = DetectorSettings(tiles, photographs, steps, batch_size, lr, width, checked, seed)

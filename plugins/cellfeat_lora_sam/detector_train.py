@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,53 +17,20 @@ from torch import Tensor, nn
 from cellfeat import CellfeatError, Context, Workplace, file_sha256, find_weights, load_photographs
 from cellfeat.training import Checkpoint, autocast, seeded, warmup_cosine
 from cellfeat_lora_sam.backbone import LoraSam
-from cellfeat_lora_sam.detector_assembled import CutCells, cut_cells
 from cellfeat_lora_sam.detector_check import Counted, best_threshold, counted, scored
-from cellfeat_lora_sam.detector_data import Tile, Tiles, stacked
 from cellfeat_lora_sam.detector_find import Encode, find_cells, head_bytes
-from cellfeat_lora_sam.detector_head import TILE, DetectorHead
+from cellfeat_lora_sam.detector_head import DetectorHead
 from cellfeat_lora_sam.detector_targets import detection_loss
+from cellfeat_lora_sam.detector_tokens import DetectorSettings, encoded_tiles, kept_cells, write_whole
 from cellfeat_lora_sam.named import NAMED_WEIGHTS
-from cellfeat_lora_sam.pretrain_config import PretrainConfig
-from cellfeat_lora_sam.pretrain_masks import segment_with
-from cellfeat_lora_sam.pretrain_pool import collected
 from cellfeat_lora_sam.pretrain_run import DRAWN_SAW, but, check_output, read_ids
 
 ENCODER = "cell-tiny-v1"
-CHUNK = 256  # tiles that are kept in one file
-ENCODED_AT_ONCE = 16
-TRUSTED = 0.8  # least predicted quality of a mask by which a cell is cut out
 WARMUP = 0.05  # of the steps
 DECAY, CLIP = 0.01, 5.0
 NOTED_EVERY = 100  # steps
 VALIDATION, TEST = 0, 1  # parts of the drawn photographs that are never trained on
 TRAINABLE = (torch.float32, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class DetectorSettings:
-    """The numbers of one training.
-
-    Attributes:
-        tiles: that are drawn and assembled. photographs: at most, that cells are cut from, chosen by chance.
-        steps, batch_size, lr: of AdamW. width: of the head's layers.
-        checked: drawn photographs for the threshold, and as many others for the figures. seed: of everything.
-    """
-
-    tiles: int = 6000
-    photographs: int = 3000
-    steps: int = 3000
-    batch_size: int = 16
-    lr: float = 2e-3
-    width: int = 32
-    checked: int = 60
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        least = {name: value for name, value in asdict(self).items() if name not in ("lr", "seed") and value < 1}
-        if least or not (0 < self.lr < math.inf) or self.seed < 0:
-            got = ", ".join(f"{name} {value}" for name, value in asdict(self).items())
-            raise CellfeatError(f"{got}: all but seed must be above 0, and seed not below")
 
 
 def train_detector(
@@ -90,64 +57,37 @@ def train_detector(
     left_out = read_ids(leave_out)
     encoder = find_weights(ENCODER, NAMED_WEIGHTS)
     dataset = None if manifest is None else load_photographs(manifest, domains, left_out, work)
-    key = [asdict(settings), version("cellfeat"), file_sha256(encoder), None if dataset is None else dataset.digest]
+    key = [asdict(settings), work.precision, version("cellfeat"), file_sha256(encoder), dataset and dataset.digest]
     context = work.context(settings.seed, "detector", key)
     if context.dtype not in TRAINABLE:
         raise CellfeatError(f"precision is {context.dtype}; a detector trains in fp32 or bf16")
-    saw = [DRAWN_SAW]
-    if dataset is not None:
-        saw += [f"{name} (images without labels{but(left_out)})" for name in dataset.domains]
-    cells = None if dataset is None else _cells(settings, [Path(path) for path in dataset.path], encoder, context)
+    cells = None if dataset is None else kept_cells(settings, [Path(path) for path in dataset.path], encoder, context)
     sam = LoraSam(ENCODER, context=context)
     training = Training(settings, encoded_tiles(settings, cells, sam.tokens, context), context)
     training.run()
     head = training.averaged()
     threshold, found = checked(settings, sam.tokens, head)
-    about = {
-        "widths": [training.tokens, settings.width],
-        "threshold": threshold,
-        "encoder": ENCODER,
-        "encoder_sha256": sam.weights_sha256,
-        "saw": list(dict.fromkeys([*(sam.weights_saw or ()), *saw])),
-        "settings": asdict(settings),
-        "drawn": found._asdict(),
-        "history": training.history,
-        "versions": {name: version(name) for name in ("cellfeat", "torch")},
-    }
-    _write(output, head_bytes(head, about))
+    saw = [
+        DRAWN_SAW,
+        *(f"{name} (images without labels{but(left_out)})" for name in (dataset.domains if dataset else ())),
+    ]
+    about = {"threshold": threshold, "drawn": found._asdict(), "saw": list(dict.fromkeys([*sam.weights_saw, *saw]))}
+    write_whole(output, head_bytes(head, _about(training, sam) | about))
     shutil.rmtree(context.scratch, ignore_errors=True)  # the tiles are more than a gigabyte
     return found
 
 
-def _cells(settings: DetectorSettings, paths: list[Path], encoder: Path, context: Context) -> CutCells:
-    """Cells of some of the photographs, kept in the scratch folder."""
-    kept = context.scratch / "cells.safetensors"
-    if not kept.exists():
-        chosen = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.photographs]
-        segment = segment_with(encoder, PretrainConfig(trusted=TRUSTED, precision="fp32"), context)
-        _save(kept, cut_cells([paths[row] for row in sorted(chosen)], TILE, segment, context))
-    cells = _load(kept)
-    return CutCells(*(cells[name].numpy() for name in CutCells._fields[:3]), float(cells["diameter"]))
-
-
-def encoded_tiles(
-    settings: DetectorSettings, cells: CutCells | None, encode: Encode, context: Context
-) -> dict[str, Tensor]:
-    """All tiles with their tokens (N, C, 14, 14) float16, made once, a file for every `CHUNK` of them."""
-    chunks = []
-    for first in range(0, settings.tiles, CHUNK):
-        kept = context.scratch / f"tiles-{first}.safetensors"
-        if not kept.exists():
-            count = min(CHUNK, settings.tiles - first)
-            chunk = stacked(collected(Tiles(settings.seed, first, count, cells), context, f"drawing tiles {first}"))
-            tokens = []
-            with context.progress(count, f"encoding tiles {first}") as bar:
-                for images in chunk["image"].split(ENCODED_AT_ONCE):
-                    tokens.append(encode(images).half().cpu())
-                    bar.advance(len(images))
-            _save(kept, chunk | {"tokens": torch.cat(tokens)})
-        chunks.append(_load(kept))
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("tokens", *Tile._fields)}
+def _about(training: Training, sam: LoraSam) -> dict[str, Any]:
+    """How the head was made, and what it belongs to."""
+    return {
+        "widths": [training.tokens, training.settings.width],
+        "encoder": ENCODER,
+        "encoder_sha256": sam.weights_sha256,
+        "settings": asdict(training.settings),
+        "precision": str(training.context.dtype).removeprefix("torch."),
+        "history": training.history,
+        "versions": {name: version(name) for name in ("cellfeat", "torch")},
+    }
 
 
 class Training:
@@ -237,22 +177,3 @@ def checked(settings: DetectorSettings, encode: Encode, head: DetectorHead) -> t
 
     threshold = best_threshold(scored(find, settings.seed, settings.checked, VALIDATION))
     return threshold, counted(scored(find, settings.seed, settings.checked, TEST), threshold)
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    _write(path, save({name: value.contiguous() for name, value in tensors.items()}))
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cellfeat_lora_sam import CellDetector, detector_train
+from cellfeat_lora_sam import CellDetector, detector_tokens
 from cellfeat_lora_sam.commands import app
 from cellfeat_lora_sam.described import read_header
 from cellfeat_lora_sam.detector_assembled import SIDE, CutCells, assembled, cut_cells
 from cellfeat_lora_sam.detector_data import MOST, Tiles, finished, tile
 from cellfeat_lora_sam.detector_head import TILE
-from cellfeat_lora_sam.detector_train import DetectorSettings, Training
+from cellfeat_lora_sam.detector_tokens import DetectorSettings
+from cellfeat_lora_sam.detector_train import Training
 from cellfeat_lora_sam.pretrain_pool import Segment
 from PIL import Image
 from typer.testing import CliRunner
@@ -139,8 +140,8 @@ def test_a_killed_training_goes_on_and_ends_where_an_undisturbed_one_does(manife
         run("-o", tmp_path / "again.safetensors", *arguments)
     assert not (tmp_path / "again.safetensors").exists()
     monkeypatch.setattr(Training, "_train_step", usual)
-    monkeypatch.setattr(detector_train, "collected", None)  # nothing is drawn or cut a second time
-    monkeypatch.setattr(detector_train, "cut_cells", None)
+    monkeypatch.setattr(detector_tokens, "collected", None)  # nothing is drawn or cut a second time
+    monkeypatch.setattr(detector_tokens, "cut_cells", None)
     run("-o", tmp_path / "again.safetensors", *arguments)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert not list((tmp_path / "cache" / "scratch").glob("detector-*"))
