@@ -32,6 +32,7 @@ TRIES = 60  # places that are tried for one white cell
 LEAST_DIAMETER = 8  # px; smaller cells have no nucleus to be seen
 Place = tuple[float, float, float]  # y, x, radius
 Spot = Place | None
+Body = tuple[int, int, np.ndarray]  # top, left, (h, w) bool
 
 
 class SyntheticSmear(NamedTuple):
@@ -98,10 +99,21 @@ def draw_smear(
             labels.append(label)
             bodies.append(seen)
     image = photograph(dyes, sampled, (height, width), frame * scale, laboratory, rng)
-    instances, touches = _instances(bodies, (height, width))
-    boxes = _boxes(instances, len(bodies))
-    cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2] >= width) | (boxes[:, 3] >= height)
-    return SyntheticSmear(image, boxes, tuple(labels), instances, touches, cut)
+    return known_smear(image, bodies, labels)
+
+
+def known_smear(image: np.ndarray, bodies: Sequence[Body], labels: Sequence[str]) -> SyntheticSmear:
+    """A photograph with what is known of its white cells, the later ones on top; those that are not seen are left out.
+
+    image: (H, W, 3) uint8 RGB. bodies: (top, left, (h, w) bool) of each cell's pixels, px; they may reach beyond it.
+    """
+    instances, touches = _instances(bodies, image.shape[:2])
+    seen, boxes = _boxes(instances, len(bodies))
+    places = np.zeros(len(bodies) + 1, np.uint16)
+    places[1 + np.flatnonzero(seen)] = np.arange(1, 1 + seen.sum())
+    cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2] >= image.shape[1]) | (boxes[:, 3] >= image.shape[0])
+    named = tuple(label for label, one in zip(labels, seen, strict=True) if one)
+    return SyntheticSmear(image, boxes, named, places[instances], touches[seen], cut)
 
 
 def _checked(
@@ -179,9 +191,7 @@ def _scatter_red_cells(
             add_red_cell(dyes, spot.tolist(), float(size), laboratory, rng)
 
 
-def _lay(
-    dyes: np.ndarray, cell: CellLayers, centre: tuple[float, float], shape: tuple[int, int]
-) -> tuple[int, int, np.ndarray] | None:
+def _lay(dyes: np.ndarray, cell: CellLayers, centre: tuple[float, float], shape: tuple[int, int]) -> Body | None:
     """Lay a white cell, in place; (top, left, (h, w) bool) of its pixels in the photograph, None where it has none."""
     patch = cell.body.shape[0]
     corner = [max(0, int(at - patch / 2) - 1) for at in centre]
@@ -201,26 +211,30 @@ def _lay(
     return (top, left, seen) if seen.any() else None
 
 
-def _instances(bodies: Sequence[tuple[int, int, np.ndarray]], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) uint16, the later cell on top as it was drawn; and which cells touch another, (K,) bool."""
-    instances, touches = np.zeros(shape, np.uint16), np.zeros(len(bodies), bool)
-    for number, (top, left, seen) in enumerate(bodies):
-        rows, columns = slice(max(top - 1, 0), top + len(seen) + 1), slice(max(left - 1, 0), left + seen.shape[1] + 1)
-        view = instances[rows, columns]
-        own = np.zeros(view.shape, np.uint8)
-        at = (top - rows.start, left - columns.start)
-        own[at[0] : at[0] + len(seen), at[1] : at[1] + seen.shape[1]] = seen
-        others = np.unique(view[(cv2.dilate(own, np.ones((3, 3), np.uint8)) > 0) & (view > 0)]).astype(int) - 1
+def _instances(bodies: Sequence[Body], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) uint16, 0 or 1 + the number of the topmost body; and which touch another, (K,) bool."""
+    instances, touches = np.zeros((shape[0] + 2, shape[1] + 2), np.uint16), np.zeros(len(bodies), bool)
+    for number, (top, left, whole) in enumerate(bodies):
+        ends = (max(start + side + 2, 0) for start, side in zip((top, left), whole.shape, strict=True))
+        rows, columns = (slice(max(start, 0), end) for start, end in zip((top, left), ends, strict=True))
+        view = instances[rows, columns]  # with a pixel around the body
+        own = np.pad(whole, 1)[max(-top, 0) :, max(-left, 0) :][: len(view), : view.shape[1]]
+        if not own.size:  # beyond the picture
+            continue
+        near = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        others = np.unique(view[near & (view > 0)]).astype(int) - 1
         touches[others] = True
         touches[number] = len(others) > 0
-        view[own > 0] = number + 1
-    return instances, touches
+        view[own] = number + 1
+        instances[[0, -1]] = 0  # what is beyond the picture touches nothing in it
+        instances[:, [0, -1]] = 0
+    return instances[1:-1, 1:-1], touches
 
 
-def _boxes(instances: np.ndarray, count: int) -> np.ndarray:
-    """(K, 4) float32 of the extents of each instance that can be seen."""
+def _boxes(instances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the instances are seen, (count,) bool, and the (K, 4) float32 extents of those."""
     from scipy.ndimage import find_objects
 
     found = find_objects(instances, max_label=count)
-    corners = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
-    return np.array(corners, np.float32).reshape(-1, 4)
+    corners = [(place[1].start, place[0].start, place[1].stop, place[0].stop) for place in found if place]
+    return np.array([place is not None for place in found], bool), np.array(corners, np.float32).reshape(-1, 4)

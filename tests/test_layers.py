@@ -38,7 +38,7 @@ LEVELS = {
     "testing.common_checks",
     7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
-    9: "depicted evaluate newcomers ray_engine testing.align_subject",
+    9: "depicted detection evaluate newcomers ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "confidence feature_figures records run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
@@ -59,7 +59,7 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "distributed", "images", "metrics", "pictures", "synthetic",
+    "detection", "distributed", "images", "metrics", "pictures", "synthetic",
     "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (

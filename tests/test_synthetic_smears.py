@@ -13,7 +13,7 @@ from PIL import Image
 
 from cellfeat.demo import write_demo
 from cellfeat.synthetic import ALL_TYPES, LABORATORIES
-from cellfeat.synthetic_smears import SyntheticSmear, draw_smear
+from cellfeat.synthetic_smears import SyntheticSmear, draw_smear, known_smear
 
 
 def smear(laboratory="lab-a", seed: int = 0, **wanted) -> SyntheticSmear:
@@ -112,6 +112,18 @@ def test_red_cells_reach_white_ones_where_they_crowd():
             dark.append((green[ring] < 0.85 * np.percentile(green, 95)).mean())
         reached.append(np.mean(dark))
     assert reached[1] > 1.5 * reached[0]
+
+
+def test_what_is_not_seen_is_no_known_cell():
+    disc = np.ones((4, 4), bool)
+    places = [(2, 2), (2, 5), (-3, 12), (-4, 0), (-9, 0), (30, 30), (2, 2), (18, 18)]
+    one = known_smear(np.zeros((20, 20, 3), np.uint8), [(*at, disc) for at in places], list("abcdefgh"))
+    # the last but one hides the first; three are beyond the picture, one by a single pixel
+    assert one.labels == ("b", "c", "g", "h")
+    np.testing.assert_array_equal(one.boxes, [[6, 2, 9, 6], [12, 0, 16, 1], [2, 2, 6, 6], [18, 18, 20, 20]])
+    np.testing.assert_array_equal(one.boxes, extents(one.instances))
+    assert one.touching.tolist() == [True, False, True, False]
+    assert one.cut.tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
