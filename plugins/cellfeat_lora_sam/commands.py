@@ -102,13 +102,13 @@ def train_detector(
     leave_out: Annotated[
         Path | None, typer.Option(help="Text file of ids, one to a line, of images that must not be seen")
     ] = None,
-    tiles: Annotated[int, typer.Option(help="Training pictures of 224 px that are drawn and assembled")] = 6000,
+    tiles: Annotated[int, typer.Option(help="Training pictures of 224 px that are drawn and assembled")] = 5120,
     photographs: Annotated[int, typer.Option(help="Most photographs that cells are cut from, by chance")] = 3000,
-    steps: Annotated[int, typer.Option(help="Of the optimizer")] = 3000,
+    steps: Annotated[int, typer.Option(help="Of the optimizer")] = 1200,
     batch_size: Annotated[int, typer.Option(help="Tiles of a step")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up")] = 2e-3,
     width: Annotated[int, typer.Option(help="Of the head's layers")] = 32,
-    checked: Annotated[int, typer.Option(help="Drawn photographs for the threshold, and others for the figures")] = 60,
+    checked: Annotated[int, typer.Option(help="Drawn photographs for the threshold, and others for the figures")] = 40,
     seed: Seed = 1234,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cellfeat.detection import overlaps
 from cellfeat_lora_sam.detector_head import CELL_DIAMETER
 
 SIZE = (640, 480)  # px of a drawn photograph
@@ -80,16 +81,13 @@ def counted(found: list[Scored], threshold: float) -> Counted:
 
 
 def matched(boxes: np.ndarray, truth: np.ndarray) -> int:
-    """How many of the cells (M, 4) have a box (K, 4) of their own: as many as can be, by intersection over union."""
+    """How many of the cells (M, 4) have a box (K, 4) of their own: as many as can be, by intersection over union.
+
+    Stricter than `cellfeat.detection.compare`, which counts: here the boxes must be right, too.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    if not len(boxes) or not len(truth):
-        return 0
-    low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
-    shared = np.prod((high - low).clip(0), axis=2)
-    areas = [np.prod(some[:, 2:] - some[:, :2], axis=1) for some in (boxes, truth)]
-    same = shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-6) >= SAME_CELL
+    same = overlaps(boxes, truth) >= SAME_CELL
     rows, columns = linear_sum_assignment(same, maximize=True)
     return int(same[rows, columns].sum())
 

@@ -34,13 +34,13 @@ class DetectorSettings:
         checked: drawn photographs for the threshold, and as many others for the figures. seed: of everything.
     """
 
-    tiles: int = 6000
+    tiles: int = 5120
     photographs: int = 3000
-    steps: int = 3000
+    steps: int = 1200
     batch_size: int = 16
     lr: float = 2e-3
     width: int = 32
-    checked: int = 60
+    checked: int = 40
     seed: int = 1234
 
     def __post_init__(self) -> None:
