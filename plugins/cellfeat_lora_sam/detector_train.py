@@ -170,7 +170,7 @@ class Training:
 
 
 def checked(settings: DetectorSettings, encode: Encode, head: DetectorHead) -> tuple[float, Counted]:
-    """The threshold with the best F1 on drawn photographs, and what it finds on as many others."""
+    """The threshold with the best F2 on drawn photographs, and what it finds on as many others."""
 
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return find_cells(image, encode, head, 0.0)

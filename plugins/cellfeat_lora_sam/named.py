@@ -75,7 +75,7 @@ _ALL = (
 
 _CELL_DETECTOR_V1 = NamedWeights(
     name="cell-detector-v1",
-    digest="sha256:a90add4cb16111b75d89e06dfdb65ce18da1015c14dcf60205d49738c1bcc51b",
+    digest="sha256:9d70ef157cd46e9929496e81409289f6f3cee6b73f68d72f22fe435c2427be26",
     path=Path(__file__).parent / "weights" / "cell-detector-v1.safetensors",
     size_mb=0.34,
     licence="Apache-2.0",

@@ -19,7 +19,7 @@ from cellfeat import CellfeatError, Context, find_weights, synthetic_smears
 from cellfeat.testing import check_segmenter, toy_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RECALL, PRECISION = 0.8, 0.8  # floors below what was measured when the head was shipped
+RECALL, PRECISION = 0.9, 0.75  # floors below what was measured when the head was shipped
 MARK = (255, 0, 0)  # colour of the pixel that `Marked` takes for a cell's middle
 
 
