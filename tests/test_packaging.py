@@ -84,6 +84,7 @@ def test_the_wheel_is_every_file_of_the_packages_and_nothing_else(built):
     }  # fmt: skip
     assert {"cellfeat/py.typed", "cellfeat/recipes/demo.yaml", "cellfeat/templates/report.html"} <= found
     assert "cellfeat_lora_sam/weights/cell-tiny-v1.safetensors" in found
+    assert "cellfeat_lora_sam/weights/cell-detector-v1.safetensors" in found
     assert "cellfeat/templates/plugin/common/pyproject.toml.jinja" in found
 
 

@@ -1,11 +1,12 @@
-"""LoRA-SAM: Segment Anything adapted to single cells, as backbone (tokens and mask) and as segmenter (mask)."""
+"""LoRA-SAM: Segment Anything adapted to single cells, as backbone (tokens and mask), segmenter (mask) and detector."""
 
 from __future__ import annotations
 
 from cellfeat import hookimpl
 from cellfeat_lora_sam.backbone import LoraSam
+from cellfeat_lora_sam.detector import CellDetector
 
-__all__ = ["LoraSam"]
+__all__ = ["CellDetector", "LoraSam"]
 
 
 @hookimpl
@@ -15,4 +16,4 @@ def cellfeat_backbone():
 
 @hookimpl
 def cellfeat_segmenter():
-    return {"lora-sam": LoraSam}
+    return {"lora-sam": LoraSam, "cell-detector": CellDetector}

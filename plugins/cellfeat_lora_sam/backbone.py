@@ -114,6 +114,20 @@ class LoraSam:
             pooled = self._pooled(images, output, mask)
             return Features(tokens, mask, pooled, self._quality(output, mask))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, s, s) uint8 RGB of any side s -> (B, C, S/16, S/16) float32: `encode` without a mask."""
+        import torch
+
+        from cellfeat.training import autocast
+
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            return self._network.encode(self._frames(images.to(self._device))).float().contiguous()
+
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, s, s) uint8 RGB of any side s -> (B, s, s) bool, True on the cell; resized to S for the network."""
         import torch

@@ -89,3 +89,42 @@ def pretrain(
     found = pretrain_from(settings, output, data, domain or [], leave_out, work)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
     typer.echo(f"{output}: mean IoU on drawn cells that were held out: {figures}")
+
+
+@app.command()
+def train_detector(
+    output: Annotated[Path, typer.Option("--output", "-o", help="New file for the head, NAME.safetensors")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Manifest CSV of photographs of single cells; no label is read. Without: drawn smears alone"),
+    ] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only this laboratory; repeat for several")] = None,
+    leave_out: Annotated[
+        Path | None, typer.Option(help="Text file of ids, one to a line, of images that must not be seen")
+    ] = None,
+    tiles: Annotated[int, typer.Option(help="Training pictures of 224 px that are drawn and assembled")] = 5120,
+    photographs: Annotated[int, typer.Option(help="Most photographs that cells are cut from, by chance")] = 3000,
+    steps: Annotated[int, typer.Option(help="Of the optimizer")] = 1200,
+    batch_size: Annotated[int, typer.Option(help="Tiles of a step")] = 16,
+    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up")] = 2e-3,
+    width: Annotated[int, typer.Option(help="Of the head's layers")] = 32,
+    checked: Annotated[int, typer.Option(help="Drawn photographs for the threshold, and others for the figures")] = 40,
+    seed: Seed = 1234,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out")] = False,
+) -> None:
+    """Train the detector of white cells, `cell-detector`: a head on the frozen tokens of cell-tiny.
+
+    Use the result with: --segmenter cell-detector --set segmenter.weights=NAME.safetensors
+    """
+    from cellfeat import Workplace
+    from cellfeat_lora_sam.detector_tokens import DetectorSettings
+    from cellfeat_lora_sam.detector_train import train_detector as train
+
+    settings = DetectorSettings(tiles, photographs, steps, batch_size, lr, width, checked, seed)
+    found = train(settings, output, data, domain or [], leave_out, Workplace.on_terminal(device, precision, skip_bad))
+    typer.echo(
+        f"{output}: {found.found} of {found.cells} cells of fresh drawn smears found (recall {found.recall:.3f}), "
+        f"{found.wrong} wrong boxes (precision {found.precision:.3f})"
+    )

@@ -73,6 +73,20 @@ _ALL = (
     ),
 )
 
+_CELL_DETECTOR_V1 = NamedWeights(
+    name="cell-detector-v1",
+    digest="sha256:9d70ef157cd46e9929496e81409289f6f3cee6b73f68d72f22fe435c2427be26",
+    path=Path(__file__).parent / "weights" / "cell-detector-v1.safetensors",
+    size_mb=0.34,
+    licence="Apache-2.0",
+    card="docs/cell-detector.md",
+    saw=_CELL_TINY_V1.saw,
+)
+
+DETECTOR_WEIGHTS: dict[str, NamedWeights] = {
+    weights.name: weights for weights in (replace(_CELL_DETECTOR_V1, name="cell-detector"), _CELL_DETECTOR_V1)
+}  # heads on the tokens of cell-tiny, for `cell-detector` alone
+
 NAMED_WEIGHTS: dict[str, NamedWeights] = {weights.name: weights for weights in _ALL}
 
 TINY = "vit_t"  # how names of MobileSAM's network, and of micro-sam's weights for it, begin

@@ -62,7 +62,7 @@ def drawn_pool(seed: int, count: int, drawn_size: int, size: int, descriptors: i
 
     descriptors: how many the photographs have; drawn cells have none.
     """
-    cells = _collected(_DrawnCells(seed, count, drawn_size, size), context, "drawing cells")
+    cells = collected(_DrawnCells(seed, count, drawn_size, size), context, "drawing cells")
     frames, masks, types = (np.stack(values) for values in zip(*cells, strict=True))
     return Pool(
         torch.from_numpy(frames),
@@ -81,13 +81,13 @@ def photographed_pool(paths: Sequence[Path], size: int, segment: Segment, contex
     Raises:
         CellfeatError: when fewer than two masks can be trusted.
     """
-    frames = np.stack(_collected(_Photographs(paths, size), context, "reading images"))
-    masks, known = _segmented(frames, segment, context)
+    frames = np.stack(collected(Photographs(paths, size), context, "reading images"))
+    masks, known = segmented(frames, segment, context)
     rows = np.flatnonzero(known)
     context.note(f"masks of {len(rows)} of {len(frames)} photographs can be trusted")
     if len(rows) < 2:
         raise CellfeatError(f"{len(rows)} of {len(frames)} masks can be trusted; pre-training needs 2 at least")
-    measured = np.stack(_collected(_Described(frames, masks, rows), context, "measuring cells"))
+    measured = np.stack(collected(_Described(frames, masks, rows), context, "measuring cells"))
     descriptors = Descriptors.fitted(measured)
     values = np.zeros((len(frames), descriptors.count), np.float32)
     values[rows] = descriptors.standardised(measured)
@@ -110,7 +110,7 @@ def recovered_pool(pool: Pool, segment: Segment, context: Context) -> Pool:
     rows = np.flatnonzero(~pool.known.numpy())
     if not len(rows):
         return pool
-    masks, known = _segmented(pool.images.numpy()[rows], segment, context)
+    masks, known = segmented(pool.images.numpy()[rows], segment, context)
     context.note(f"masks of {known.sum()} of the other {len(rows)} photographs were recovered by the network itself")
     all_masks, all_known = pool.masks.clone(), pool.known.clone()
     all_masks[torch.from_numpy(rows)] = torch.from_numpy(masks)
@@ -129,10 +129,10 @@ def saved_or_made(path: Path, make: Callable[[], Pool]) -> Pool:
     return Pool(**load_file(path))
 
 
-def _segmented(frames: np.ndarray, segment: Segment, context: Context) -> tuple[np.ndarray, np.ndarray]:
+def segmented(frames: np.ndarray, segment: Segment, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Masks (N, s, s) uint8 and whether each can be trusted (N,) bool."""
     batches = _Segmented(frames, segment)
-    found = _collected(batches, context, "segmenting", parallel=segment.on_cpu)
+    found = collected(batches, context, "segmenting", parallel=segment.on_cpu)
     masks, known = (np.concatenate(values) for values in zip(*found, strict=True))
     return masks, known
 
@@ -160,7 +160,7 @@ class _DrawnCells(Dataset):
         return images.resize(cell.image, self.size), images.resize(cell.mask, self.size, "nearest"), kind
 
 
-class _Photographs(Dataset):
+class Photographs(Dataset):
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths, self.size = paths, size
 
@@ -199,7 +199,7 @@ class _Described(Dataset):
         return describe(self.frames[row], self.masks[row])
 
 
-def _collected(rows: Dataset, context: Context, text: str, parallel: bool = True) -> list[Any]:
+def collected(rows: Dataset, context: Context, text: str, parallel: bool = True) -> list[Any]:
     """All rows in order, made in processes unless there are few."""
     count = len(rows)  # type: ignore[arg-type]
     workers = min(16, torch.multiprocessing.cpu_count()) if parallel and count >= FEW_ROWS else 0

@@ -38,12 +38,12 @@ def pretrain_from(
     Raises:
         CellfeatError: for an output that cannot be a file of weights, and for what is wrong with data or settings.
     """
-    _check_output(output)
+    check_output(output)
     if manifest is None and (domains or leave_out is not None):
         raise CellfeatError("--domain and --leave-out name photographs; name their manifest too (--data)")
     for setting in ("start_from", "masks"):
         _existing(setting, getattr(config, setting))  # not found out after hours of segmenting
-    left_out = _ids(leave_out)
+    left_out = read_ids(leave_out)
     files = [Path(name) for name in (config.start_from, config.masks) if name and Path(name).suffix]
     dataset = None if manifest is None else load_photographs(manifest, domains, left_out, work)
     key = [config.as_dict(), _makers(config, files, work), None if dataset is None else dataset.digest]
@@ -52,7 +52,7 @@ def pretrain_from(
         raise CellfeatError(f"{interim(output)} exists already and belongs to another run; name another file")
     photographs, saw = None, [*_seen_before(files), DRAWN_SAW]
     if dataset is not None:
-        saw += [f"{name} (images without labels{_but(left_out)})" for name in dataset.domains]
+        saw += [f"{name} (images without labels{but(left_out)})" for name in dataset.domains]
         photographs = saved_or_made(
             context.scratch / "photographs.safetensors",
             lambda: photographed_pool(dataset.path, config.pool_size, _segment(config, work, context), context),
@@ -68,7 +68,7 @@ def pretrain_from(
     return found
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Raise unless a new file of weights can be written there."""
     if output.is_dir() or output.suffix != ".safetensors":
         raise CellfeatError(f"{output}: the weights become a file; name one that ends in .safetensors")
@@ -96,7 +96,7 @@ def _seen_before(files: Iterable[Path]) -> list[str]:
     return [name for path in files for name in read_weights(path).meta.get("saw", [f"{path.name} (what is not known)"])]
 
 
-def _ids(leave_out: Path | None) -> list[str]:
+def read_ids(leave_out: Path | None) -> list[str]:
     if leave_out is None:
         return []
     try:
@@ -109,7 +109,7 @@ def _ids(leave_out: Path | None) -> list[str]:
     return ids
 
 
-def _but(left_out: Sequence[str]) -> str:
+def but(left_out: Sequence[str]) -> str:
     return f", {len(left_out)} left out" if left_out else ""
 
 

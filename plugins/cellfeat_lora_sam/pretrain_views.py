@@ -108,8 +108,8 @@ def views(
     masks = _sampled(masks[:, None].float(), turn, small, "nearest", "zeros")[:, 0]  # a mirrored cell is not the cell
     density = _density(images, light)
     canonical = functional.avg_pool2d(density, MASK_STRIDE)
-    stain = _Stain.drawn(len(frames), light, ranges, strength, generator)
-    images = _photographed(stain.applied(images), ranges, strength, generator)
+    stain = Stain.drawn(len(frames), light, ranges, strength, generator)
+    images = photographed(stain.applied(images), ranges, strength, generator)
     return Views(images, (masks >= CYTOPLASM).long(), (masks == NUCLEUS).long(), canonical, density)
 
 
@@ -149,7 +149,7 @@ def _density(images: Tensor, light: Tensor) -> Tensor:
     return (-((images + 1) / (light[..., None, None] + 1)).log()).clamp(-0.3, MOST_DENSITY)
 
 
-class _Stain(NamedTuple):
+class Stain(NamedTuple):
     """How B laboratories stain and light: matrices (B, 3, 3) on densities, and (B, 3, 1, 1) or (B, 1, 1, 1) numbers."""
 
     light: Tensor
@@ -160,7 +160,7 @@ class _Stain(NamedTuple):
     plain: Tensor
 
     @classmethod
-    def drawn(cls, count: int, light: Tensor, ranges: Ranges, strength: float, generator: torch.Generator) -> _Stain:
+    def drawn(cls, count: int, light: Tensor, ranges: Ranges, strength: float, generator: torch.Generator) -> Stain:
         gain = _uniform(count, ranges.gain, generator).mul(strength).exp()[:, None, None]
         matrix = gain * (torch.eye(3) + strength * ranges.mixing * torch.randn(count, 3, 3, generator=generator))
         tint = _uniform((count, 1), (0.0, TINT), generator) * torch.rand(count, 3, generator=generator)
@@ -183,7 +183,7 @@ class _Stain(NamedTuple):
         return torch.where(self.plain, images, seen)
 
 
-def _photographed(images: Tensor, ranges: Ranges, strength: float, generator: torch.Generator) -> Tensor:
+def photographed(images: Tensor, ranges: Ranges, strength: float, generator: torch.Generator) -> Tensor:
     """Resolution, sharpening, noise and rounding of the camera."""
     taken = []
     for group in images.split(DEGRADED_AT_ONCE):
