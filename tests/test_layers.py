@@ -21,7 +21,8 @@ LEVELS = {
     0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
     "trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination "
-    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
+    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
+    "requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
     "transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
