@@ -155,7 +155,8 @@ def _scatter_red_cells(
     allowed = np.where(rng.random(tries) < 0.15, 0.6, 0.97)
     beneath = rng.random(tries) < laboratory.crowding
     known = np.full((len(white) + tries, 3), np.inf)
-    known[: len(white)] = [spot if np.isfinite(spot[0]) else (np.inf, np.inf, 0.0) for spot in white]
+    if white:
+        known[: len(white)] = [spot if np.isfinite(spot[0]) else (np.inf, np.inf, 0.0) for spot in white]
     known[len(white) :, 2] = 0.0
     count = len(white)
     for spot, size, near, under in zip(spots, sizes, allowed, beneath, strict=True):

@@ -11,7 +11,6 @@ from cellfeat_classical.lobes import nuclear_groups
 
 from cellfeat.synthetic import LABORATORIES
 from cellfeat.synthetic_smears import draw_smear
-from cellfeat.testing import check_segmenter
 
 D = Classical.cell_diameter
 GROUND, CYTOPLASM, NUCLEUS, RED = (230, 222, 215), (185, 160, 200), (95, 60, 150), (215, 165, 165)
@@ -113,7 +112,3 @@ def test_two_round_nuclei_are_parted_at_their_neck_and_small_lobes_are_not():
     for x in (40, 60):
         cv2.circle(mask, (x, 60), 10, 1, -1)
     assert nuclear_groups(mask > 0, stained, D).max() == 1
-
-
-def test_detecting_keeps_the_contract():
-    check_segmenter(Classical, size=160)
