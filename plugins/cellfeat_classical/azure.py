@@ -9,6 +9,7 @@ from cellfeat_classical.regions import disc, filled, opened
 
 MOST_RED = 0.5  # of red cells' density in green light is the most that is believed of theirs in red light
 STACKED = 2.0  # red cells that may lie over one another
+KEPT = 0.5  # of the density in red light
 STAINED = 0.06  # density in green light from which a pixel is no empty field
 LEAST, NOISE = 0.05, 5.0  # least azure of a nucleus: a density, and in deviations of the noise
 PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, are nuclei too
@@ -19,6 +20,7 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
 
     Red cells take green light and some red light in a fixed proportion. The proportion and the amount are medians of
     the paler stained pixels, and STACKED of them may lie over one another.
+    Half of the density in red light always counts: around one large cell the medians are its own.
     """
     import cv2
 
@@ -30,7 +32,7 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
     paler = stained & (green <= max(otsu(green[stained]), STAINED))  # red cells, without nuclei and granules
     usual = float(np.median(green[paler]))
     share = float(np.median(red[paler] / green[paler]))
-    return red - min(share, MOST_RED) * np.minimum(green, STACKED * usual)
+    return np.maximum(red - min(share, MOST_RED) * np.minimum(green, STACKED * usual), KEPT * red)
 
 
 def nuclear_mask(blue: np.ndarray, diameter: float) -> np.ndarray:

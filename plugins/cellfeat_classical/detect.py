@@ -9,9 +9,10 @@ from cellfeat_classical.azure import azure, nuclear_mask
 from cellfeat_classical.classical import WORKING_SIDE, cell_and_nucleus
 from cellfeat_classical.lobes import nuclear_groups
 from cellfeat_classical.nucleus import optical_density
-from cellfeat_classical.regions import convex_hull
+from cellfeat_classical.regions import convex_hull, grown
 
 CELL_DIAMETER = WORKING_SIDE / 2  # px of a typical neutrophil: half of the window in which it is outlined
+EDGE = WORKING_SIDE / 22  # px by which a marker is wider than its nucleus
 LEAST_SIDE = 16  # px; a smaller picture holds no cell
 STAINED = 0.04  # optical density from which a pixel is no empty field
 DARKER = 1.4  # times the density in red light of what is stained and no nucleus; less is a stack of red cells
@@ -54,8 +55,9 @@ def _box(image: np.ndarray, field: np.ndarray, density: np.ndarray, groups: np.n
     seen = groups[view]
     own = seen == number
     hull = convex_hull(own)
-    others = [convex_hull(seen == other) & ~hull for other in np.unique(seen) if other not in (0, number)]
-    parts = own, np.logical_or.reduce([np.zeros_like(own), *others])
+    # beyond the steep edge of their nuclei, as the marker of the cell itself is, or its flood would be the first
+    rivals = [grown(convex_hull(seen == other), EDGE) & ~hull for other in np.unique(seen) if other not in (0, number)]
+    parts = own, np.logical_or.reduce([np.zeros_like(own), *rivals])
     cell, _ = cell_and_nucleus(image[view], field[view], density[view], seen > 0, lambda *_: parts)
     x, y, width, height = cv2.boundingRect(cell.astype(np.uint8))
     corners = np.array([x + left, y + top, x + left + width, y + top + height], dtype=np.float32)
