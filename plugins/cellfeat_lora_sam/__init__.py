@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cellfeat import hookimpl
+from cellfeat_lora_sam.automatic import SamAutomatic
 from cellfeat_lora_sam.backbone import LoraSam
 
-__all__ = ["LoraSam"]
+__all__ = ["LoraSam", "SamAutomatic"]
 
 
 @hookimpl
@@ -15,4 +16,4 @@ def cellfeat_backbone():
 
 @hookimpl
 def cellfeat_segmenter():
-    return {"lora-sam": LoraSam}
+    return {"lora-sam": LoraSam, "sam-automatic": SamAutomatic}
