@@ -13,28 +13,30 @@ from cellfeat_lora_sam.automatic_stain import Stain
 
 REACH = 0.6  # typical cells: no part of a white cell is further from its nucleus
 LEAST, MOST = 0.4, 1.8  # diameter of a disc of the mask's area, in typical cells
-LEAST_CUT = 0.25  # the same, where the photograph's border cuts the mask
-NUCLEUS = 0.08  # least nucleus, of the area of a typical cell; platelets have less
-NUCLEUS_CUT = 0.15  # the same of the mask's own area, where the border cuts it: what is left may be small
+LEAST_CUT = 0.35  # the same, where the photograph's border cuts the mask
+NUCLEUS = 0.12  # least nucleus, of the area of a typical cell; platelets have less
+NUCLEUS_CUT = 0.15  # the same of the mask's own area, where the border cuts it: little may be left
+NUCLEUS_LEFT = 0.025  # and of a typical cell's
 SOLID = 0.85  # least share of the mask's convex hull
 LONG = 2.0  # most length for its width
 FULL = 0.7  # least share that is stained
 RIM = 0.06  # typical cells: width of the rim around a mask in which a nucleus would go on
-CUT_THROUGH = 0.4  # most of that rim that is nuclear; of half a nucleus the cut alone is as much
+CUT_THROUGH = 0.6  # most of that rim that is nuclear: two neighbours may press on a cell
 WITHIN = 0.9  # share of a mask that lies in another one: then it is a part of it
 SAME_NUCLEUS = 0.9  # of the nuclei of the larger of two masks
 CYTOPLASM = 0.15  # least share of a mask that is no nucleus: else it may be a nucleus alone
 ROUNDER = 0.04  # of the hull: by so much an outline is better than one with something beside the cell
 FULLER = 0.06  # of the mask: by so much more is stained than of one with empty field around the cell
 PARTS = 0.7  # share of a mask that cells cover: then it is a cluster of them
-CELL = 0.5  # least diameter of such a cell, in typical ones
+CELL = 0.5  # least diameter of such a cell, in typical ones, where it is whole
 SHARED = 0.5  # of the smaller of two masks: then both are one cell
 
 
 class Candidate(NamedTuple):
     """A mask that holds a nucleus.
 
-    area, nuclear, stained: px. size: in typical diameters. solidity: 0..1. place: in the list that was given.
+    area, nuclear, stained: px. size: in typical diameters. solidity: 0..1. cut: by the photograph's
+    border. place: in the list that was given.
     """
 
     mask: Mask
@@ -43,6 +45,7 @@ class Candidate(NamedTuple):
     stained: int
     size: float
     solidity: float
+    cut: bool
     place: int
 
 
@@ -96,12 +99,13 @@ def _candidate(mask: Mask, stain: Stain, diameter: float, place: int) -> Candida
     window = np.s_[top:bottom, left:right]
     nuclear = int((stain.nuclear[window] & mask.inside).sum())
     stained = int((stain.stained[window] & mask.inside).sum())
-    if nuclear < (NUCLEUS_CUT * area if cut else NUCLEUS * typical) or stained < FULL * area:
+    least = max(NUCLEUS_CUT * area, NUCLEUS_LEFT * typical) if cut else NUCLEUS * typical
+    if nuclear < least or stained < FULL * area:
         return None
     solidity, length = outline(mask.inside)
     if solidity < SOLID or (length > LONG and not cut) or _rim(mask, stain, diameter) > CUT_THROUGH:
         return None
-    return Candidate(mask, area, nuclear, stained, size, solidity, place)
+    return Candidate(mask, area, nuclear, stained, size, solidity, cut, place)
 
 
 def outline(inside: np.ndarray) -> tuple[float, float]:
@@ -148,7 +152,7 @@ def _is_cluster(one: Candidate, known: Sequence[Candidate]) -> bool:
     """Whether at least two others, apart from each other and as large as cells, make up most of this one."""
     parts: list[Candidate] = []
     for other in known:
-        smaller = other.area < WITHIN * one.area and other.size >= CELL
+        smaller = other.area < WITHIN * one.area and other.size >= (LEAST_CUT if other.cut else CELL)
         inside = smaller and overlap(one.mask, other.mask) >= WITHIN * other.area
         if inside and all(overlap(other.mask, part.mask) < (1 - WITHIN) * other.area for part in parts):
             parts.append(other)
