@@ -131,7 +131,8 @@ class Segmenter(Protocol):
     Optional: `detect(image (3, H, W) uint8) -> (K, 4)` boxes (x1, y1, x2, y2) in pixels, for whole smears; with it
     `cell_diameter: float`, the diameter in px of a typical white cell at which it works: photographs are brought to
     this scale for it (without it they come as they are); and `detections: DetectorRecord`, how it did where the cells
-    were known, which the intervals of a differential count rest on;
+    were known, which the intervals of a differential count rest on (a factory that is a function says by `detects =
+    True` that what it gives has `detect`);
     `weights_sha256: str` and, on the factory, `facts`, as for a backbone. Of segmenters that tell the nucleus, masks
     (B, S, S) bool: `nuclei(images)`; `cells_and_nuclei(images)`, both at once; `plausible(images, cells, nuclei) ->
     (B,) bool`, whether they look like one whole white cell: such masks can train a network (`cellfeat lora-sam

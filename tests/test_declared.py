@@ -115,6 +115,22 @@ def test_a_fact_of_a_wrong_type_is_named(name, value, must):
     assert faults("align", Identity) == []
 
 
+def test_whether_a_segmenter_detects_is_seen_or_said():
+    class Detects:
+        def detect(self, image): ...
+
+    def make():
+        return Detects()
+
+    assert facts("segmenter", Detects).detects is facts("segmenter", functools.partial(Detects)).detects is True
+    assert facts("segmenter", Identity).detects is False
+    assert facts("segmenter", make).detects is None, "a function does not tell what it gives"
+    assert facts("segmenter", make, Detects()).detects is True
+    make.detects = "yes"
+    assert faults("segmenter", make) == ["detects is 'yes', but must be True or False"]
+    assert facts("backbone", Detects).detects is None
+
+
 def test_what_another_slot_calls_reads_is_its_own_affair():
     assert faults("backbone", type("Reader", (), {"reads": 3})) == []
 

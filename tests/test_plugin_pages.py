@@ -75,6 +75,14 @@ def test_other_slots_have_no_facts_of_aligners():
     ]
 
 
+def test_a_segmenter_says_whether_it_finds_cells_in_photographs():
+    class Detects(Method):
+        def detect(self, image): ...
+
+    said = [dict(fact_rows("segmenter", offer(one, "segmenter").facts())) for one in (Detects, Method, lambda: None)]
+    assert [one["finds cells in photographs"] for one in said] == ["yes", "no", "depends on its parameters"]
+
+
 PAGE = """\
 # nothing
 

@@ -139,7 +139,7 @@ def test_neither_is_such_a_classifier_but_the_rest_is_asked():
         (
             check_segmenter,
             segmenter.Alternating,
-            r"(?s)^segmenter Alternating: 1 of 21 .*\n    remedy: Seed",
+            r"(?s)^segmenter Alternating: 1 of 23 .*\n    remedy: Seed",
         ),
         (check_classifier, classifier.Useless, r"(?s)^classifier Useless: 1 of 22 .*\nlearns: of"),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from cellfeat.errors import CellfeatError
+from cellfeat.slots import DetectorRecord
 from cellfeat.testing import common_checks as common
 from cellfeat.testing import encoder_checks as encoders
 from cellfeat.testing.checks import Check, Failed, Skipped, check
@@ -61,6 +62,42 @@ def detect(subject: SegmenterSubject) -> None:
         raise Failed(f"detect gives boxes outside of an image {width} px wide and {height} px high")
     if subject.says("deterministic", True) and not np.array_equal(boxes, again):
         raise Failed("two calls of detect differ")
+
+
+@check("Say the diameter in px of a typical white cell at which `detect` works, as in 48.0, or leave it out.")
+def cell_diameter(subject: SegmenterSubject) -> None:
+    """The scale at which it detects, where it says one, is a number above 0."""
+    said = _said_of_detect(subject, "cell_diameter")
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 < said < np.inf:
+        raise Failed(f"cell_diameter is {said!r}, must be a number above 0")
+
+
+@check("Give a `cellfeat.DetectorRecord`: cells, found of these, wrong boxes, and the photographs with the command.")
+def detections(subject: SegmenterSubject) -> None:
+    """How it did, where it says that, is a record of whole numbers that can be, and of where they are from."""
+    said = _said_of_detect(subject, "detections")
+    if not isinstance(said, DetectorRecord):
+        raise Failed(f"detections is a {type(said).__name__}, must be a DetectorRecord")
+    counts = (said.cells, said.found, said.wrong)
+    if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
+        raise Failed(f"detections has the counts {counts}, must be whole numbers")
+    if not (0 <= said.found <= said.cells and said.cells > 0 and said.wrong >= 0):
+        raise Failed(
+            f"detections says that {said.found} of {said.cells} cells were found, with {said.wrong} wrong boxes, which "
+            "cannot be"
+        )
+    if not isinstance(said.on, str) or not said.on.strip():
+        raise Failed(f"detections is on {said.on!r}, must be text: which photographs, and the command that counted")
+
+
+def _said_of_detect(subject: SegmenterSubject, member: str) -> Any:
+    subject.works()
+    said = getattr(subject.product, member, None)
+    if said is None:
+        raise Skipped(f"it has no `{member}`")
+    if not hasattr(subject.product, "detect"):
+        raise Failed(f"{member} is there, but no `detect`, of which it tells something")
+    return said
 
 
 @gate("Return masks as `segment` does, of the nucleus of the same cell: `nucleus & cell`.")
@@ -243,6 +280,8 @@ CHECKS: tuple[Check, ...] = (
     encoders.inputs,
     encoders.blank_images,
     detect,
+    cell_diameter,
+    detections,
     nuclei,
     cells_and_nuclei,
     plausible,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cellfeat import hookimpl
+from cellfeat_lora_sam.automatic import SamAutomatic
 from cellfeat_lora_sam.backbone import LoraSam
 from cellfeat_lora_sam.detector import CellDetector
 
-__all__ = ["CellDetector", "LoraSam"]
+__all__ = ["CellDetector", "LoraSam", "SamAutomatic"]
 
 
 @hookimpl
@@ -16,4 +17,4 @@ def cellfeat_backbone():
 
 @hookimpl
 def cellfeat_segmenter():
-    return {"lora-sam": LoraSam, "cell-detector": CellDetector}
+    return {"lora-sam": LoraSam, "cell-detector": CellDetector, "sam-automatic": SamAutomatic}

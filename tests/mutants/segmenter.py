@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cellfeat import CellfeatError, EncoderFacts
+from cellfeat import CellfeatError, DetectorRecord, EncoderFacts
 
 
 class Dark:
@@ -24,6 +24,7 @@ class Careful(Dark):
     """It can do everything that a segmenter may."""
 
     weights_sha256, weights_saw = "digest", ()
+    cell_diameter, detections = 48.0, DetectorRecord(10, 9, 2, "drawn smears (command)")
 
     def __init__(self, *, context):
         assert context.device.type == "cpu"
@@ -251,6 +252,20 @@ MUTANTS = {
         member("detect", lambda image: torch.tensor([[0.0, 0.0, image.shape[1], image.shape[2]]])),
         RandomBoxes,
         Blackens,
+    ),
+    "cell-diameter": (
+        *(wrong(Careful, cell_diameter=value) for value in (0.0, -3, float("inf"), float("nan"), "48 px", True)),
+        wrong(cell_diameter=48.0),
+    ),
+    "detections": (
+        *(
+            wrong(Careful, detections=DetectorRecord(*said))
+            for said in ((10, 11, 0, "a"), (10, -1, 0, "a"), (0, 0, 0, "a"), (10, 9, -1, "a"))
+        ),
+        wrong(Careful, detections=DetectorRecord(10, 0.9, 2, "shares")),
+        wrong(Careful, detections=DetectorRecord(10, 9, 2, " ")),
+        wrong(Careful, detections=(10, 9, 2, "no record")),
+        wrong(detections=DetectorRecord(10, 9, 2, "no detect")),
     ),
     "nuclei": (
         Larger,

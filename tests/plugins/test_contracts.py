@@ -48,7 +48,7 @@ def test_every_shipped_plugin_loads():
             *(f"dinov2-{size}{registers}" for size in "sblg" for registers in ("", "-reg")),
             *(f"dinobloom-{size}" for size in "sblg"),
         },
-        "segmenter": {"lora-sam", "otsu", "classical", "cell-detector"},
+        "segmenter": {"lora-sam", "sam-automatic", "otsu", "classical", "cell-detector"},
         "align": {
             *("none", "per-domain-z", "mean-centre", "coral", "cae", "bc-sam-ae", "ae-cfe", "source-only"),
             *(
