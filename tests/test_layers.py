@@ -61,8 +61,8 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "distributed", "images", "metrics", "pictures", "synthetic",
-    "synthetic_smears", "testing", "training",
+    "detection", "distributed", "images", "metrics", "pictures",
+    "synthetic", "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (
     "torch",

@@ -67,12 +67,3 @@ Labelled = Annotated[
     typer.Option(help="Manifest of labelled cells of this laboratory (cellfeat data correct): fit again with them"),
 ]
 Before = Annotated[Path | None, typer.Option(help="Table of earlier answers to the same images: say what changed")]
-Abstain = Annotated[
-    float | None,
-    typer.Option("--abstain", help="No label below this probability, 0..1; the best one is in the column best_label"),
-]
-Coverage = Annotated[
-    float | None,
-    typer.Option("--coverage", help="Also sets of classes that hold the true one so often, such as 0.9: column set"),
-]
-Raw = Annotated[bool, typer.Option("--raw", help="Probabilities as the method gave them, not calibrated")]
