@@ -13,6 +13,7 @@ import numpy as np
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import DOUBTFUL
+from cellfeat.novelty import Novelty
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +53,8 @@ class Predictions:
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float. group: (N,) str, None where no cells belong together.
     quality: (N,) float, predicted intersection over union of each mask, None where it is not known. untaught: those of
-    `classes` that the model was shown no cell of.
+    `classes` that the model was shown no cell of. novelty: how far they are from the cells learnt from, where a run kept
+    what those look like.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +63,7 @@ class Predictions:
     group: np.ndarray | None = None
     quality: np.ndarray | None = None
     untaught: tuple[str, ...] = ()
+    novelty: Novelty | None = None
 
     def by_group(self) -> list[GroupShares]:
         """Every group, by name; none where no cells belong together."""
@@ -94,7 +97,17 @@ class Predictions:
             }
             for one in self.by_group()
         ]
-        return {"images": len(self.chosen), "classes": classes, "not_taught": list(self.untaught), "groups": groups}
+        return {
+            "images": len(self.chosen),
+            "classes": classes,
+            "not_taught": list(self.untaught),
+            "groups": groups,
+        } | self._doubts()
+
+    def _doubts(self) -> dict[str, Any]:
+        if self.novelty is None:
+            return {}
+        return {"novel": int(self.novelty.novel.sum()), "remarks": list(self.novelty.remarks)}
 
     def _counted(self) -> Iterator[tuple[str, int, float, float]]:
         for index, name in enumerate(self.classes):

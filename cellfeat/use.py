@@ -151,7 +151,9 @@ def predict(
     untaught = pipeline.untaught
     if untaught:
         context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught)
+    counted = Predictions(
+        tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught, found.novelty
+    )
     if per_group is not None:
         write_shares(per_group, counted)
     return counted, len(dataset)

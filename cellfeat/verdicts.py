@@ -12,6 +12,7 @@ from cellfeat.confidence import Confidence
 from cellfeat.datasets import Dataset
 from cellfeat.fitted_pipelines import Opened
 from cellfeat.novelty import Novelty, Reference
+from cellfeat.novelty_remarks import Remedies
 from cellfeat.pipeline import Pipeline
 from cellfeat.types import Cells
 
@@ -81,8 +82,16 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
         proba,
         np.ones(len(chosen), bool) if wanted.abstain is None else proba.max(axis=1) >= wanted.abstain,
         None if wanted.coverage is None else _sets(opened.folder, confidence, proba, wanted.coverage),
-        None if reference is None else reference.judge(dataset, cells, opened.encoder),
+        None if reference is None else reference.judge(dataset, cells, opened.encoder, remedies(opened, pipeline)),
     )
+
+
+def remedies(opened: Opened, pipeline: Pipeline) -> Remedies:
+    """What can be done where cells are unlike those that the saved pipeline learnt from, `pipeline` being in use."""
+    refitted = pipeline is not opened.pipeline
+    facts = opened.pipeline.facts
+    again = opened.pipeline.uses_target and not refitted and not facts.get("shared") and "dataset" in facts
+    return Remedies(again, refitted, any(aligner.writes == "image" for aligner in pipeline.aligners))
 
 
 def _sets(folder: Path, confidence: Confidence | None, proba: np.ndarray, coverage: float) -> np.ndarray:

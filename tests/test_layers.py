@@ -18,26 +18,27 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
+    0: "errors feature_distance findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
     "trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
     "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
     "transfers types",
     2: "class_labels classification downloads drawing feature_anndata feature_parquet folder_levels hub_weights "
-    "image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder showing "
+    "image_files images manifest own_files page private_words ray_cluster reference_files remarks scan shared_folder "
+    "showing "
     "single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
     "testing.columns testing.gates testing.says training",
-    3: "curves datasets feature_files figures known_files label_drafts labelled_scorer layouts plugin_sources "
-    "synthetic_smears testing.toys undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results testing.subject "
-    "unlabelled",
-    5: "conversion deferred doctor exchange plugin_names plugin_pages reliability_figures testing.fresh testing.kit "
-    "testing.used thumbnails writing",
+    3: "curves datasets feature_files figures image_statistics known_files label_drafts labelled_scorer layouts "
+    "plugin_sources synthetic_smears testing.toys undisturbed weights",
+    4: "batch_shift batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
+    "testing.subject unlabelled",
+    5: "conversion deferred doctor exchange novelty_remarks plugin_names plugin_pages reliability_figures "
+    "testing.fresh testing.kit testing.used thumbnails writing",
     6: "completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
-    7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
-    8: "finetune given pipeline ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
+    7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",
+    8: "finetune given pipeline predicted ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
     9: "depicted evaluate newcomers ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "confidence feature_figures records run_pictures testing.align_process",
