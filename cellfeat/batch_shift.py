@@ -22,8 +22,8 @@ _INNER_DEVIATIONS = 2.563  # between these quantiles of a normal distribution
 
 
 class Shift(NamedTuple):
-    """value: the batch's median. low, high: between which the inner 80 % of the training cells are. beyond: cell-to-cell
-    deviations outside of the laboratories' medians, positive above, negative below."""
+    """value: the batch's median. low, high: between which the inner 80 % of the training cells are. beyond: deviations
+    from cell to cell that it is outside of the laboratories' medians, positive above, negative below."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class Batch:
 @dataclass(frozen=True)
 class Learnt:
     """Medians of each training laboratory (L, 13) in the order of `COMPARED`, its cells (L,), their deviation from cell
-    to cell (13,), and the quantiles of all cells between which the inner 80 % are, (2, 13); NaN where nothing is known."""
+    to cell (13,), and the quantiles between which the inner 80 % of all cells are, (2, 13); NaN where none is known."""
 
     domains: tuple[str, ...]
     medians: np.ndarray

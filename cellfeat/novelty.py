@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,10 +80,10 @@ class Typical:
 class Reference:
     """What the cells of a pipeline's training laboratories look like: summaries, of which no cell can be told.
 
-    cell_share: typical diameter of a cell as a share of its image's side; None where no masks told it. encodes: features
-    and masks are compared, not images alone. limits: (5,) distance of each component that 99 % of held-out training
-    cells do not pass; threshold: the same of the largest ratio to them. false_alarm: share of cells like the training
-    ones that are called novel.
+    cell_share: typical diameter of a cell as a share of its image's side; None where no masks told it. encodes: whether
+    features and masks are compared, or images alone. limits: (5,) distance of each component that 99 % of held-out
+    training cells do not pass; threshold: the same of the largest ratio to them. false_alarm: share of cells like the
+    training ones that are called novel.
     """
 
     cell_share: float | None = None
@@ -128,7 +129,11 @@ class Reference:
         typical, learnt = self.typical, self.learnt
         arrays = {"middle": typical.middle, "scale": typical.scale, "limits": self.limits, **learnt.arrays()}
         arrays |= {} if typical.cloud is None else typical.cloud.arrays()
-        about = {"cell_share": self.cell_share, "encodes": self.encodes, "features": typical.cloud is not None}
+        about: dict[str, Any] = {
+            "cell_share": self.cell_share,
+            "encodes": self.encodes,
+            "features": typical.cloud is not None,
+        }
         about |= {"threshold": self.threshold, "false_alarm": self.false_alarm, "domains": list(learnt.domains)}
         reference_files.write(folder, arrays, about)
 

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cellfeat.batch_shift import FEATURES, Batch, Learnt, Shift
 
 SURE = 1e-3  # so seldom as many novel images come by chance that it is worth a remark
 LEAST_NOVEL = 3
-LIGHT, STAIN = (
-    ("background_lightness", "background_redness", "background_yellowness"),
-    (
-        "nucleus_density",
-        "cytoplasm_density",
-        "stain_blueness",
-    ),
-)
+LIGHT = ("background_lightness", "background_redness", "background_yellowness")
+STAIN = ("nucleus_density", "cytoplasm_density", "stain_blueness")
 DETAIL = ("sharpness", "noise", "blockiness", "pixels")
-# (below, above) what was learnt, the figure's name, and how it is written
-WORDS: dict[str, tuple[str, str, str, str]] = {
-    "background_lightness": ("darker", "brighter", "lightness", "{:.0f}"),
-    "background_redness": ("greener", "pinker", "a*", "{:.0f}"),
-    "background_yellowness": ("bluer", "yellower", "b*", "{:.0f}"),
-    "nucleus_density": ("paler in the nucleus", "darker in the nucleus", "optical density", "{:.2f}"),
-    "cytoplasm_density": ("paler in the cytoplasm", "darker in the cytoplasm", "optical density", "{:.2f}"),
-    "stain_blueness": ("pinker", "bluer", "share of red light absorbed", "{:.2f}"),
-    "contrast": ("less", "more", "5th to 95th percentile of lightness", "{:.0f}"),
-    "sharpness": ("blurrier", "sharper", "fine against coarse detail", "{:.2f}"),
-    "noise": ("smoother", "noisier", "grey levels of 255", "{:.1f}"),
-    "blockiness": ("", "more strongly compressed", "steps between JPEG blocks", "{:.2f}"),
-    "pixels": ("of fewer pixels", "of more pixels", "side in px", "{:.0f}"),
-}
 RATIOS = ("sharpness", "blockiness", "pixels")  # measured as log2
+WORSE = {"sharpness": -1, "pixels": -1, "noise": 1, "blockiness": 1}  # the side on which detail is lost
+
+
+class Words(NamedTuple):
+    """What is said below and above of what was learnt ("": nothing), the figure's name, and how it is written."""
+
+    below: str
+    above: str
+    figure: str
+    form: str
+
+
+WORDS = {
+    "background_lightness": Words("darker", "brighter", "lightness", "{:.0f} of 100"),
+    "background_redness": Words("greener", "pinker", "a*", "{:.0f}"),
+    "background_yellowness": Words("bluer", "yellower", "b*", "{:.0f}"),
+    "nucleus_density": Words("paler in the nucleus", "darker in the nucleus", "optical density", "{:.2f}"),
+    "cytoplasm_density": Words("paler in the cytoplasm", "darker in the cytoplasm", "optical density", "{:.2f}"),
+    "stain_blueness": Words("pinker", "bluer", "red light's share of the density", "{:.2f}"),
+    "contrast": Words("less", "more", "spread of lightness", "{:.0f} of 100"),
+    "sharpness": Words("blurrier", "sharper", "fine against coarse detail", "{:.2f}"),
+    "noise": Words("smoother", "noisier", "noise in grey levels", "{:.1f}"),
+    "blockiness": Words("", "more strongly compressed", "steps between JPEG blocks", "{:.2f}"),
+    "pixels": Words("smaller", "larger", "side in px", "{:.0f}"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ def remarks(batch: Batch, learnt: Learnt, remedies: Remedies) -> tuple[str, ...]
     """Sentences, each by itself; none where the batch is as the laboratories learnt from."""
     shifts = learnt.shifts(batch)
     many = _many(batch)
-    if not many and not set(shifts) - {FEATURES} and FEATURES not in shifts:
-        return ()
     said = [*_light(shifts, learnt), *_stain(shifts), *_detail(shifts), *_size(shifts)]
+    if not said and not many and FEATURES not in shifts:
+        return ()
     if not said:
         said = [_features_alone(shifts, many)]
     first = [f"{_count(batch)} unlike the cells learnt from"] if many else []
@@ -75,25 +81,25 @@ def _count(batch: Batch) -> str:
 
 
 def _light(shifts: Mapping[str, Shift], learnt: Learnt) -> Iterator[str]:
-    found = [name for name in LIGHT if name in shifts]
+    found = [_told(name, shifts[name]) for name in LIGHT if name in shifts]
     if found:
         every = "every laboratory" if len(learnt.domains) > 1 else "the laboratory"
-        than = f"than in {every} learnt from ({_named(learnt.domains)})"
-        yield f"The background is {_listed([_word(name, shifts[name]) for name in found])} {than}: {_told(found, shifts)}"
+        yield f"The background is {_listed(found)} than in {every} learnt from: {_named(learnt.domains)}"
 
 
 def _stain(shifts: Mapping[str, Shift]) -> Iterator[str]:
-    found = [name for name in STAIN if name in shifts]
+    found = [_told(name, shifts[name]) for name in STAIN if name in shifts]
     if found:
-        yield f"The cells are stained {_listed([_word(name, shifts[name]) for name in found])}: {_told(found, shifts)}"
+        yield f"The cells are stained {_listed(found)}"
     elif "contrast" in shifts and not any(name in shifts for name in LIGHT):
-        yield f"The images have {_word('contrast', shifts['contrast'])} contrast: {_told(['contrast'], shifts)}"
+        word, figures = _told("contrast", shifts["contrast"]).split(" ", 1)
+        yield f"The images have {word} contrast {figures}"
 
 
 def _detail(shifts: Mapping[str, Shift]) -> Iterator[str]:
-    found = [name for name in DETAIL if name in shifts and _word(name, shifts[name])]
+    found = [_told(name, shifts[name]) for name in DETAIL if name in shifts and _word(name, shifts[name])]
     if found:
-        yield f"The images are {_listed([_word(name, shifts[name]) for name in found])}: {_told(found, shifts)}"
+        yield f"The images are {_listed(found)}"
 
 
 def _size(shifts: Mapping[str, Shift]) -> Iterator[str]:
@@ -108,8 +114,8 @@ def _size(shifts: Mapping[str, Shift]) -> Iterator[str]:
 def _features_alone(shifts: Mapping[str, Shift], many: bool) -> str:
     if FEATURES in shifts or not many:
         return (
-            "Light, stain, sharpness and size are as learnt, but the backbone's features are not: these may be kinds of "
-            "cells that were not learnt from, or no cells"
+            "Light, stain, sharpness and size are as learnt, but the backbone's features are not: these may be kinds "
+            "of cells that were not learnt from, or no cells"
         )
     return "As a whole the images are as learnt: look at those that are novel, each by itself"
 
@@ -122,24 +128,22 @@ def _advice(shifts: Mapping[str, Shift], remedies: Remedies) -> str:
     if "cell_share" in shifts:
         low, high = shifts["cell_share"].low, shifts["cell_share"].high
         said.append(f"crops in which a cell takes {50 * (low + high):.0f} % of the side (smear: --cell-size)")
-    if any(name in shifts for name in DETAIL):
-        said.append("photographs as sharp and large as those learnt from")
+    if any(name in shifts and shifts[name].beyond * side > 0 for name, side in WORSE.items()):
+        said.append("photographs with as much detail as those learnt from")
     said.append("a run that learns from more laboratories, or from labelled cells of this one")
     return f"What may help: {'; '.join(said)}"
 
 
 def _word(name: str, shift: Shift) -> str:
-    return WORDS[name][1 if shift.beyond > 0 else 0]
+    return WORDS[name].above if shift.beyond > 0 else WORDS[name].below
 
 
-def _told(names: Sequence[str], shifts: Mapping[str, Shift]) -> str:
-    parts = []
-    for name in names:
-        figure, form = WORDS[name][2:]
-        values = [2**one if name in RATIOS else one for one in shifts[name][:3]]
-        value, low, high = (form.format(one) for one in values)
-        parts.append(f"{figure} {value}, learnt from {low if low == high else f'{low} to {high}'}")
-    return "; ".join(parts)
+def _told(name: str, shift: Shift) -> str:
+    """As "yellower (b* 21, learnt from 4 to 9)"."""
+    words = WORDS[name]
+    texts = [words.form.format(2**one if name in RATIOS else one) for one in shift[:3]]
+    value, low, high = (texts[0], texts[1].removesuffix(" of 100"), texts[2].removesuffix(" of 100"))
+    return f"{_word(name, shift)} ({words.figure} {value}, learnt from {low if low == high else f'{low} to {high}'})"
 
 
 def _listed(words: Sequence[str]) -> str:

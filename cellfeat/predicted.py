@@ -53,8 +53,8 @@ class Predictions:
 
     chosen: (N,) int64 into `classes`. proba: (N, K) float. group: (N,) str, None where no cells belong together.
     quality: (N,) float, predicted intersection over union of each mask, None where it is not known. untaught: those of
-    `classes` that the model was shown no cell of. novelty: how far they are from the cells learnt from, where a run kept
-    what those look like.
+    `classes` that the model was shown no cell of. novelty: how far they are from the cells learnt from, None
+    where a run did not keep what those look like.
     """
 
     classes: tuple[str, ...]
@@ -97,12 +97,8 @@ class Predictions:
             }
             for one in self.by_group()
         ]
-        return {
-            "images": len(self.chosen),
-            "classes": classes,
-            "not_taught": list(self.untaught),
-            "groups": groups,
-        } | self._doubts()
+        found = {"images": len(self.chosen), "classes": classes, "not_taught": list(self.untaught), "groups": groups}
+        return found | self._doubts()
 
     def _doubts(self) -> dict[str, Any]:
         if self.novelty is None:

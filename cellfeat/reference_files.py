@@ -30,8 +30,8 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, An
 
 @contextmanager
 def opened(folder: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]] | None]:
-    """(arrays, what is said of them); None where there are none. Inside of the block, too, whatever does not fit is told
-    as a damaged file.
+    """(arrays, what is said of them); None where there are none. Whatever does not fit inside of the block is told as a
+    damaged file, too.
 
     Raises: CellfeatError for damaged files and those of another version.
     """

@@ -151,9 +151,8 @@ def predict(
     untaught = pipeline.untaught
     if untaught:
         context.note(f"not taught, so never answered: {', '.join(untaught)} (no cell of the training data is one)")
-    counted = Predictions(
-        tuple(pipeline.classes), chosen, proba, group, quality.get("mask_quality"), untaught, found.novelty
-    )
+    masks = quality.get("mask_quality")
+    counted = Predictions(tuple(pipeline.classes), chosen, proba, group, masks, untaught, found.novelty)
     if per_group is not None:
         write_shares(per_group, counted)
     return counted, len(dataset)

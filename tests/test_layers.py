@@ -18,8 +18,8 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "errors feature_distance findings machine metrics prototypes provenance slots storage synthetic_laboratories synthetic_types "
-    "trusted_types watching without_folders",
+    0: "errors feature_distance findings machine metrics prototypes provenance slots storage synthetic_laboratories "
+    "synthetic_types trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs interruption invariance "
     "labels lance_rows parameters plugin_choice private_arrays recipe record_fields report requirements sampling "
     "synthetic_cells testing.checks testing.devices testing.hearing testing.pickles testing.process torch_probe "
@@ -38,7 +38,8 @@ LEVELS = {
     6: "completion extract grey_levels observation_files pytest_plugin scaffold testing testing.classifier_subject "
     "testing.common_checks",
     7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",
-    8: "finetune given pipeline predicted ray_workers testing.backbone testing.classifier testing.life testing.segmenter",
+    8: "finetune given pipeline predicted ray_workers testing.backbone testing.classifier testing.life "
+    "testing.segmenter",
     9: "depicted evaluate newcomers ray_engine testing.align_subject",
     10: "answers observations scoring testing.align_form",
     11: "confidence feature_figures records run_pictures testing.align_process",
