@@ -134,7 +134,8 @@ def _sharpness(frame: np.ndarray) -> float:
 def _noise(grey: np.ndarray) -> float:
     import cv2
 
-    return float(np.median(np.abs(cv2.filter2D(grey, -1, _NOISE)[1:-1, 1:-1])) / _NOISE_GAIN)
+    inside = cv2.filter2D(grey, -1, _NOISE)[1:-1, 1:-1]
+    return float(np.median(np.abs(inside)) / _NOISE_GAIN) if inside.size else 0.0
 
 
 def _blockiness(grey: np.ndarray) -> float:

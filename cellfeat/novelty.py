@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,21 @@ LIMIT = 0.99  # of held-out training cells lie within it
 LEAST_Z = 3.0  # robust deviations that a statistic may be off, however steady the training cells are
 GROUPS = {"light": LIGHT, "stain": (*STAIN, "contrast"), "detail": DETAIL, "size": ("cell_share",)}
 COMPONENTS = ("features", *GROUPS)
+ENCODED = ("pooled", "mask")
 READS = ("pooled", "map", "mask", "crop")  # columns that come out of the backbone's pass over the photographs
 
 
 @dataclass(frozen=True)
 class Novelty:
     """score: (N,) float, larger is stranger, 1 is the limit. novel: (N,) bool, beyond 99 % of the held-out training
-    cells. remarks: plain sentences about the whole batch: what differs, and what may help; none where nothing does."""
+    cells. remarks: plain sentences about the whole batch: what differs, and what may help; none where nothing does.
+    parts: {component: (N,) float}, how far each image is by features, light, stain, detail and size alone, 1 the limit.
+    """
 
     score: np.ndarray
     novel: np.ndarray
     remarks: tuple[str, ...] = ()
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,9 @@ class Reference:
         typical, learnt = self.typical, self.learnt
         arrays = {"middle": typical.middle, "scale": typical.scale, "limits": self.limits, **learnt.arrays()}
         arrays |= {} if typical.cloud is None else typical.cloud.arrays()
-        about: dict[str, Any] = {
-            "cell_share": self.cell_share,
-            "encodes": self.encodes,
-            "features": typical.cloud is not None,
-        }
-        about |= {"threshold": self.threshold, "false_alarm": self.false_alarm, "domains": list(learnt.domains)}
+        about: dict[str, Any] = {"cell_share": self.cell_share, "encodes": self.encodes}
+        about |= {"features": typical.cloud is not None, "threshold": self.threshold}
+        about |= {"false_alarm": self.false_alarm, "domains": list(learnt.domains)}
         reference_files.write(folder, arrays, about)
 
     @classmethod
@@ -157,33 +159,29 @@ class Reference:
 
     def judged(self, cells: Measured, remedies: Remedies) -> Novelty:
         """The same of cells that were measured already."""
-        distances = self.distances(cells)
-        score = np.zeros(len(distances)) if self.limits is None else self.score(distances)
+        if self.typical is None or self.learnt is None or self.limits is None:
+            count = len(cells.statistics)
+            return Novelty(np.zeros(count), np.zeros(count, bool))
+        distances = self.typical.distances(cells)
+        ratios = distances / self.limits
+        score = ratios.max(axis=1) / self.threshold
         novel = score > 1
-        if self.learnt is None or not len(score):
-            return Novelty(score, novel)
         batch = Batch(cells.statistics, distances[:, 0], int(novel.sum()), self.false_alarm)
-        return Novelty(score, novel, remarks(batch, self.learnt, remedies))
-
-    def distances(self, cells: Measured) -> np.ndarray:
-        """(N, 5), by `COMPONENTS`: features in units of their spread, the others in robust deviations."""
-        if self.typical is None:
-            return np.zeros((len(cells.statistics), len(COMPONENTS)))
-        return self.typical.distances(cells)
-
-    def score(self, distances: np.ndarray) -> np.ndarray:
-        """(N, 5) distances to (N,): the component that is farthest beyond its limit decides; 1 is the limit of all."""
-        return (distances / self.limits).max(axis=1) / self.threshold
+        said = remarks(batch, self.learnt, remedies) if len(score) else ()
+        return Novelty(score, novel, said, dict(zip(COMPONENTS, ratios.T, strict=True)))
 
 
 def measured(dataset: Dataset, encoder: Encoder | None) -> Measured:
     """Statistics of the images as they were decoded; with an encoder also features, and the masks that it gives."""
-    if encoder is None:
-        return Measured(statistics_of(len(dataset), reader(dataset.path), None), None)
-    cells = _quiet(encoder).encode(dataset, ("pooled", "mask"))
-    mask = cells.column("mask")
-    statistics = statistics_of(len(dataset), reader(dataset.path), mask)
-    return Measured(statistics, cells.read("pooled"))
+    cells = None if encoder is None else _quiet(encoder).encode(dataset, ENCODED)
+    return measured_images(len(dataset), reader(dataset.path), cells)
+
+
+def measured_images(count: int, image: Callable[[int], np.ndarray], cells: Cells | None) -> Measured:
+    """The same of images that are read by their numbers, and of cells with the columns `ENCODED`, or None."""
+    if cells is None:
+        return Measured(statistics_of(count, image, None), None)
+    return Measured(statistics_of(count, image, cells.column("mask")), cells.read("pooled"))
 
 
 def _held_out(cells: Measured, group: np.ndarray, seed: int) -> np.ndarray:
