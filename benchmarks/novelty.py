@@ -20,9 +20,9 @@ from cellfeat import CellfeatError, api, encode_cells, images, load
 
 MOST = 1_000  # cells of a laboratory
 HELD_OUT = 1 / 3
-BATCHES = {5: 20, 20: 20, 50: 10, 200: 2}  # size -> how many are drawn of the laboratory learnt from
-FEWER = 5  # at most, of any other
-SPOILT = 50  # cells of the batch that each distortion is tried on
+BATCHES = {5: 10, 20: 10, 50: 5, 200: 2}  # size -> how many are drawn of the laboratory learnt from
+FEWER = 2  # at most, of any other
+SPOILT = 20  # cells of the batch that each distortion is tried on
 BACKBONES = ("lora-sam", "colour")
 
 
