@@ -74,7 +74,10 @@ class Typical:
 
     def distances(self, cells: Measured) -> np.ndarray:
         """(n, 5), by `COMPONENTS`; 0 for what is not known of a cell."""
-        off = np.nan_to_num(np.abs(cells.statistics - self.middle) / self.scale)
+        off = np.nan_to_num((cells.statistics - self.middle) / self.scale)
+        blocks = STATISTICS.index("blockiness")
+        off[:, blocks] = np.clip(off[:, blocks], 0, None)  # less compression than was learnt is no fault
+        off = np.abs(off)
         parts = [off[:, [STATISTICS.index(name) for name in names]].max(axis=1) for names in GROUPS.values()]
         known = self.cloud is not None and cells.pooled is not None
         features = self.cloud.distances(cells.pooled) if known else np.zeros(len(off))  # type: ignore[union-attr, arg-type]

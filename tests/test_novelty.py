@@ -167,7 +167,7 @@ def test_features_alone_are_a_remark_about_kinds_of_cells():
     assert kinds.startswith("Light, stain, sharpness and size are as learnt, but the backbone's features are not")
     single = remarks(batch(100, 8), learnt(), Remedies())
     assert single[0].startswith("8 of 100 images (8 %; 1 % would be by chance)")
-    assert single[1].startswith("As a whole the images are as learnt")
+    assert single[1].startswith("The middle of the images is as learnt")
     assert remarks(batch(100, 3), learnt(), Remedies()) == ()
 
 
@@ -356,6 +356,14 @@ def test_predict_writes_and_says_it(cellfeat, finished, new_cells, tmp_path):  #
     assert code == 0
     assert "novel" not in json.loads(out)
     assert "novelty" not in Path("q.csv").read_text().splitlines()[0]
+
+
+def test_less_compression_than_learnt_is_not_novel():
+    place = STATISTICS.index("blockiness")
+    typical = Typical(np.zeros(len(STATISTICS)), np.ones(len(STATISTICS)), None)
+    off = np.zeros((2, len(STATISTICS)))
+    off[:, place] = (-5, 5)
+    assert typical.distances(Measured(off, None))[:, COMPONENTS.index("detail")].tolist() == [0, 5]
 
 
 def test_a_typical_cell_is_far_from_nothing():
