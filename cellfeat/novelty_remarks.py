@@ -117,7 +117,7 @@ def _features_alone(shifts: Mapping[str, Shift], many: bool) -> str:
             "Light, stain, sharpness and size are as learnt, but the backbone's features are not: these may be kinds "
             "of cells that were not learnt from, or no cells"
         )
-    return "The middle of the images is as learnt in light, stain, sharpness and size: look at the novel ones by themselves"
+    return "The middle of the images is as learnt in light, stain, sharpness and size: look at the novel ones"
 
 
 def _advice(shifts: Mapping[str, Shift], remedies: Remedies) -> str:
