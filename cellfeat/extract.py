@@ -27,6 +27,7 @@ from cellfeat.writing import BATCHES_AHEAD, Writer
 READ_AT_ONCE = 16  # repainted images whose digests are taken at once
 READERS = 8  # files read at once: a network drive answers many as fast as one
 SMALL = ("pooled",)  # columns that cost next to nothing to keep
+MASK = "mask"  # kept as bits, as small as features; who compares new cells with old ones needs both
 PAINTED = "painted"  # beside the stores of files: those of images that a method wrote
 REUSED = "images were encoded before"  # as a note says it
 DOUBTFUL = 0.8  # of the predicted intersection over union: below it a mask should be looked at
@@ -78,7 +79,7 @@ class Encoder:
 
         with main_first(self.context.device):
             self._tell_reused(digests, columns)
-            store = self._filled(self.root, digests, columns, with_small(columns), read)
+            store = self._filled(self.root, digests, columns, with_small(columns, self.segmenter is None), read)
         return self._cells(store, dataset, columns)
 
     def stored(self, dataset: Dataset, columns: Sequence[str]) -> Cells:
@@ -184,9 +185,13 @@ class Encoder:
             )
 
 
-def with_small(columns: Sequence[str]) -> tuple[str, ...]:
-    """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again."""
-    return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, *SMALL)))
+def with_small(columns: Sequence[str], own_masks: bool = True) -> tuple[str, ...]:
+    """What costs next to nothing is kept beside what was asked for, so that the next method need not encode again.
+
+    own_masks: the backbone's, which its pass over the images gives anyway; those of a segmenter cost another pass.
+    """
+    small = (*SMALL, MASK) if own_masks else SMALL
+    return tuple(columns) if set(columns) == {"image"} else tuple(dict.fromkeys((*columns, *small)))
 
 
 def _stored(store: Store, columns: Sequence[str], digests: Sequence[str]) -> dict[str, Column]:

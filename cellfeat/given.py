@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ class Given:
             read, digest = self._of_files(columns, encoder, work) if self.files else self._of_pixels(columns, encoder)
         hidden = np.full(len(self), UNLABELED)
         return Cells(self.id, self.domain, hidden, self.group, np.zeros(len(self), bool), read), digest
+
+    def images(self) -> Callable[[int], np.ndarray]:
+        """Gives the image of a cell by its number, (H, W, 3) uint8 RGB, as it is before any resizing.
+
+        Raises: CellfeatError for vectors; ImageError, when called, for a file that cannot be decoded.
+        """
+        if self.pixels is not None:
+            return self.pixels.__getitem__
+        if self.files is None:
+            raise CellfeatError(f"features have no pixels; images are needed: {KINDS}")
+        files = self.files
+        paths = [files.path[row] for row in np.searchsorted(files.id, self.id)]
+        return lambda row: images.read_rgb(images.read_bytes(paths[row]), name=str(paths[row]))
 
     def _of_files(self, columns: Sequence[str], encoder: Encoder, work: Workplace) -> tuple[dict[str, Column], str]:
         assert self.files is not None

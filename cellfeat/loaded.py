@@ -17,12 +17,13 @@ from cellfeat.estimator import CellFeatures
 from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.given import Given, given
 from cellfeat.labelled_targets import LabelledTargets
+from cellfeat.novelty import ENCODED, Novelty, Reference, measured_images
 from cellfeat.pipeline import Pipeline, read_about
 from cellfeat.recipe import Recipe
 from cellfeat.registry import installed
 from cellfeat.run import RECORDS
 from cellfeat.types import Cells
-from cellfeat.verdicts import Wanted, known, no_scores
+from cellfeat.verdicts import Wanted, known, no_scores, remedies
 from cellfeat.workplace import Workplace
 
 NEW = "new"  # the laboratory of cells that do not say theirs, as for `cellfeat predict`
@@ -124,6 +125,19 @@ class FittedRun:
         taught = np.isin(range(len(self.pipeline.classes)), self.pipeline.fitted_classes)
         one = np.zeros(len(cells), np.int64)  # part: halves of the groups stand for folds
         return replace(self, confidence=Confidence.of(proba, label, one, cells.group, self.pipeline.classes, taught))
+
+    def novelty(self, X: Any, domain: Any = None) -> Novelty:
+        """How far cells are from those that the pipeline learnt from: score and novel, (N,), and remarks on them all.
+
+        Raises: CellfeatError for features instead of images, and for a run that did not keep what its cells look like.
+        """
+        reference = Reference.read(self.opened.folder)
+        if reference is None:
+            raise CellfeatError(f"{self.opened.folder} did not keep what its training cells look like: run again")
+        found: Given = given(X, NEW).of(domain, None)
+        cells = found.encoded(ENCODED, self.opened.encoder, self.work)[0] if reference.encodes else None
+        known = measured_images(len(found), found.images(), cells)
+        return reference.judged(known, remedies(self.opened, self.pipeline))
 
     def refit(self, target: Any, domain: Any = None, labelled: Path | str | None = None) -> FittedRun:
         """The same methods fitted again on the run's source, with these cells among those adapted to, as `--refit`.

@@ -103,7 +103,8 @@ class Planner:
             digests = list(dict.fromkeys(dataset.image_digest.tolist()))  # type: ignore[union-attr]
             wanted = columns_read(Pipeline.build(recipe, self.work.registry, (), context).aligners)
             fetch = to_fetch(recipe, self.work.registry)
-            plan = Plan(recipe, dataset, *counted, len(digests), columns=with_small(wanted), to_fetch=fetch)
+            columns = with_small(wanted, recipe.segmenter is None)
+            plan = Plan(recipe, dataset, *counted, len(digests), columns=columns, to_fetch=fetch)
             encoded, probe = self._looked_up(plan, wanted, digests, context)
             about = {"encoded": encoded, "probe": probe, "unknown": tuple(self.unknown)}
             return Plan(**{**vars(plan), **about})

@@ -13,6 +13,7 @@ import numpy as np
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
 from cellfeat.extract import DOUBTFUL
+from cellfeat.novelty import Novelty
 from cellfeat.spreadsheets import plain
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Predictions:
     quality: (N,) float, predicted intersection over union of each mask, None where it is not known. untaught: those of
     `classes` that the model was shown no cell of. answered: (N,) bool, False where the method abstained, None where it
     was not to. sizes: (N,) int64 classes in each prediction set, None without sets. calibrated: whether `proba` is.
-    changes: against earlier answers, where these were named.
+    changes: against earlier answers, where these were named. novelty: how far
+    they are from the cells learnt from, None where a run did not keep what those look like.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +77,7 @@ class Predictions:
     sizes: np.ndarray | None = None
     calibrated: bool = False
     changes: Changes | None = None
+    novelty: Novelty | None = None
 
     @property
     def unanswered(self) -> int:
@@ -126,7 +129,13 @@ class Predictions:
             "set_sizes": None if self.sizes is None else {str(size): count for size, count in self._sizes()},
             "groups": groups,
         }
-        return found if self.changes is None else {**found, "changes": self.changes.as_dict()}
+        moved = {} if self.changes is None else {"changes": self.changes.as_dict()}
+        return found | self._doubts() | moved
+
+    def _doubts(self) -> dict[str, Any]:
+        if self.novelty is None:
+            return {}
+        return {"novel": int(self.novelty.novel.sum()), "remarks": list(self.novelty.remarks)}
 
     def _counted(self) -> Iterator[tuple[str, int, float, float]]:
         """Of each class that was answered: its cells, their share of the answered ones, their median probability."""

@@ -27,6 +27,7 @@ from cellfeat.results import Result
 from cellfeat.slots import Context
 from cellfeat.splits import Split, settings
 from cellfeat.storage import is_url
+from cellfeat.undisturbed import undisturbed
 from cellfeat.workplace import Workplace, listed, load_dataset, make_encoder
 
 RECIPE, RECORDS, SKIPPED = "recipe.yaml", "records.jsonl", "skipped.csv"
@@ -131,11 +132,17 @@ def _evaluate(evaluator: Evaluator, folder: Path, about: dict[str, Any]) -> list
 def _refer(evaluator: Evaluator, encoder: Encoder, dataset: datasets.Dataset, folder: Path) -> None:
     """Keep what the training cells of each source look like, for warnings about cells that do not."""
     seed = evaluator.recipe.protocol.seeds[0]
+    prototype = Pipeline.build(evaluator.recipe, evaluator.registry, dataset.classes, evaluator.context, encoder)
+    uses_backbone = prototype.uses_backbone
     for split in evaluator.splits(seed):
         rows = split.rows
-        Reference.learn(dataset.select(rows), evaluator.cells[rows], encoder, seed).save(
-            folder / "pipelines" / split.name
-        )
+        try:
+            with undisturbed(seed):
+                known = dataset.select(rows), evaluator.cells[rows]
+                Reference.learn(*known, encoder, seed, uses_backbone).save(folder / "pipelines" / split.name)
+        except Exception as error:  # whatever an image or a backbone does here, the run's results stand
+            reason = " ".join(str(error).split()) or type(error).__name__
+            evaluator.context.note(f"the pipeline of {split.name} will not warn of unlike cells: {reason}")
 
 
 def _observe(evaluator: Evaluator, encoder: Encoder, dataset: datasets.Dataset, folder: Path, pictures: bool) -> None:

@@ -173,6 +173,7 @@ def _counted(
         None if found.wanted.abstain is None else found.answered,
         None if found.sets is None else found.sets.sum(axis=1),
         found.calibrated,
+        novelty=found.novelty,
     )
 
 

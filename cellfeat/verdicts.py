@@ -13,6 +13,7 @@ from cellfeat.datasets import Dataset
 from cellfeat.errors import CellfeatError
 from cellfeat.fitted_pipelines import Opened
 from cellfeat.novelty import Novelty, Reference
+from cellfeat.novelty_remarks import Remedies
 from cellfeat.pipeline import Pipeline
 from cellfeat.types import Cells
 
@@ -129,7 +130,7 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
         told,
         np.ones(len(chosen), bool) if wanted.abstain is None else told.max(axis=1) >= wanted.abstain,
         sets,
-        None if reference is None else reference.judge(dataset, cells, opened.encoder),
+        None if reference is None else reference.judge(dataset, cells, opened.encoder, remedies(opened, pipeline)),
         wanted,
         confidence is not None and not wanted.raw,
     )
@@ -146,3 +147,11 @@ def _remarks(confidence: Confidence, coverage: float) -> Iterator[str]:
     if few:
         told = ", ".join(f"{name} ({count})" for name, count in few.items())
         yield f"sets: too few held-out {unit} for that coverage, so in every set: {told}"
+
+
+def remedies(opened: Opened, pipeline: Pipeline) -> Remedies:
+    """What can be done where cells are unlike those that the saved pipeline learnt from, `pipeline` being in use."""
+    refitted = pipeline is not opened.pipeline
+    facts = opened.pipeline.facts
+    again = opened.pipeline.uses_target and not refitted and not facts.get("shared") and "dataset" in facts
+    return Remedies(again, refitted, any(aligner.writes == "image" for aligner in pipeline.aligners))

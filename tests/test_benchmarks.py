@@ -31,6 +31,7 @@ PROGRAMS = (
     "few_masks",
     "representation",
     "trust",
+    "novelty",
     FORWARD,
     *(f"benchmarks.speed.{name}" for name in SPEED),
 )
@@ -747,3 +748,25 @@ def test_real_cells_are_pasted_among_their_like(real_data):
     for crop in found:
         around = crop.cell.image[~crops.grown(crop.cell.cell, 6)].astype(int)
         assert around.std() > 2, "an empty field"
+
+
+def test_novelty_tells_laboratories_and_distortions_apart(tmp_path, monkeypatch, capsys, laboratories):
+    """Of three drawn laboratories; batches are few, since there are few cells."""
+    monkeypatch.setenv("CELLFEAT_CACHE", str(tmp_path / "cache"))
+    program = module("novelty")
+    monkeypatch.setattr(program, "BATCHES", {5: 2})
+    monkeypatch.setattr(program, "SPOILT", 12)
+    small = tmp_path / "small.csv"
+    lines = laboratories.read_text().splitlines()
+    kept = [line for line in lines[1:] if not line.startswith("lab-c")]
+    paths = [line.replace("images/", f"{laboratories.parent}/images/", 1) for line in kept]
+    small.write_text("\n".join([lines[0], *paths]))
+    run(monkeypatch, "novelty", small, "--backbone", "colour", "--json", tmp_path / "out.jsonl")
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert first["source"] == "lab-a"
+    assert first["others"]["lab-b"]["auroc"] > 0.95
+    assert first["batches"]["lab-a"] == {"5": [0, 2]}
+    assert first["batches"]["lab-b"]["5"][0] == 2
+    assert "yellower" in " ".join(first["spoilt"]["yellow light"]["remarks"])
+    assert first["spoilt"]["none"]["remarks"] == []
+    assert "colour, lab-a, yellow light: " in capsys.readouterr().out

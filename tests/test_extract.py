@@ -298,7 +298,7 @@ def test_records_predictions_and_table_carry_the_quality(manifest, tmp_path, thr
     use.predict(folder, shots, tmp_path / "p.csv", "new", "lab-a", False, workplace())
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[:5] == ["id", "path", "label", "probability", "mask_quality"]
+    assert list(rows[0])[:7] == ["id", "path", "label", "probability", "novelty", "novel", "mask_quality"]
     by_name = {Path(row["path"]).stem: float(row["mask_quality"]) for row in rows}
     assert by_name == pytest.approx({path.stem: quality[path.stem] for path in shots}, rel=1e-5)
 

@@ -18,26 +18,26 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "conformal errors findings machine metrics prototypes provenance slots spreadsheets storage "
+    0: "conformal errors feature_distance findings machine metrics prototypes provenance slots spreadsheets storage "
     "synthetic_laboratories synthetic_types temperature trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption "
     "invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
     "requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
     "testing.pickles testing.process torch_probe transfers types",
     2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
-    "hub_weights image_files images manifest own_files page private_words ray_cluster remarks scan shared_folder "
-    "showing single_files splits standings store suite synonyms synthetic testing.align_cells testing.bars "
-    "testing.columns testing.gates testing.says training",
-    3: "corrections curves datasets feature_files figures known_files label_drafts labelled_scorer layouts "
-    "plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed weights",
-    4: "batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
+    "hub_weights image_files images manifest own_files page private_words ray_cluster reference_files remarks "
+    "scan shared_folder showing single_files splits standings store suite synonyms synthetic testing.align_cells "
+    "testing.bars testing.columns testing.gates testing.says training",
+    3: "corrections curves datasets feature_files figures image_statistics known_files label_drafts labelled_scorer "
+    "layouts plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed weights",
+    4: "batch_shift batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
     "smear_photographs testing.subject unlabelled",
-    5: "conversion deferred detecting doctor exchange plugin_names plugin_pages reliability_figures testing.fresh "
-    "testing.kit testing.used thumbnails writing",
+    5: "conversion deferred detecting doctor exchange novelty_remarks plugin_names plugin_pages reliability_figures "
+    "testing.fresh testing.kit testing.used thumbnails writing",
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
     "testing.classifier_subject testing.common_checks",
-    7: "components handing novelty predicted testing.classifier_rows testing.encoder_checks workplace",
-    8: "differential finetune given pipeline ray_workers review_table smear_folder testing.backbone "
+    7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",
+    8: "differential finetune given pipeline predicted ray_workers review_table smear_folder testing.backbone "
     "testing.classifier testing.life testing.segmenter",
     9: "depicted detection differential_text evaluate newcomers ray_engine review review_page smear_detection "
     "testing.align_subject",
@@ -61,8 +61,8 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "detection", "distributed", "images", "metrics", "pictures",
-    "synthetic", "synthetic_smears", "testing", "training",
+    "distributed", "images", "metrics", "pictures", "synthetic",
+    "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (
     "torch",

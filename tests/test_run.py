@@ -181,7 +181,7 @@ def test_predict_places_a_new_domain_or_says_refit(finished, manifest, tmp_path)
     _, count = use.predict(folder, images, tmp_path / "p.csv", "new", "lab-a", True, workplace())
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert count == len(images) == len(lines) - 1
-    assert lines[0].startswith("id,path,label,probability,p_basophil")
+    assert lines[0].startswith("id,path,label,probability,novelty,novel,p_basophil")
     with pytest.raises(CellfeatError, match="never overwritten"):
         use.predict(folder, images, tmp_path / "p.csv", "new", "lab-a", True, workplace())
 
