@@ -21,6 +21,7 @@ from cellfeat.synthetic_smears import SyntheticSmear, draw_smear
 
 LIMIT = 300  # images of a laboratory
 STRAY = 0.3  # of the logarithm of the typical diameter where laboratories are random
+WEIGHTLESS = ("classical", "otsu")
 WARM = 256  # px of the picture by which a detector is first woken
 RED, GREEN, BLUE = (220, 30, 30), (20, 150, 60), (40, 70, 220)
 
@@ -65,7 +66,7 @@ def main(
     masks: Annotated[
         str, typer.Option(help="Segmenter for images without masks; it must tell plausible ones")
     ] = "classical",
-    weights: Annotated[str | None, typer.Option(help="Weights of lora-sam: a name or a file")] = None,
+    weights: Annotated[str | None, typer.Option(help="A name or a file, for all segmenters that have weights")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same smears")] = common.SEED,
     picture_folder: Annotated[
         Path | None, typer.Option("--pictures", help="New folder for the smears with what each segmenter found")
@@ -177,7 +178,8 @@ def _share(one: dict[str, Any]) -> str:
 
 
 def _detector(name: str, weights: str | None, work: Workplace) -> Any:
-    method = common.make_segmenter(name, common.lora_sam_params(weights) if name == "lora-sam" else {}, work)
+    params = {} if name in WEIGHTLESS else common.lora_sam_params(weights)
+    method = common.make_segmenter(name, params, work)
     if not hasattr(method, "detect"):
         raise CellfeatError(f"the segmenter {name!r} has no `detect`; `cellfeat plugins info {name}` says what it does")
     return method

@@ -16,10 +16,9 @@ import numpy as np
 CANDIDATES = 4  # pieces that are tried for a place
 STEP = 0.55  # from place to place, in sides of the smallest piece
 SOFT = 1.0  # px, standard deviation of the blend over a seam
-TIED, AT_AN_EDGE = (
-    1e8,
-    1e5,
-)  # costs of a cut, in squared grey levels: far more along the edge of a photograph than through
+# costs of a cut in squared grey levels: through what one alone has, and along a photograph's edge, which would leave
+# half a cell
+TIED, AT_AN_EDGE = 1e8, 1e5
 
 
 def quilt(

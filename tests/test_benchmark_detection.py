@@ -259,3 +259,15 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, message
     assert text.startswith("error:")
     assert message in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.real
+def test_smears_of_real_cells(real_data):
+    smears = module("real_smears")
+    pieces = smears.read_pieces(real_data / "manifest.csv", "tecom", 80, 60.0, None)
+    assert 54 < pieces.diameter < 66
+    smear = smears.smear(pieces, np.random.default_rng(0), (300, 240), 5, 0.5)
+    assert len(smear.boxes) >= 3
+    green = smear.image[..., 1].astype(float)
+    inside = [green[smear.instances == number + 1].mean() for number in range(len(smear.boxes))]
+    assert max(inside) < 0.9 * np.median(green[smear.instances == 0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +124,13 @@ def test_the_module_is_public():
     import cellfeat
 
     assert cellfeat.detection is detection
+
+
+def test_the_documented_example_runs(capsys):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "detection.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    recall, low, error = map(float, capsys.readouterr().out.split())
+    assert recall == 0.75
+    assert low == pytest.approx(wilson(6, 8)[0])
+    assert error == -0.25
