@@ -9,7 +9,7 @@ from cellfeat_classical.regions import disc, filled, opened
 
 MOST_RED = 0.5  # of red cells' density in green light is the most that is believed of theirs in red light
 STACKED = 2.0  # red cells that may lie over one another
-KEPT = 0.5  # of the density in red light
+KEPT = 0.3  # of the density in red light
 STAINED = 0.06  # density in green light from which a pixel is no empty field
 LEAST, NOISE = 0.05, 5.0  # least azure of a nucleus: a density, and in deviations of the noise
 PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, are nuclei too
@@ -20,7 +20,7 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
 
     Red cells take green light and some red light in a fixed proportion. The proportion and the amount are medians of
     the paler stained pixels, and STACKED of them may lie over one another.
-    Half of the density in red light always counts: around one large cell the medians are its own.
+    A part of the density in red light always counts: around one large cell the medians are its own.
     """
     import cv2
 
