@@ -12,7 +12,7 @@ STACKED = 2.0  # red cells that may lie over one another
 KEPT = 0.3  # of the density in red light
 STAINED = 0.06  # density in green light from which a pixel is no empty field
 LEAST, NOISE = 0.05, 5.0  # least azure of a nucleus: a density, and in deviations of the noise
-PART_OF_OWN, REACH = 0.5, 0.5  # of the densest part of this nucleus, within half a cell
+PART_OF_OWN, REACH = 0.42, 0.5  # of the densest part of this nucleus, within half a cell
 PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, are nuclei too
 
 
