@@ -9,9 +9,10 @@ from cellfeat_classical.regions import disc, filled, opened
 
 MOST_RED = 0.5  # of red cells' density in green light is the most that is believed of theirs in red light
 STACKED = 2.0  # red cells that may lie over one another
-KEPT = 0.5  # of the density in red light
+KEPT = 0.3  # of the density in red light
 STAINED = 0.06  # density in green light from which a pixel is no empty field
 LEAST, NOISE = 0.05, 5.0  # least azure of a nucleus: a density, and in deviations of the noise
+PART_OF_OWN, REACH = 0.42, 0.5  # of the densest part of this nucleus, within half a cell
 PART_OF_TYPICAL = 0.4  # of the typical nucleus: paler ones, as monocytes have, are nuclei too
 
 
@@ -20,7 +21,7 @@ def azure(density: np.ndarray, diameter: float) -> np.ndarray:
 
     Red cells take green light and some red light in a fixed proportion. The proportion and the amount are medians of
     the paler stained pixels, and STACKED of them may lie over one another.
-    Half of the density in red light always counts: around one large cell the medians are its own.
+    A part of the density in red light always counts: around one large cell the medians are its own.
     """
     import cv2
 
@@ -51,5 +52,6 @@ def nuclear_mask(blue: np.ndarray, diameter: float) -> np.ndarray:
         return np.zeros(blue.shape, dtype=bool)
     upper = peaks[peaks >= max(otsu(peaks), least / 2)] if len(peaks) > 1 else peaks
     typical = float(np.median(upper)) if len(upper) else 0.0
-    mask = opened(blue > max(least, PART_OF_TYPICAL * typical), diameter / 12)
+    around = cv2.dilate(broad, disc(REACH * diameter))  # cytoplasm may be bluer than half of a paler nucleus elsewhere
+    mask = opened(blue > np.maximum(max(least, PART_OF_TYPICAL * typical), PART_OF_OWN * around), diameter / 12)
     return filled(mask, diameter**2 / 30)
