@@ -37,11 +37,12 @@ LEVELS = {
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
     "testing.classifier_subject testing.common_checks",
     7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",
-    8: "differential finetune given pipeline predicted ray_workers review_table smear_folder testing.backbone "
-    "testing.classifier testing.life testing.segmenter",
-    9: "depicted detection differential_text evaluate newcomers ray_engine review review_page smear_detection "
+    8: "finetune given pipeline predicted ray_workers review_table testing.backbone testing.classifier testing.life "
+    "testing.segmenter",
+    9: "depicted detection differential evaluate newcomers ray_engine review review_page smear_folder "
     "testing.align_subject",
-    10: "answers observations review_requests scoring smear_output testing.align_form",
+    10: "answers differential_text observations review_requests scoring smear_detection smear_output "
+    "testing.align_form",
     11: "confidence feature_figures records review_server run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
     13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
@@ -61,7 +62,7 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "distributed", "images", "metrics", "pictures", "synthetic",
+    "detection", "distributed", "images", "metrics", "pictures", "synthetic",
     "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (
