@@ -84,8 +84,8 @@ def main(
     for kind in kinds(manifest, domain, wanted, limit, masks, work):
         for name, method in methods.items():
             boxes, seconds = timed(method, kind.photographs, told)
-            sha256 = getattr(method, "weights_sha256", None)
-            about = {"kind": kind.name, "segmenter": name, "weights_sha256": sha256, **wanted._asdict(), "told": told}
+            about = {"kind": kind.name, "segmenter": name, **wanted._asdict(), "told": told}
+            about |= {fact: getattr(method, fact, None) for fact in ("weights_sha256", "weights_saw")}
             figures = detection.summary(boxes, [_known(one.smear) for one in kind.photographs])
             records.append({**about, **kind.about, **figures, "seconds_per_megapixel": seconds})
             if picture_folder:
