@@ -23,6 +23,7 @@ from cellfeat.slots import DetectorRecord
 from cellfeat.smear_detection import OPTIONS, Found, Scale, find_cells
 from cellfeat.smear_folder import FoundCell
 from cellfeat.smear_photographs import Photographs
+from cellfeat.smear_scales import Estimate, estimated
 from cellfeat.store import cache_folder
 from cellfeat.types import UNLABELED
 from cellfeat.verdicts import AS_EVER, Verdicts, Wanted, judged
@@ -178,10 +179,14 @@ def _detector(asked: Asked, work: Workplace) -> _Detector:
 
 def _found(photographs: Photographs, detector: _Detector, scale: Scale, folder: Path, work: Workplace) -> list[Found]:
     """Every photograph's cells, in the order of the photographs."""
-    found = []
-    with work.reporter.progress(len(photographs.fields), f"{detector.name}: finding cells") as bar:
-        for one in photographs.fields:
-            found.append(find_cells(one, detector.made, detector.name, scale, folder))
+    found, fields = [], photographs.fields
+    guesses = [Estimate(None)] * len(fields)
+    if scale.diameter is None:
+        with work.reporter.progress(len(fields), "how large cells are") as bar:
+            guesses = estimated(fields, bar.advance)
+    with work.reporter.progress(len(fields), f"{detector.name}: finding cells") as bar:
+        for one, guess in zip(fields, guesses, strict=True):
+            found.append(find_cells(one, detector.made, detector.name, scale, guess, folder))
             bar.advance(1)
     if not any(one.cells for one in found):
         sizes = [one.diameter for one in found if one.diameter]

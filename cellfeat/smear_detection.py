@@ -14,10 +14,10 @@ from cellfeat.errors import CellfeatError
 from cellfeat.smear_crops import box_diameter, cropped, cut_by_border, touching
 from cellfeat.smear_folder import FoundCell
 from cellfeat.smear_photographs import Photograph
-from cellfeat.smear_scale import typical_diameter
+from cellfeat.smear_scales import Estimate
 from cellfeat.synthetic import NEUTROPHIL_DIAMETER
 
-GIVEN, ESTIMATED, MEASURED = "given", "estimated from the photograph", "the median of the cells that were found"
+GIVEN, MEASURED = "given", "the median of the cells that were found"
 FAR = 1.6  # factor between estimate and the cells' own median beyond which their classes alone explain nothing
 LEAST_DIAMETER = 4  # px; in smaller pictures no cell can be told
 OPTIONS = (
@@ -87,14 +87,16 @@ class Found(NamedTuple):
         }
 
 
-def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, folder: Path) -> Found:
+def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, guess: Estimate, folder: Path) -> Found:
     """Detect the cells of a photograph and write their crops into a folder of an output.
 
-    name: the segmenter's, for messages. Raises: CellfeatError where no scale is to be had, and for boxes that are none.
+    name: the segmenter's, for messages. guess: the diameter where `scale` has none.
+
+    Raises: CellfeatError where no scale is to be had, and for boxes that are none.
     """
     image = read_rgb(one.path)
     try:
-        boxes, diameter, origin = _boxes(image, one, segmenter, name, scale)
+        boxes, diameter, origin = _boxes(image, one, segmenter, name, scale, guess)
     except CellfeatError as error:
         raise CellfeatError(f"{one.said}: {error}") from None
     if diameter is None or not len(boxes):
@@ -110,7 +112,7 @@ def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, folder:
 
 
 def _boxes(
-    image: np.ndarray, one: Photograph, segmenter: Any, name: str, scale: Scale
+    image: np.ndarray, one: Photograph, segmenter: Any, name: str, scale: Scale, estimate: Estimate
 ) -> tuple[np.ndarray, float | None, str]:
     """(K, 4) boxes, the diameter in px and where it is from.
 
@@ -119,7 +121,7 @@ def _boxes(
     """
     if scale.diameter is not None:
         return detected(segmenter, name, image, scale.diameter), scale.diameter, GIVEN
-    guess = typical_diameter(image)
+    guess = estimate.diameter
     if guess is None and getattr(segmenter, "cell_diameter", None) is not None:
         raise CellfeatError(f"no scale could be estimated, and {name} finds cells at a known scale alone; {OPTIONS}")
     boxes = detected(segmenter, name, image, guess)
@@ -129,7 +131,7 @@ def _boxes(
             raise CellfeatError(f"every cell is cut by the border, so that the scale is not known; {OPTIONS}")
         return boxes, measured, MEASURED
     if measured is None or 1 / FAR <= measured / guess <= FAR:
-        return boxes, guess, ESTIMATED
+        return boxes, guess, estimate.origin
     boxes = detected(segmenter, name, image, measured)
     return boxes, _measured(boxes, one, measured) or measured, MEASURED
 

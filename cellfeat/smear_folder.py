@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
-from cellfeat.predicted import plain
+from cellfeat.spreadsheets import plain
 
 if TYPE_CHECKING:
     from cellfeat.differential import Count

@@ -33,7 +33,7 @@ LEVELS = {
     4: "batch_shift batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
     "smear_photographs testing.subject unlabelled",
     5: "conversion deferred detecting doctor exchange novelty_remarks plugin_names plugin_pages reliability_figures "
-    "testing.fresh testing.kit testing.used thumbnails writing",
+    "smear_scales testing.fresh testing.kit testing.used thumbnails writing",
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "
     "testing.classifier_subject testing.common_checks",
     7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from smearing import KnownBoxes, OfOneScale, drawn_smear, write_smears
 
 from cellfeat import CellfeatError, smear_detection
 from cellfeat.smear_crops import background, box_diameter, cropped, cut_by_border, touching
-from cellfeat.smear_detection import ESTIMATED, GIVEN, MEASURED, Scale, find_cells
+from cellfeat.smear_detection import GIVEN, MEASURED, Scale, find_cells
 from cellfeat.smear_folder import about, read_cells
 from cellfeat.smear_photographs import Photograph, listed
 from cellfeat.smear_pictures import Marked, Shown, annotate, colours_of, sheet, short_names
+from cellfeat.smear_scales import BORROWED, ESTIMATED, POOLED, Estimate, pooled
 
 
 def blank(path, seed: int = 0):
@@ -141,33 +144,44 @@ def photograph(tmp_path, seed: int = 1, cells: int = 14) -> tuple[Photograph, Kn
 def test_an_estimated_scale_gives_way_to_the_cells_own_where_they_contradict_it(tmp_path, monkeypatch):
     one, finder, boxes = photograph(tmp_path)
     asked = []
-    monkeypatch.setattr(smear_detection, "typical_diameter", lambda image: 20.0)
     detected = smear_detection.detected
     monkeypatch.setattr(smear_detection, "detected", lambda *given: asked.append(given[-1]) or detected(*given))
-    found = find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "out")
+    found = find_cells(one, finder, "known", Scale(None, 0.5), Estimate(20.0, ESTIMATED), tmp_path / "out")
     cut = cut_by_border(boxes, 320, 240, 48)
     assert (found.origin, found.diameter) == (MEASURED, box_diameter(boxes, cut))
     assert asked == [20.0, found.diameter], "20 px is too far from what was found: the photograph is looked at again"
-    monkeypatch.setattr(smear_detection, "typical_diameter", lambda image: 40.0)
-    near = find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "near")
+    forty = Estimate(40.0, ESTIMATED)
+    near = find_cells(one, finder, "known", Scale(None, 0.5), forty, tmp_path / "near")
     assert (near.origin, near.diameter, asked[2:]) == (ESTIMATED, 40.0, [40.0])
-    given = find_cells(one, finder, "known", Scale(60, 0.5), tmp_path / "given")
+    given = find_cells(one, finder, "known", Scale(60, 0.5), forty, tmp_path / "given")
     assert (given.origin, given.diameter, given.side) == (GIVEN, 60, 120)
     few, finder, _ = photograph(tmp_path / "few", 3, 2)
-    assert find_cells(few, finder, "known", Scale(None, 0.5), tmp_path / "x")[2:4] == (40.0, ESTIMATED)
+    assert find_cells(few, finder, "known", Scale(None, 0.5), forty, tmp_path / "x")[2:4] == (40.0, ESTIMATED)
 
 
-def test_without_any_scale_the_options_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(smear_detection, "typical_diameter", lambda image: None)
+def test_without_any_scale_the_options_are_named(tmp_path):
     one, finder, _ = photograph(tmp_path, 3, 2)
-    assert find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "out").origin == MEASURED
+    assert find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out").origin == MEASURED
     with pytest.raises(CellfeatError, match="no scale could be estimated, and of-one finds cells at a known scale"):
-        find_cells(one, OfOneScale(), "of-one", Scale(None, 0.5), tmp_path / "out")
+        find_cells(one, OfOneScale(), "of-one", Scale(None, 0.5), Estimate(None), tmp_path / "out")
     finder.boxes = {key: [[0, 0, 30, 30]] for key in finder.boxes}
     with pytest.raises(CellfeatError, match=r"every cell is cut by the border, .*--cell-size PX .*--um-per-px UM"):
-        find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "out")
+        find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out")
     finder.boxes = {}
-    assert find_cells(one, finder, "known", Scale(None, 0.5), tmp_path / "out").row()["cells"] == 0
+    assert find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out").row()["cells"] == 0
+
+
+def test_fields_of_a_patient_have_one_scale():
+    """60 px by most of its fields; one tells nothing, one is of another objective; another patient has an empty field
+    alone, and one photograph is of another camera."""
+    whose = [("p", 60.0), ("p", 64.0), ("p", None), ("p", 130.0), ("p", 58.0), ("q", None), ("r", None)]
+    fields = [Photograph(f"f{n}", Path(f"f{n}.png"), who, "", 640, 480) for n, (who, _) in enumerate(whose)]
+    fields[1] = replace(fields[1], width=480, height=640)  # the camera was turned
+    fields[6] = replace(fields[6], width=800)
+    found = pooled(fields, [value for _, value in whose])
+    # Of the patient all four, of any objective; a field that tells nothing cannot say which it is of.
+    assert [one.diameter for one in found] == [60.0, 60.0, 62.0, 130.0, 60.0, 62.0, None]
+    assert [one.origin for one in found[:6]] == [POOLED, POOLED, POOLED, ESTIMATED, POOLED, BORROWED]
 
 
 # Crops and flags
