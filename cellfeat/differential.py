@@ -41,7 +41,7 @@ DRAWS = 4000
 TAIL = (1 - CONFIDENCE) / 2
 SURE = 1 - 1e-9  # of a cell's largest probability: there is nothing to draw
 CHUNK = 250  # cells whose classes are drawn at once
-ALL = "all"
+ALL = "all"  # patients together, in what is shown; a patient may be called so too
 UNANSWERED = "(not classified)"
 
 
@@ -58,10 +58,10 @@ class Line(NamedTuple):
 
 
 class Count(NamedTuple):
-    """A patient's cells by class. cells: boxes. missed: 95 % interval of the number of cells that were not found; None
-    without a record of the detector."""
+    """A patient's cells by class. patient: None for all of several together. cells: boxes. missed: 95 % interval of the
+    number of cells that were not found; None without a record of the detector."""
 
-    patient: str
+    patient: str | None
     cells: int
     unanswered: int
     lines: tuple[Line, ...]
@@ -69,8 +69,8 @@ class Count(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
-        classes = {line.name: dict(zip(Line._fields[1:], line[1:], strict=True)) for line in self.lines}
-        classes.pop(UNANSWERED, None)
+        taught = self.lines[:-1] if self.unanswered else self.lines  # a class, too, may be called as the last line is
+        classes = {line.name: dict(zip(Line._fields[1:], line[1:], strict=True)) for line in taught}
         found = {"patient": self.patient, "cells": self.cells, "not_classified": self.unanswered, "classes": classes}
         return found | {"missed": None if self.missed is None else list(self.missed)}
 
@@ -86,22 +86,23 @@ def differential(
     record: DetectorRecord | None = None,
     seed: int = 0,
 ) -> list[Count]:
-    """The counts of every patient and, where there are several, of `all` together, the cells being the unit.
+    """The counts of every patient and, where there are several, at the end of all together, the cells being the unit.
 
     patients: names in the order of the answer, also of those without a cell. patient: (n,) str. chosen: (n,) int64 into
     `classes`. proba: (n, K) float, calibrated. answered: (n,) bool. record: of the detector; None leaves its mistakes
     out of the intervals. One seed gives one answer, whichever other patients there are.
     """
     found = []
-    for name in [*patients, *([ALL] if len(patients) > 1 else [])]:
-        rows = np.arange(len(patient)) if name == ALL and len(patients) > 1 else np.flatnonzero(patient == name)
+    together: list[str | None] = [None] if len(patients) > 1 else []
+    for name in [*patients, *together]:
+        rows = np.arange(len(patient)) if name is None else np.flatnonzero(patient == name)
         rng = np.random.default_rng(seed)
         found.append(_count(name, chosen[rows], proba[rows], answered[rows], classes, untaught, record, rng))
     return found
 
 
 def _count(
-    name: str,
+    name: str | None,
     chosen: np.ndarray,
     proba: np.ndarray,
     answered: np.ndarray,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def tables(counts: Sequence[Count]) -> Iterator[Table]:
     """All patients together, or the only one; and where there are several, but not very many, each of them."""
     from rich.table import Table
+    from rich.text import Text
 
     whole = counts[-1]
     title = f"Differential count: {whole.cells:,} cells" + (
@@ -29,7 +30,7 @@ def tables(counts: Sequence[Count]) -> Iterator[Table]:
     for heading in ("class", "cells", "share, %", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "class" else "right", overflow="fold")
     for line in whole.lines:
-        table.add_row(line.name, *_figures(line))
+        table.add_row(Text(line.name), *_figures(line))  # a name may look like Rich's markup
     yield table
     if 1 < len(counts) <= MANY_GROUPS + 1:
         yield _by_patient(counts[:-1])
@@ -37,13 +38,14 @@ def tables(counts: Sequence[Count]) -> Iterator[Table]:
 
 def _by_patient(counts: Sequence[Count]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="By patient", title_justify="left")
     for heading in ("patient", "class", "cells", "share, %", "95 % interval"):
         table.add_column(heading, justify="left" if heading in ("patient", "class") else "right", overflow="fold")
     for one in counts:
         for number, line in enumerate(one.lines):
-            table.add_row("" if number else one.patient, line.name, *_figures(line))
+            table.add_row(Text("" if number else str(one.patient)), Text(line.name), *_figures(line))
         table.add_section()
     return table
 
@@ -60,7 +62,7 @@ def _figures(line: Line) -> tuple[str, str, str]:
 
 def summary(counts: Sequence[Count], record: DetectorRecord | None) -> dict[str, Any]:
     """JSON values: every patient, all together where there are several, and what the intervals rest on."""
-    several = len(counts) > 1
+    several = counts[-1].patient is None
     return {
         "cells": counts[-1].cells,
         "interval": CONFIDENCE,

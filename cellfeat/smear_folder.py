@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError
-from cellfeat.spreadsheets import plain
+from cellfeat.spreadsheets import plain, unprotected
 
 if TYPE_CHECKING:
     from cellfeat.differential import Count
@@ -24,6 +24,7 @@ COUNTS_CSV, COUNTS_JSON = "differential.csv", "differential.json"
 CROPS, PICTURES, SHEETS = "crops", "fields", "classes"  # folders in it
 PLACE = ("id", "patient", "field", "x1", "y1", "x2", "y2", "crop", "path")  # columns before what was predicted
 FLAGS = ("touching", "cut")
+NAMES = ("id", "patient", "field", "label", "best_label", "set")  # columns of names, which `plain` may have changed
 COUNT_COLUMNS = ("patient", "class", "cells", "n", "share", "low", "high", "probability")
 
 
@@ -55,16 +56,17 @@ def write_cells(folder: Path, cells: Sequence[FoundCell], verdicts: Verdicts) ->
         for row, cell in enumerate(cells):
             place = [plain(cell.id), plain(cell.patient), plain(cell.field), *(f"{at:.1f}" for at in cell.box)]
             sure = f"{verdicts.proba[row, verdicts.chosen[row]]:.6g}"
-            told = [texts[row] for texts in said.values()]
+            told = [plain(texts[row]) for texts in said.values()]
             flags = ["yes" if one else "no" for one in (cell.touching, cell.cut)]
             values = [f"{value:.6g}" for value in verdicts.proba[row]]
-            writer.writerow([*place, cell.crop, cell.crop, labels[row], sure, *told, *flags, *values])
+            writer.writerow([*place, cell.crop, cell.crop, plain(labels[row]), sure, *told, *flags, *values])
 
 
 def write_counts(folder: Path, counts: Sequence[Count], summary: Mapping[str, Any]) -> None:
     """`differential.csv`, a line per patient and class, and `differential.json`, the summary.
 
-    Numbers are empty of a class that was not taught: it was not looked for.
+    `patient` is empty in the lines of all patients together, which no patient's name can be. Numbers are empty of a
+    class that was not taught: it was not looked for.
     """
     with atomic_file(folder / COUNTS_CSV) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -72,7 +74,7 @@ def write_counts(folder: Path, counts: Sequence[Count], summary: Mapping[str, An
         for one in counts:
             for line in one.lines:
                 values = ["" if value is None else f"{value:.6g}" for value in line[1:]]
-                writer.writerow([plain(one.patient), line.name, values[0], one.cells, *values[1:]])
+                writer.writerow([plain(one.patient or ""), plain(line.name), values[0], one.cells, *values[1:]])
     write_json(folder / COUNTS_JSON, summary)
 
 
@@ -91,7 +93,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_cells(folder: Path) -> list[dict[str, str]]:
-    """The lines of `cells.csv`, texts as they were written; `path` and `crop` are relative to the folder.
+    """The lines of `cells.csv`, names as they were before `plain`; `path` and `crop` are relative to the folder.
 
     Raises: CellfeatError for a folder that `cellfeat smear` did not write.
     """
@@ -104,7 +106,7 @@ def read_cells(folder: Path) -> list[dict[str, str]]:
     lacking = sorted({*PLACE, *FLAGS, "label", "probability"} - set(rows[0] if rows else ()))
     if lacking:
         raise CellfeatError(f"{folder / CELLS} has no column {', '.join(lacking)}; it was changed since it was written")
-    return rows
+    return [row | {name: unprotected(row[name]) for name in NAMES if row.get(name)} for row in rows]
 
 
 def about(folder: Path) -> dict[str, Any]:

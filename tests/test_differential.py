@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import beta, binom
 
 from cellfeat import CellfeatError, DetectorRecord
 from cellfeat.differential import (
-    ALL,
     UNANSWERED,
     checked_record,
     differential,
@@ -17,6 +20,7 @@ from cellfeat.differential import (
     share_intervals,
 )
 from cellfeat.differential_text import parsed_record, said_of_detector, summary, tables
+from cellfeat.smear_folder import write_counts
 
 CLASSES = ("eosinophil", "lymphocyte", "neutrophil")
 RECORD = DetectorRecord(400, 380, 8, "drawn smears")
@@ -152,7 +156,7 @@ def test_patients_all_together_and_what_was_not_taught():
     patient = np.array(["b"] * 12 + ["a"] * 8)
     arguments = (proba.argmax(axis=1), proba, np.ones(20, bool), CLASSES, ("eosinophil",))
     counts = differential(["a", "b", "none"], patient, *arguments)
-    assert [(one.patient, one.cells) for one in counts] == [("a", 8), ("b", 12), ("none", 0), (ALL, 20)]
+    assert [(one.patient, one.cells) for one in counts] == [("a", 8), ("b", 12), ("none", 0), (None, 20)]
     assert counts[0].lines[0] == ("eosinophil", None, None, None, None, None)
     assert [line.cells for line in counts[1].lines] == [None, 12, 0]
     alone = differential(["b"], patient[:12], *(part[:12] for part in arguments[:3]), *arguments[3:])
@@ -164,6 +168,28 @@ def test_patients_all_together_and_what_was_not_taught():
     assert summary(alone, None)["all"] is None
     assert len(list(tables(counts))) == 2
     assert len(list(tables(alone))) == 1
+
+
+def test_names_are_names_whatever_they_look_like(tmp_path):
+    """A patient may be called as the total is, a class as the line of cells without one; neither is markup, and no
+    spreadsheet reads a formula."""
+    classes = ("=1+1", "[/i]baso", UNANSWERED)
+    proba = sure(4, 5, 6)
+    whose = np.array(["all"] * 4 + ["[/x]"] * 11)
+    answered = np.arange(15) > 0
+    counts = differential(["[/x]", "all"], whose, proba.argmax(axis=1), proba, answered, classes)
+    assert [(one.patient, one.cells) for one in counts] == [("[/x]", 11), ("all", 4), (None, 15)]
+    assert list(counts[1].as_dict()["classes"]) == list(classes)
+    console = Console(width=120, file=io.StringIO())
+    for table in tables(counts):
+        console.print(table)
+    said = console.file.getvalue()
+    assert all(name in said for name in ("[/i]baso", "[/x]", "all", "=1+1"))
+    write_counts(tmp_path, counts, summary(counts, None))
+    with (tmp_path / "differential.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert next((line["n"], line["class"]) for line in lines if line["patient"] == "all") == ("4", "'=1+1")
+    assert {line["n"] for line in lines if not line["patient"]} == {"15"}
 
 
 def test_a_record_of_ones_own():

@@ -76,13 +76,13 @@ def test_photographs_to_a_count(smear, smears, tmp_path):
     found = [[float(one[name]) for name in ("x1", "y1", "x2", "y2")] for one in cells if one["field"] == "a"]
     assert sorted(found) == pytest.approx(np.array(sorted(drawn["P1/a.png"].boxes.tolist())), abs=0.06)
     counts = rows(folder / "differential.csv")
-    assert [one["patient"] for one in counts] == ["P1"] * 5 + ["P2"] * 5 + ["all"] * 5
-    for patient in ("P1", "P2", "all"):
+    assert [one["patient"] for one in counts] == ["P1"] * 5 + ["P2"] * 5 + [""] * 5  # of both together
+    for patient in ("P1", "P2", ""):
         own = [one for one in counts if one["patient"] == patient]
         assert sum(int(one["cells"]) for one in own) == int(own[0]["n"])
         assert all(0 <= float(one["low"]) <= float(one["share"]) <= float(one["high"]) <= 1 for one in own)
         for one in own:
-            labels = [cell["label"] for cell in cells if patient in (cell["patient"], "all")]
+            labels = [cell["label"] for cell in cells if patient in (cell["patient"], "")]
             assert int(one["cells"]) == labels.count(one["class"])
     fields = rows(folder / "fields.csv")
     assert [(one["field"], int(one["cells"]), one["scale"]) for one in fields] == [
@@ -114,7 +114,7 @@ def test_the_classes_are_those_of_predict(smear, cellfeat, finished, tmp_path): 
         assert one["label"] == ("" if one in unsure else predicted[one["id"]]["label"])
         assert one["best_label"] == predicted[one["id"]]["label"]
     assert (tmp_path / "out" / "classes" / "not_classified.jpg").is_file()
-    last = [one for one in rows(tmp_path / "out" / "differential.csv") if one["patient"] == "all"][-1]
+    last = [one for one in rows(tmp_path / "out" / "differential.csv") if not one["patient"]][-1]
     assert (last["class"], int(last["cells"]), last["low"]) == ("(not classified)", len(unsure), "")
 
 
