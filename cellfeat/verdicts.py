@@ -17,6 +17,8 @@ from cellfeat.novelty_remarks import Remedies
 from cellfeat.pipeline import Pipeline
 from cellfeat.types import Cells
 
+BETWEEN = "|"  # the classes of a set, in a table
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -40,9 +42,19 @@ class Wanted:
             check_coverage(self.coverage)
 
     def check(self, folder: Path) -> None:
-        """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by."""
-        if self.coverage is not None and not (folder / CONFIDENCE).is_file():
+        """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by, and where a
+        class's name would make two of one in a table."""
+        if self.coverage is None:
+            return
+        confidence = Confidence.read(folder)
+        if confidence is None:
             raise no_scores(folder)
+        for name in confidence.classes:
+            if BETWEEN in name:
+                raise CellfeatError(
+                    f"--coverage: a class of {folder} is called {name!r}, and the classes of a set are written with "
+                    f"{BETWEEN} between them; leave --coverage out, or run again with a name without {BETWEEN}"
+                )
 
 
 def no_scores(folder: Path) -> CellfeatError:
@@ -95,7 +107,7 @@ class Verdicts:
         if self.wanted.abstain is not None:
             found["best_label"] = [self.classes[one] for one in self.chosen]
         if self.sets is not None:
-            found["set"] = ["|".join(np.array(self.classes)[one]) for one in self.sets]
+            found["set"] = [BETWEEN.join(np.array(self.classes)[one]) for one in self.sets]
         if self.novelty is not None:
             found["novelty"] = [f"{value:.6g}" for value in self.novelty.score]
             found["novel"] = ["yes" if one else "no" for one in self.novelty.novel]
