@@ -213,16 +213,33 @@ def placed(
 
     labelled: a manifest of cells of the same laboratory whose labels are shown to a pipeline that is fitted again.
     """
+    opened, shown = ready(folder, dataset.domains, refit, work, labelled)
+    return opened, *answering(opened, shown, dataset, refit, work)
+
+
+def ready(
+    folder: Path, domains: Sequence[str], refit: bool, work: Workplace, labelled: Path | None = None
+) -> tuple[Opened, LabelledTargets | None]:
+    """What was saved, and the labelled cells; so that what cannot answer is known before the cells are there.
+
+    Raises: CellfeatError where the pipeline cannot be used, or fitted again, for these laboratories.
+    """
     opened = Opened.open(folder, work)
     if refit or labelled is not None:
         opened.check_refit()
     else:
-        opened.check_domains(dataset.domains)
-    shown = None if labelled is None else LabelledTargets.read(labelled, opened, work)
+        opened.check_domains(domains)
+    return opened, None if labelled is None else LabelledTargets.read(labelled, opened, work)
+
+
+def answering(
+    opened: Opened, shown: LabelledTargets | None, dataset: datasets.Dataset, refit: bool, work: Workplace
+) -> tuple[Pipeline, Cells]:
+    """The pipeline that answers for a data set, fitted again where that was asked for, and the encoded cells."""
     cells = opened.encoder.encode(dataset, opened.columns)
     if shown is not None:
-        return opened, _refitted_with(shown, opened, dataset, cells, work), cells
-    return opened, opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline, cells
+        return _refitted_with(shown, opened, dataset, cells, work), cells
+    return opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline, cells
 
 
 def _refitted_with(
