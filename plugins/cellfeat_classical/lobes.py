@@ -10,8 +10,9 @@ NECK = 0.8  # of the depth of the smaller lobe: a narrower neck parts two lobes
 SOLID = 0.93  # of its convex hull: a fuller body has no neck
 SPECK = 0.012  # times the squared diameter of a white cell, as all areas here: less is no lobe
 LEAST, LEAST_CUT = 0.085, 0.04  # a nucleus; one that the border cuts
-WHOLE = 0.14  # two lobes that are both larger are two nuclei
+WHOLE = 0.14  # two lobes that are both larger are two nuclei, unless they lie within one cell
 GAP, SPAN = 0.22, 1.0  # in diameters of a white cell: between lobes of one nucleus, and from end to end of them
+WITHIN = 0.97  # the same of two large lobes: the nuclei of two cells that touch reach further
 
 
 def nuclear_groups(mask: np.ndarray, stained: np.ndarray, diameter: float) -> np.ndarray:
@@ -97,7 +98,8 @@ def _joined(areas: np.ndarray, hulls: list[np.ndarray], stained: np.ndarray, dia
         members = [[lobe for lobe, own in enumerate(owner) if own == group] for group in (one, other)]
         sizes = [areas[group].sum() for group in members]
         points = np.concatenate([hulls[lobe] for group in members for lobe in group])
-        if min(sizes) < WHOLE * diameter**2 and _span(points) <= SPAN * diameter:
+        most = SPAN if min(sizes) < WHOLE * diameter**2 else WITHIN
+        if _span(points) <= most * diameter:
             owner = [one if own == other else own for own in owner]
     return owner
 

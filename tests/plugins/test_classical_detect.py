@@ -75,6 +75,10 @@ def test_lobes_of_one_nucleus_are_one_cell_and_its_box_holds_the_cytoplasm():
     assert len(boxes) == 1
 
 
+def test_two_large_lobes_within_one_cell_are_one_cell():
+    assert len(detect(field(*cell(120, 80, ((-0.23, 0, 0.44), (0.23, 0, 0.44))), *REDS))) == 1
+
+
 def test_cells_that_touch_are_parted():
     boxes = detect(field(*cell(90, 80), *cell(90 + 0.95 * D, 80), *REDS))
     middles = sorted(((boxes[:, 0] + boxes[:, 2]) / 2).tolist())
