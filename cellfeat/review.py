@@ -28,11 +28,11 @@ class Review:
         """
         self.table = table
         self._rows = {cell.id: row for row, cell in enumerate(table.cells)}
-        self._guard, self._closed = threading.Lock(), False
+        self._guard, self._writing, self._closed = threading.Lock(), threading.Lock(), False
         self._file_lock = FileLock(table.lock, timeout=0, mode=0o666, thread_local=False)
         self._lock_table()
         try:
-            self.journal = Journal(table.journal, table.digest, len(table.cells), table.answers)
+            self.journal = Journal(table.journal, table.digest, self._rows, table.answers)
             self._check_reviewed()
             self._written = -1  # steps of the journal that the reviewed table has
             self.write()
@@ -108,16 +108,21 @@ class Review:
 
     def write(self) -> Path:
         """The reviewed table with every decision so far, replaced whole. Raises: OSError."""
-        with self._guard:
-            steps, decisions = self.journal.steps, dict(self.journal.decisions)
-        if steps != self._written:
-            with atomic_file(self.table.reviewed) as partial:
-                self.table.write_reviewed(decisions, partial)
-                with self._guard:
-                    # Known before it is there: a kill in between leaves the older one, which is known too.
-                    self.journal.note_written(file_sha256(partial))
-            self._written = steps
+        # Of two that write at once the one with the older decisions might be the last, and be taken for the newest.
+        with self._writing:
+            with self._guard:
+                steps, decisions = self.journal.steps, dict(self.journal.decisions)
+            if steps != self._written:
+                self._write(decisions)
+                self._written = steps
         return self.table.reviewed
+
+    def _write(self, decisions: Mapping[str, str]) -> None:
+        with atomic_file(self.table.reviewed) as partial:
+            self.table.write_reviewed(decisions, partial)
+            with self._guard:
+                # Known before it is there: a kill in between leaves the older one, which is known too.
+                self.journal.note_written(file_sha256(partial))
 
     def close(self) -> None:
         """Write the reviewed table and let others in.

@@ -98,7 +98,7 @@ def altered(row, column, value):
         ([], HEAD, "no cells below the header"),
         (ROWS, [*HEAD[:6], "lymphocyte", "monocyte", "reviewed"], "no columns p_CLASS"),
         (ROWS, ["name", *HEAD[1:]], "has no column id; it is no table of predictions"),
-        ([[*row, "more"] for row in ROWS], HEAD, "more fields than the header"),
+        ([[*row, "more"] for row in ROWS], HEAD, r"line 2 has 10 fields, more than the header \(9\)"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path, rows, head, said):
@@ -117,6 +117,8 @@ def test_what_is_not_there_is_told(tmp_path, out_folder):
         read_corrections(tmp_path / "latin.csv")
     other = write(tmp_path / "other.csv", ROWS[:2])
     with pytest.raises(CellfeatError, match=r"4 cells that .* does not have, the first is .f/0003."):
+        read_corrections(write(tmp_path / "edited.csv", [row[:-1] for row in ROWS], HEAD[:-1]), other)
+    with pytest.raises(CellfeatError, match=r"has a column .reviewed., which says what was answered: leave --original"):
         read_corrections(out_folder, other)
     (out_folder / "crops" / "1.png").unlink()
     with pytest.raises(CellfeatError, match="1 of 3 images are not where the table says"):

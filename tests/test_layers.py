@@ -20,8 +20,8 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 LEVELS = {
     0: "conformal errors feature_distance findings machine metrics prototypes provenance slots spreadsheets storage "
     "synthetic_laboratories synthetic_types temperature trusted_types watching without_folders",
-    1: "artifacts comparison console declared decode digests distributed extras hookspecs illumination interruption "
-    "invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
+    1: "artifacts cell_tables comparison console declared decode digests distributed extras hookspecs illumination "
+    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
     "requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
     "testing.pickles testing.process torch_probe transfers types",
     2: "changes class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "

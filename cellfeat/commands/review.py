@@ -54,7 +54,15 @@ def _tell(server: ReviewServer) -> None:
 
     table = server.review.table
     if server.missing:
-        note(f"{server.missing} of {len(table.cells)} cells have no picture; they are reviewed without")
+        note(
+            f"{server.missing} of {len(table.cells)} cells have no picture that can be read here (URLs are not "
+            "fetched); they are reviewed without"
+        )
+    if server.outside:
+        note(
+            f"{server.outside} of {len(table.cells)} pictures lie outside the folder of {table.path.name} and this "
+            "one, as the table names them; if you did not make the table yourself, look at where"
+        )
     if server.review.journal.half:
         note(f"{table.journal}: its last line was cut short, as by a kill; that step was not confirmed and is left out")
 
