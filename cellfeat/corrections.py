@@ -49,6 +49,11 @@ class Corrections:
         return [row for row in self.rows if row.label is not None]
 
     @property
+    def answers(self) -> dict[str, str]:
+        """{id: answer} of the cells that were looked at."""
+        return {row.id: row.answer for row in self.rows if row.answer}
+
+    @property
     def moves(self) -> Counter[tuple[str, str]]:
         """(predicted, given) of the cells whose class was corrected."""
         return Counter((row.predicted, row.answer) for row in self.labelled if row.label != row.predicted)

@@ -30,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 COOKIE = "cellfeat-review"
 TOKEN_BYTES = 32
 WRITE_EVERY = 5.0  # s between two reviewed tables, while there are new decisions
+SHARE_OF_TIME = 10  # between two of them there is so many times the time that the last one took, and more
 SMALL_KEPT = 5_000  # thumbnails in memory, of some 4 kB each
 ROOM_WITHIN = 1.0  # s in which a connection that was hung up on has ended
 MOST_CONNECTIONS = 64  # at once; a browser opens six
@@ -99,9 +100,11 @@ class ReviewServer(ThreadingHTTPServer):
         """Wait a moment, writing the reviewed table now and then; whether the reviewer has finished on the page."""
         ended = self.finished.wait(seconds)
         if not self.review.is_written and time.monotonic() - self._wrote > WRITE_EVERY:
-            self._wrote = time.monotonic()
+            begun = time.monotonic()
             with suppress(OSError):  # the journal has it; what still is so at the end is told then
                 self.review.write()
+            # Thousands of cells take seconds to count again, which the page would feel.
+            self._wrote = time.monotonic() + SHARE_OF_TIME * (time.monotonic() - begun)
         return ended
 
     def close(self) -> Path:

@@ -39,14 +39,13 @@ LEVELS = {
     7: "components handing novelty testing.classifier_rows testing.encoder_checks workplace",
     8: "finetune given pipeline predicted ray_workers review_table testing.backbone testing.classifier testing.life "
     "testing.segmenter",
-    9: "depicted detection differential evaluate newcomers ray_engine review review_page smear_folder "
-    "testing.align_subject",
+    9: "depicted detection differential evaluate newcomers ray_engine review_page smear_folder testing.align_subject",
     10: "answers differential_text observations review_requests scoring smear_detection smear_output "
     "testing.align_form",
-    11: "confidence feature_figures records review_server run_pictures testing.align_process",
-    12: "artifact_texts run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
-    "testing.align_fits testing.align_hard",
+    11: "confidence feature_figures records recounted run_pictures testing.align_process",
+    12: "artifact_texts review run testing.align_answers testing.align_optional",
+    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder review_server "
+    "run_folder testing.align_fits testing.align_hard",
     14: "bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving verdicts verification",
     15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align use",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat.cell_tables import CELLS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,20 +37,39 @@ def correct(
 
     Cells that nobody looked at, or that were called `unsure` or `not a cell`, are left out.
     """
-    from shlex import quote
-
     from cellfeat import corrections
     from cellfeat.console import say
+    from cellfeat.recounted import Recount
     from cellfeat.showing import show, show_json
 
     found = corrections.correct(table, out, domain, original, accept_rest)
+    recount = Recount.of(found.table)
+    counted = None if recount is None else recount.after(found.answers)
     if as_json:
-        show_json(found.as_dict())
+        show_json(found.as_dict() | ({"differential": counted.as_dict()} if counted else {}))
     else:
-        show(_table(found))
-    say(f"{out}: {len(found.labelled):,} labelled cells of {domain}")
-    named = "" if domain == "new" else f" --domain {quote(domain)}"
-    say(f"Next: cellfeat predict RUN IMAGES{named} --labelled {quote(str(out))} --before EARLIER.csv -o again.csv")
+        for one in (_table(found), *(counted.tables() if counted else ())):
+            show(one)
+    say(f"{out}: {_labelled_cells(len(found.labelled))} of {domain}")
+    if remote := sum(isinstance(row.path, str) for row in found.labelled):
+        say(f"{remote:,} of the images are URLs, as the table names them; --labelled fetches them")
+    say(_next(found, out, domain))
+
+
+def _labelled_cells(count: int) -> str:
+    return f"{count:,} labelled {'cell' if count == 1 else 'cells'}"
+
+
+def _next(found: Corrections, out: Path, domain: str) -> str:
+    """The command that fits again, as the table came of one or the other."""
+    from shlex import quote
+
+    named = ("" if domain == "new" else f" --domain {quote(domain)}") + f" --labelled {quote(str(out))}"
+    if not found.table.is_smear:
+        return f"Next: cellfeat predict RUN IMAGES{named} --before EARLIER.csv -o again.csv"
+    cells = found.source.with_name(CELLS)
+    earlier = quote(str(cells)) if cells.is_file() else f"OUT/{CELLS}"
+    return f"Next: cellfeat smear PHOTOGRAPHS --run RUN{named} --before {earlier} -o again"
 
 
 def _table(found: Corrections) -> Table:

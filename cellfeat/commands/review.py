@@ -27,7 +27,9 @@ def review(
     where this one ended.
     """
     from cellfeat.console import say
+    from cellfeat.recounted import COUNTS
     from cellfeat.review_server import start
+    from cellfeat.showing import show
 
     server = start(out, port)
     table = server.review.table
@@ -44,6 +46,11 @@ def review(
     counts = server.review.counts()
     said = ", ".join(f"{number:,} {what}" for what, number in counts.items() if what != "left")
     say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
+    found = server.review.recounted() if said else None
+    if found is not None:
+        for one in found.tables():
+            show(one)
+        say(f"The count of the reviewed cells is in {table.path.with_name(COUNTS[0])}, and as JSON beside it")
     if said:
         say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
 
