@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellfeat import storage
+from cellfeat.edited_tables import read_rows, refuse_twice
 from cellfeat.errors import CellfeatError
 from cellfeat.spreadsheets import unprotected
 
@@ -21,8 +19,6 @@ NOT_A_CELL, UNSURE = "not a cell", "unsure"
 SET_SEPARATOR = "|"
 WORDS = ("label", "best_label", REVIEWED)  # columns that people write in
 KNOWN = (*WORDS, "id", "path", "crop", "patient", "group", "set", "probability", "novel", "touching", "cut")
-SEPARATORS = ",;\t"
-TOLD = re.compile(r'"?sep=([,;\t])"?;*\r?\n', re.IGNORECASE)  # a first line that spreadsheets write and read
 
 
 @dataclass(frozen=True)
@@ -86,101 +82,48 @@ def classes_of_set(text: str) -> tuple[str, ...]:
     return tuple(unprotected(one) for one in unprotected(text).split(SET_SEPARATOR) if one)
 
 
-def read(path: Path, needed: Sequence[str] = ("id", "path", "label")) -> CellTable:
-    """A table, whatever a spreadsheet did to it: a byte-order mark, `sep=`, semicolons or tabs, capitals and blanks in
-    names of columns, empty lines, empty fields that are left out at the end of a line.
+def number(text: str) -> float:
+    """A number, with a comma where spreadsheets of some countries write one. Raises: ValueError."""
+    return float(text.replace(",", "."))
 
-    Raises: CellfeatError for what is no such table, a column or an id that is there twice, and lines that are too long.
+
+def read(path: Path, needed: Sequence[str] = ("id", "path", "label"), option: str = "") -> CellTable:
+    """A table, whatever a spreadsheet did to it, as `edited_tables` reads it; capitals in column names do not count.
+
+    option: that names the table, for messages.
+
+    Raises: CellfeatError for what is no such table, and a column or an id that is there twice.
     """
-    text = _text(path)
-    told = TOLD.match(text)
-    start = told.end() if told else 0
-    mark = told[1] if told else _separator(text)
-    header, lines, numbers = _parsed(path, text[start:], mark, 1 if told else 0)
+    said = f"{option} {path}".strip()
+    found = read_rows(path, option)
+    header = [_spelled(name) for name in found.header]
     lacking = [name for name in needed if name not in header]
     if lacking:
         raise CellfeatError(
-            f"{path} has no column {' and no column '.join(lacking)}; it is no table of predictions, as `cellfeat "
+            f"{said} has no column {' and no column '.join(lacking)}; it is no table of predictions, as `cellfeat "
             "smear` and `cellfeat predict` write them"
         )
-    names = [class_of(name) if name.startswith(PREFIX) else f"column {name}" for name in header]
-    twice = next((header[names.index(name)] for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise CellfeatError(f"{path}: the column {twice!r} is there twice; keep one of them")
-    if not lines:
-        raise CellfeatError(f"{path}: no cells below the header")
-    table = CellTable(path, tuple(header), tuple(lines), tuple(numbers))
-    _check_ids(table)
+    refuse_twice([f"{PREFIX}{class_of(name)}" if name.startswith(PREFIX) else name for name in header], said)
+    if not found.lines:
+        raise CellfeatError(f"{said}: no cells below the header")
+    lines = tuple(tuple(texts) for _, texts in found.lines)
+    table = CellTable(path, tuple(header), lines, tuple(number for number, _ in found.lines))
+    _check_ids(table, said)
     return table
 
 
-def _check_ids(table: CellTable) -> None:
+def _spelled(name: str) -> str:
+    """Known names, and what is before a class, in small letters."""
+    low = name.casefold()
+    return low if low in KNOWN else f"{PREFIX}{name[len(PREFIX) :]}" if low.startswith(PREFIX) else name
+
+
+def _check_ids(table: CellTable, said: str) -> None:
     place = table.header.index("id")
     names = [unprotected(line[place]) for line in table.lines]
     for name, number in zip(names, table.numbers, strict=True):
         if not name.strip():
-            raise CellfeatError(f"{table.path}: line {number}: the id is empty")
+            raise CellfeatError(f"{said}: line {number}: the id is empty")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise CellfeatError(f"{table.path}: the cell {name!r} is there {count} times; keep one line of each")
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise CellfeatError(f"{path}: no such table") from None
-    except UnicodeDecodeError as error:
-        raise CellfeatError(f"{path}: not UTF-8 text (byte {error.start}); save it as “CSV UTF-8”") from None
-    except OSError as error:
-        raise CellfeatError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _separator(text: str) -> str:
-    """What separates the fields, by the header; a comma where it says nothing."""
-    for mark in SEPARATORS:
-        try:
-            if "id" in _header(next(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True), [])):
-                return mark
-        except csv.Error:
-            continue
-    return SEPARATORS[0]
-
-
-def _header(names: Sequence[str]) -> list[str]:
-    """Without blanks around them, and known names in small letters; nameless columns at the end are none."""
-    found = [name.strip() for name in names]
-    while found and not found[-1]:
-        del found[-1]
-    small = [name.casefold() for name in found]
-    return [
-        low if low in KNOWN else f"{PREFIX}{name[len(PREFIX) :]}" if low.startswith(PREFIX) else name
-        for name, low in zip(found, small, strict=True)
-    ]
-
-
-def _parsed(path: Path, text: str, mark: str, before: int) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
-    """Header, lines and their numbers. before: lines of the file that are not in the text."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-    try:
-        header = _header(next(reader, []))
-        found = [(reader.line_num + before, line) for line in _filled(reader)]
-    except csv.Error as error:
-        raise CellfeatError(
-            f"{path}: not a CSV file: line {reader.line_num + before}: {error}; a quote that ends nowhere, perhaps"
-        ) from None
-    lines = []
-    for number, line in found:
-        if any(map(str.strip, line[len(header) :])):
-            raise CellfeatError(
-                f"{path}: line {number} has {len(line)} fields, more than the header ({len(header)}); save it with "
-                "quotes around texts"
-            )
-        # Spreadsheets leave empty fields at the end out.
-        lines.append((*line[: len(header)], *[""] * (len(header) - len(line))))
-    return header, lines, [number for number, _ in found]
-
-
-def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:
-    return (line for line in lines if any(map(str.strip, line)))
+        raise CellfeatError(f"{said}: the cell {name!r} is there {count} times; keep one line of each")

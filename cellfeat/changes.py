@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellfeat import cell_tables
-from cellfeat.errors import CellfeatError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,8 +65,5 @@ def read_answers(table: Path) -> dict[str, str]:
 
     Raises: CellfeatError where it is none.
     """
-    try:
-        lines = cell_tables.read(table, needed=("id", "label")).values()
-    except CellfeatError as error:
-        raise CellfeatError(f"--before: {error}") from None
+    lines = cell_tables.read(table, ("id", "label"), "--before").values()
     return {line["id"]: line["label"] for line in lines}

@@ -19,7 +19,7 @@ class UnseenDomainError(CellfeatError):
         super().__init__(
             f"align {method!r} cannot place the new domain {', '.join(map(repr, self.unseen))}; it was fitted on "
             f"{', '.join(sorted(set(seen)))}. Fit it with the new domain among the adapted ones "
-            "(run: --adapt test or heldout; predict and transform: --refit; in Python: target= or refit)"
+            "(run: --adapt test or heldout; predict, transform and smear: --refit; in Python: target= or refit)"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat.errors import CellfeatError, unknown
+from cellfeat.errors import CellfeatError, UnseenDomainError, unknown
 from cellfeat.extract import Encoder
 from cellfeat.newcomers import FACT
 from cellfeat.pipeline import Pipeline, columns_read, read_about
@@ -91,10 +91,15 @@ class Opened:
             )
 
     def check_domains(self, domains: Iterable[str]) -> None:
-        """Raises: CellfeatError where a shared pipeline, which nobody can fit again, does not know a laboratory."""
+        """Raises: UnseenDomainError where the method must adapt to a laboratory that it was not fitted on, and
+        CellfeatError where it is such a method's shared pipeline, which nobody can fit again."""
         facts, strange = self.pipeline.facts, sorted(set(domains) - set(self.pipeline.domains))
-        if strange and facts.get("shared") and facts.get(FACT) is False:
+        if not strange or facts.get(FACT) is not False:
+            return
+        if facts.get("shared"):
             raise self._shared_alone(f"it cannot adapt to {', '.join(strange)}")
+        method = ", ".join(part.name for part in self.recipe.align) or "none"
+        raise UnseenDomainError(method, strange, self.pipeline.domains)
 
     def _shared_alone(self, consequence: str) -> CellfeatError:
         """What a pipeline without its training cells can be used for."""

@@ -73,7 +73,12 @@ class LabelledTargets:
 
     def others(self, dataset: Dataset) -> np.ndarray:
         """(M,) int64 rows of a data set whose images are none of the labelled ones."""
-        return np.flatnonzero(~np.isin(np.asarray(dataset.image_digest), self.digests))
+        return np.flatnonzero(self.given(dataset) == UNLABELED)
+
+    def given(self, dataset: Dataset) -> np.ndarray:
+        """(M,) int64 labels of a data set's images that are among the labelled ones, -1 of all others."""
+        known = dict(zip(self.digests.tolist(), self.cells.label.tolist(), strict=True))
+        return np.array([known.get(one, UNLABELED) for one in np.asarray(dataset.image_digest).tolist()], np.int64)
 
     def agreement(self, opened: Opened, pipeline: Pipeline, work: Workplace) -> Agreement:
         """How well the pipeline, fitted again with these cells, does on them."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellfeat import differential_text, smear_folder
-from cellfeat.cell_tables import NOT_A_CELL, PREFIX, UNSURE, CellTable
+from cellfeat.cell_tables import NOT_A_CELL, PREFIX, UNSURE, CellTable, number
 from cellfeat.differential import Count, checked_record, differential
 from cellfeat.errors import CellfeatError
 from cellfeat.slots import DetectorRecord
@@ -46,8 +46,8 @@ class Recounted:
 
     def tables(self) -> Iterator[Table]:
         """To be shown."""
-        for number, table in enumerate(differential_text.tables(self.counts)):
-            if not number:
+        for place, table in enumerate(differential_text.tables(self.counts)):
+            if not place:
                 table.title = f"After the review. {table.title}"
             yield table
 
@@ -107,7 +107,7 @@ class Recount:
     def after(self, answers: Mapping[str, str]) -> Recounted:
         """The count. answers: {id: a class, `not a cell`, `unsure`, or "" where nobody looked}."""
         chosen, proba, answered = self.chosen.copy(), self.proba.copy(), self.answered.copy()
-        kept, place = np.ones(len(chosen), bool), {name: number for number, name in enumerate(self.classes)}
+        kept, place = np.ones(len(chosen), bool), {name: at for at, name in enumerate(self.classes)}
         said = Counter[str]()
         for row, name in enumerate(self.ids):
             answer = answers.get(name, "")
@@ -130,20 +130,20 @@ class Recount:
 
 def _probabilities(table: CellTable, values: list[dict[str, str]]) -> np.ndarray:
     rows = []
-    for number, line in zip(table.numbers, values, strict=True):
+    for place, line in zip(table.numbers, values, strict=True):
         try:
-            row = [float(line[f"{PREFIX}{name}"]) for name in table.classes]
+            row = [number(line[f"{PREFIX}{name}"]) for name in table.classes]
         except ValueError:
             row = [np.nan]
         if not (np.isfinite(row).all() and min(row) >= 0 and sum(row) > 0):
-            raise CellfeatError(f"{table.path}: line {number}: a probability is no number from 0 to 1")
+            raise CellfeatError(f"{table.path}: line {place}: a probability is no number from 0 to 1")
         rows.append(row)
     return np.array(rows, dtype=np.float64)
 
 
 def _chosen(table: CellTable, values: list[dict[str, str]], proba: np.ndarray) -> np.ndarray:
     """The method's classes; the likeliest ones where it abstained, or where a person wrote another word."""
-    place = {name: number for number, name in enumerate(table.classes)}
+    place = {name: at for at, name in enumerate(table.classes)}
     said = [place.get(line["label"] or line.get("best_label", ""), -1) for line in values]
     return np.where(np.array(said) < 0, proba.argmax(axis=1), said)
 

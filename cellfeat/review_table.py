@@ -21,6 +21,7 @@ from cellfeat.cell_tables import (
     UNSURE,
     CellTable,
     classes_of_set,
+    number,
 )
 from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
@@ -172,18 +173,16 @@ def _made_of(path: Path) -> str:
     return "name the table that it was made of"
 
 
-def _cell(path: Path, number: int, values: Mapping[str, str], classes: Sequence[str]) -> ReviewCell:
+def _cell(path: Path, line: int, values: Mapping[str, str], classes: Sequence[str]) -> ReviewCell:
     try:
-        chances = tuple(float(values[f"{PREFIX}{name}"]) for name in classes)
+        chances = tuple(number(values[f"{PREFIX}{name}"]) for name in classes)
     except ValueError:
         chances = (math.nan,)
     if not all(map(math.isfinite, chances)):
-        raise CellfeatError(f"{path}: line {number}: a probability is no number")
+        raise CellfeatError(f"{path}: line {line}: a probability is no number")
     answer = values["label"]
     if answer and answer not in classes:
-        raise CellfeatError(
-            f"{path}: line {number}: the label {answer!r} is none of its classes ({', '.join(classes)})"
-        )
+        raise CellfeatError(f"{path}: line {line}: the label {answer!r} is none of its classes ({', '.join(classes)})")
     best = answer or classes[max(range(len(chances)), key=chances.__getitem__)]
     return ReviewCell(
         id=values["id"],

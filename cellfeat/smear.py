@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellfeat import datasets, differential_text, provenance, recipe, smear_folder, smear_output, use
+from cellfeat import datasets, differential_text, provenance, recipe, smear_folder, smear_notes, smear_output, use
 from cellfeat.artifacts import atomic_folder
-from cellfeat.changes import Changes, changes, read_answers
+from cellfeat.changes import Changes
 from cellfeat.detecting import detectors
 from cellfeat.differential import Count, differential
 from cellfeat.errors import CellfeatError
-from cellfeat.fitted_pipelines import pipeline_folder
+from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.known_files import KnownFiles
+from cellfeat.labelled_targets import LabelledTargets
 from cellfeat.manifest import domain_problem, refuse_existing
 from cellfeat.novelty import Reference
 from cellfeat.slots import DetectorRecord
+from cellfeat.smear_changes import Earlier
 from cellfeat.smear_detection import OPTIONS, Found, Scale, find_cells
 from cellfeat.smear_folder import FoundCell
 from cellfeat.smear_photographs import Photographs
@@ -45,8 +47,8 @@ class Asked:
 
     segmenter: None takes the best that is installed; params: its own, as `--set` has them. record: of the user's own
     counting, instead of the segmenter's. cell_size: px; um_per_px: µm; cell_share: of a training image's side, None as
-    the run knows it. labelled: a manifest of labelled cells to fit again with. before: `cells.csv` of an earlier count
-    of the same photographs, to tell what changed.
+    the run knows it. labelled: a manifest of labelled cells to fit again with. before: the folder of an earlier count
+    of the same photographs, or its `cells.csv`, to tell what changed.
     """
 
     segmenter: str | None = None
@@ -108,7 +110,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
     refuse_existing(out)
     if problem := domain_problem(asked.domain) or ("" if asked.domain.strip() else "it is empty"):
         raise CellfeatError(f"--domain: {problem}; give the laboratory of these photographs a name")
-    earlier = None if asked.before is None else read_answers(asked.before)
+    earlier = None if asked.before is None else Earlier.read(asked.before)
     saved = pipeline_folder(run, asked.source)
     asked.wanted.check(saved)
     scale = Scale.of(asked.cell_size, asked.um_per_px, _share(saved, asked.cell_share))
@@ -117,16 +119,18 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
     photographs = photographs.looked_into(work.skip_bad, progress, known)
     for one in photographs.skipped:
         work.reporter.note(f"left out: {one.reason}")
+    if earlier is not None:
+        earlier.check(photographs.fields)
+    opened, shown = _ready(saved, asked, work)
     with atomic_folder(out) as folder:
         found = _found(photographs, detector, scale, folder, work)
         cells = sorted((cell for one in found for cell in one.cells), key=lambda cell: cell.id)
         dataset = _dataset(cells, asked.domain, folder)
-        opened, pipeline, encoded = use.placed(saved, dataset, asked.refit, work, asked.labelled)
-        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted)
+        opened, pipeline, encoded, given = use.answering(opened, shown, dataset, asked.refit, work)
+        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted, given)
         untaught = tuple(pipeline.untaught)
         counts = _counts(photographs.patients, cells, verdicts, untaught, detector.record)
-        now = dict(zip((cell.id for cell in cells), verdicts.labels(), strict=True))
-        moved = None if earlier is None else changes(earlier, now)
+        moved = None if earlier is None else earlier.changes(photographs.fields, cells, verdicts.labels())
         made = Smear(out, tuple(counts), tuple(found), detector.record, untaught, moved)
         about = _about(run, saved, asked, detector, scale, photographs) | {"calibrated": verdicts.calibrated}
         about |= {"classes": list(pipeline.classes), "recipe": pipeline.recipe.as_dict()}
@@ -149,6 +153,14 @@ def _share(saved: Path, given: float | None) -> float:
             "--cell-share SHARE, the diameter of a typical cell as a share of such an image's side, as in 0.5"
         )
     return reference.cell_share
+
+
+def _ready(saved: Path, asked: Asked, work: Workplace) -> tuple[Opened, LabelledTargets | None]:
+    """The saved pipeline, which can answer for these cells or be fitted again: known before cells are looked for."""
+    opened, shown = use.ready(saved, [asked.domain], asked.refit, work, asked.labelled)
+    if asked.refit or shown is not None:
+        opened.source_cells(work)  # they are there, and as they were
+    return opened, shown
 
 
 def _detector(asked: Asked, work: Workplace) -> _Detector:
@@ -186,14 +198,16 @@ def _found(photographs: Photographs, detector: _Detector, scale: Scale, folder: 
             guesses = estimated(fields, bar.advance)
     with work.reporter.progress(len(fields), f"{detector.name}: finding cells") as bar:
         for one, guess in zip(fields, guesses, strict=True):
-            found.append(find_cells(one, detector.made, detector.name, scale, guess, folder))
+            found.append(find_cells(one, detector.made, detector.name, scale, guess, folder, work.skip_bad))
             bar.advance(1)
+    if all(one.problem for one in found):
+        raise CellfeatError(f"{found[0].photograph.said}: {found[0].problem}")
     if not any(one.cells for one in found):
         sizes = [one.diameter for one in found if one.diameter]
         assumed = f" (a typical one was taken to measure {np.median(sizes):.0f} px)" if sizes else ""
         raise CellfeatError(
-            f"{detector.name} finds no white cell in {len(found):,} photographs{assumed}; if the scale is wrong, "
-            f"{OPTIONS}, or try another --segmenter"
+            f"{detector.name} finds no white cell in {smear_notes.photographs(len(found))}{assumed}; if the scale is "
+            f"wrong, {OPTIONS}, or try another --segmenter"
         )
     return found
 
@@ -253,21 +267,14 @@ def _about(
 
 def _tell(made: Smear, rule: str, detector: _Detector, verdicts: Verdicts, calibrated: bool, work: Workplace) -> None:
     """What a reader of the table should know first."""
-    note, found = work.reporter.note, made.found
-    note(f"{len(found):,} {'photograph' if len(found) == 1 else 'photographs'}: {rule}")
-    sizes = sorted(one.diameter for one in found if one.diameter)
-    spread = " to ".join(dict.fromkeys(f"{one:.0f}" for one in (sizes[0], sizes[-1])))
-    note(f"a typical cell measures {spread} px ({', '.join(sorted({one.origin for one in found}))})")
-    cells = [cell for one in found for cell in one.cells]
-    flags = [
-        ("touch another", sum(one.touching for one in cells)),
-        ("are cut by a border", sum(one.cut for one in cells)),
-    ]
-    flags += [("are larger than the usual square and got a larger one", sum(one.enlarged for one in found))]
-    flags += [("have no class, as none is likely enough", int((~verdicts.answered).sum()))]
-    if said := [f"{count:,} {what}" for what, count in flags if count]:
-        note(f"of {len(cells):,} cells {'; '.join(said)}")
-    note(differential_text.said_of_detector(made.counts, made.record, detector.name))
+    note = work.reporter.note
+    for one in (
+        *smear_notes.of_photographs(made.found, rule),
+        *smear_notes.of_cells(made.found, verdicts),
+        *smear_notes.of_changes(made.moved),
+        differential_text.said_of_detector(made.counts, made.record, detector.name),
+    ):
+        note(one)
     if not calibrated:
         note("the probabilities are the method's own, not calibrated: intervals rest on how sure it says it is")
     if made.untaught:

@@ -41,15 +41,26 @@ def cut_by_border(boxes: np.ndarray, width: int, height: int, diameter: float) -
 def touching(boxes: np.ndarray) -> np.ndarray:
     """(K,) bool: cells that reach another one, each taken as the ellipse in its (x1, y1, x2, y2) box; two boxes alone
     overlap at their corners where round cells lie far apart."""
+    from scipy.spatial import KDTree
+
+    found = np.zeros(len(boxes), bool)
+    if not len(boxes):
+        return found
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum((boxes[:, 2:] - boxes[:, :2]) / 2, 1e-6)
-    apart = centre[None] - centre[:, None]
-    distance = np.hypot(apart[..., 0], apart[..., 1])
-    away = apart / np.maximum(distance, 1e-9)[..., None]
-    # The ellipse's radius in the direction of the other cell.
-    reach = 1 / np.sqrt(((away / half[:, None]) ** 2).sum(axis=2).clip(1e-18))
-    near = distance <= NEAR * (reach + reach.T)
-    np.fill_diagonal(near, False)
-    return near.any(axis=1)
+    tree, longest = KDTree(centre), half.max(axis=1)
+    for cell in range(len(boxes)):
+        # Cells that are no larger than this one can touch it from here; the larger ones look for it in their turn.
+        others = np.array(tree.query_ball_point(centre[cell], 2 * NEAR * longest[cell]), int)
+        others = others[(others != cell) & (longest[others] <= longest[cell])]
+        apart = centre[others] - centre[cell]
+        distance = np.hypot(apart[:, 0], apart[:, 1])
+        away = apart / np.maximum(distance, 1e-9)[:, None]
+        # The ellipses' radii in the direction of the other cell.
+        reach = [1 / np.sqrt(((away / one) ** 2).sum(axis=1).clip(1e-18)) for one in (half[cell], half[others])]
+        near = others[distance <= NEAR * (reach[0] + reach[1])]
+        found[near] = True
+        found[cell] |= bool(len(near))
+    return found
 
 
 def cropped(image: np.ndarray, boxes: np.ndarray, side: float) -> Crops:

@@ -26,6 +26,10 @@ OPTIONS = (
 )
 
 
+class NoScale(CellfeatError):
+    """A photograph in which nothing tells how large a cell is, as in an empty field."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """diameter: px of a typical white cell in the photographs, None to estimate it in each. share: of a training
@@ -47,7 +51,7 @@ class Scale:
                 f"--um-per-px {um_per_px:g}: micrometres of one pixel, above 0 and at most "
                 f"{NEUTROPHIL_DIAMETER / LEAST_DIAMETER:.2g}, as in 0.1"
             )
-        if cell_size is not None and not cell_size >= LEAST_DIAMETER:
+        if cell_size is not None and not LEAST_DIAMETER <= cell_size < float("inf"):
             raise CellfeatError(
                 f"--cell-size {cell_size:g}: the diameter of a cell in pixels, {LEAST_DIAMETER} or more, as in 180"
             )
@@ -58,7 +62,7 @@ class Scale:
 
 class Found(NamedTuple):
     """What was found in a photograph. diameter: px, and where it is from; None where there was neither a scale nor a
-    cell. side: of the crops, px. enlarged: crops that had to be larger."""
+    cell. side: of the crops, px. enlarged: crops that had to be larger. problem: why it was not searched."""
 
     photograph: Photograph
     cells: list[FoundCell]
@@ -66,6 +70,7 @@ class Found(NamedTuple):
     origin: str
     side: int
     enlarged: int
+    problem: str = ""
 
     def row(self) -> dict[str, Any]:
         """A line of `fields.csv`."""
@@ -84,20 +89,32 @@ class Found(NamedTuple):
             "scale": self.origin,
             "crop_side": self.side or "",
             "enlarged": self.enlarged,
+            "problem": self.problem,
         }
 
 
-def find_cells(one: Photograph, segmenter: Any, name: str, scale: Scale, guess: Estimate, folder: Path) -> Found:
+def find_cells(
+    one: Photograph,
+    segmenter: Any,
+    name: str,
+    scale: Scale,
+    guess: Estimate,
+    folder: Path,
+    skip_bad: bool = False,
+) -> Found:
     """Detect the cells of a photograph and write their crops into a folder of an output.
 
-    name: the segmenter's, for messages. guess: the diameter where `scale` has none.
+    name: the segmenter's, for messages. guess: the diameter where `scale` has none. skip_bad: whatever cannot be done
+    in this photograph is its `problem`, as the absence of a scale always is.
 
-    Raises: CellfeatError where no scale is to be had, and for boxes that are none.
+    Raises: CellfeatError for a cell too large or too small for the photograph, and for boxes that are none.
     """
     image = read_rgb(one.path)
     try:
         boxes, diameter, origin = _boxes(image, one, segmenter, name, scale, guess)
     except CellfeatError as error:
+        if skip_bad or isinstance(error, NoScale):
+            return Found(one, [], None, "", 0, 0, str(error))
         raise CellfeatError(f"{one.said}: {error}") from None
     if diameter is None or not len(boxes):
         return Found(one, [], diameter, origin, 0, 0)
@@ -120,15 +137,20 @@ def _boxes(
     the scale, or where it is so far from the estimate that this must be wrong; then cells are looked for again.
     """
     if scale.diameter is not None:
+        if scale.diameter > max(image.shape[:2]):
+            raise CellfeatError(
+                f"a cell {scale.diameter:g} px wide, as --cell-size or --um-per-px says, is larger than the photograph "
+                f"({one.width} x {one.height} px)"
+            )
         return detected(segmenter, name, image, scale.diameter), scale.diameter, GIVEN
     guess = estimate.diameter
     if guess is None and getattr(segmenter, "cell_diameter", None) is not None:
-        raise CellfeatError(f"no scale could be estimated, and {name} finds cells at a known scale alone; {OPTIONS}")
+        raise NoScale(f"no scale could be estimated, and {name} finds cells at a known scale alone; {OPTIONS}")
     boxes = detected(segmenter, name, image, guess)
     measured = _measured(boxes, one, guess)
     if guess is None:
         if len(boxes) and measured is None:
-            raise CellfeatError(f"every cell is cut by the border, so that the scale is not known; {OPTIONS}")
+            raise NoScale(f"every cell is cut by the border, so that the scale is not known; {OPTIONS}")
         return boxes, measured, MEASURED
     if measured is None or 1 / FAR <= measured / guess <= FAR:
         return boxes, guess, estimate.origin

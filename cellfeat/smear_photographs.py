@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cellfeat.decode import IMAGE_SUFFIXES, ImageError
+from cellfeat.edited_tables import read_lines
 from cellfeat.errors import CellfeatError
 from cellfeat.folder_levels import patients_by
 from cellfeat.scan import Memory, ProgressBar, Skipped, examine_all, find_images, refuse_or_skip
 
 UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file, on every system
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter and a colon is a drive of Windows
 LONGEST_NAME = 80  # characters; a folder's path and `/0001.png` come in addition
 COLUMNS = ("path", "patient")  # of a CSV of photographs
 
@@ -127,6 +128,7 @@ def _of_files(sources: Sequence[Path]) -> list[Found]:
     folders = [one for one in sources if one.is_dir()]
     often = Counter(one.resolve().name for one in folders)
     for source in sources:
+        _refuse_url(source.as_posix())
         if not source.exists():
             raise CellfeatError(f"{source}: no such file or folder")
         if not source.is_dir():
@@ -148,26 +150,24 @@ def _of_files(sources: Sequence[Path]) -> list[Found]:
 
 def _of_table(path: Path) -> list[Found]:
     """The rows of a CSV; paths are relative to its folder."""
-    if not path.is_file():
-        raise CellfeatError(f"{path}: no such file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [
-                (reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CellfeatError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    names = list(rows[0][1]) if rows else []
+    lines = read_lines(path)
+    names = list(lines[0].values) if lines else []
     if not set(COLUMNS) <= set(names):
         raise CellfeatError(
-            f"{path}: a table of photographs has the columns path,patient, separated by commas, and a line for each; "
-            f"found: {', '.join(names) or 'no lines'}"
+            f"{path}: a table of photographs has the columns path and patient, and a line for each photograph; found: "
+            f"{', '.join(names) or 'no lines'}"
         )
-    for line, row in rows:
-        if not row["path"] or not row["patient"]:
-            raise CellfeatError(f"{path}: line {line}: {'path' if not row['path'] else 'patient'} is empty")
-    return [(row["path"], path.parent / row["path"], row["patient"]) for _, row in rows]
+    for number, row in lines:
+        if empty := [name for name in COLUMNS if not row.get(name)]:
+            raise CellfeatError(f"{path}: line {number}: {empty[0]} is empty")
+        _refuse_url(row["path"], f"{path}: line {number}: ")
+    return [(row["path"], path.parent / row["path"], row["patient"]) for _, row in lines]
+
+
+def _refuse_url(path: str, place: str = "") -> None:
+    """A path of the command line has lost a slash of its two."""
+    if URL.match(path):
+        raise CellfeatError(f"{place}{path} is no file of this machine; download the photographs first")
 
 
 def _names(said: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def transform(run: Path, data: str, out: Path, source: str | None, refit: bool, 
     folder = pipeline_folder(run, source)
     section = parse(read_about(folder)["recipe"]).dataset
     dataset = load_dataset(DatasetSection(manifest=data, labels=section.labels), work)
-    opened, pipeline, cells = placed(folder, dataset, refit, work)
+    opened, pipeline, cells, _ = placed(folder, dataset, refit, work)
     vectors = pipeline.features(cells, opened.context)
     about: dict[str, Any] = {"features": ALIGNED, "run": str(run), "pipeline": folder.name}
     about |= {"recipe": pipeline.recipe.as_dict(), "refit": refit}
@@ -137,9 +137,9 @@ def predict(
     group = groups_of(dataset, _is_manifest(images))
     if per_group is not None and group is None:
         raise no_groups()
-    opened, pipeline, cells = placed(folder, dataset, refit, work, labelled)
+    opened, pipeline, cells, given = placed(folder, dataset, refit, work, labelled)
     context = opened.context
-    found = judged(opened, pipeline, dataset, cells, wanted)
+    found = judged(opened, pipeline, dataset, cells, wanted, given)
     quality = _quality(cells)
     _write_answers(out, dataset, cells, found, quality)
     for remark in found.novelty.remarks if found.novelty else ():
@@ -206,23 +206,50 @@ def _images(images: Sequence[Path], domain: str, work: Workplace) -> datasets.Da
     return checked(found, work)
 
 
+class Placed(NamedTuple):
+    """What was saved; its pipeline, as it is or fitted again; the encoded cells. given: (N,) int64 labels of those that
+    it was shown the labels of, -1 of the others; None where it was shown none."""
+
+    opened: Opened
+    pipeline: Pipeline
+    cells: Cells
+    given: np.ndarray | None = None
+
+
 def placed(
     folder: Path, dataset: datasets.Dataset, refit: bool, work: Workplace, labelled: Path | None = None
-) -> tuple[Opened, Pipeline, Cells]:
-    """What was saved; its pipeline, as it is or fitted again with these cells as targets; and the encoded cells.
+) -> Placed:
+    """Open a saved pipeline for the cells of a data set, which it is fitted again with as targets where that is asked.
 
     labelled: a manifest of cells of the same laboratory whose labels are shown to a pipeline that is fitted again.
+    """
+    opened, shown = ready(folder, dataset.domains, refit, work, labelled)
+    return answering(opened, shown, dataset, refit, work)
+
+
+def ready(
+    folder: Path, domains: Sequence[str], refit: bool, work: Workplace, labelled: Path | None = None
+) -> tuple[Opened, LabelledTargets | None]:
+    """What was saved, and the labelled cells; so that what cannot answer is known before the cells are there.
+
+    Raises: CellfeatError where the pipeline cannot be used, or fitted again, for these laboratories.
     """
     opened = Opened.open(folder, work)
     if refit or labelled is not None:
         opened.check_refit()
     else:
-        opened.check_domains(dataset.domains)
-    shown = None if labelled is None else LabelledTargets.read(labelled, opened, work)
+        opened.check_domains(domains)
+    return opened, None if labelled is None else LabelledTargets.read(labelled, opened, work)
+
+
+def answering(
+    opened: Opened, shown: LabelledTargets | None, dataset: datasets.Dataset, refit: bool, work: Workplace
+) -> Placed:
+    """What is open for the cells of a data set, which it is fitted again with as targets where that is asked."""
     cells = opened.encoder.encode(dataset, opened.columns)
     if shown is not None:
-        return opened, _refitted_with(shown, opened, dataset, cells, work), cells
-    return opened, opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline, cells
+        return Placed(opened, _refitted_with(shown, opened, dataset, cells, work), cells, shown.given(dataset))
+    return Placed(opened, opened.refitted(cells, dataset.digest, work) if refit else opened.pipeline, cells)
 
 
 def _refitted_with(

@@ -15,7 +15,9 @@ from cellfeat.fitted_pipelines import Opened
 from cellfeat.novelty import Novelty, Reference
 from cellfeat.novelty_remarks import Remedies
 from cellfeat.pipeline import Pipeline
-from cellfeat.types import Cells
+from cellfeat.types import UNLABELED, Cells
+
+BETWEEN = "|"  # the classes of a set, in a table
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,19 @@ class Wanted:
             check_coverage(self.coverage)
 
     def check(self, folder: Path) -> None:
-        """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by."""
-        if self.coverage is not None and not (folder / CONFIDENCE).is_file():
+        """Raises: CellfeatError for sets of a pipeline that was saved without what they are made by, and where a
+        class's name would make two of one in a table."""
+        if self.coverage is None:
+            return
+        confidence = Confidence.read(folder)
+        if confidence is None:
             raise no_scores(folder)
+        for name in confidence.classes:
+            if BETWEEN in name:
+                raise CellfeatError(
+                    f"--coverage: a class of {folder} is called {name!r}, and the classes of a set are written with "
+                    f"{BETWEEN} between them; leave --coverage out, or run again with a name without {BETWEEN}"
+                )
 
 
 def no_scores(folder: Path) -> CellfeatError:
@@ -77,7 +89,8 @@ class Verdicts:
     chosen: (N,) int64 into `classes`. proba: (N, K) float, calibrated where the run knows how. answered: (N,) bool,
     False where the method abstains. sets: (N, K) bool, the classes in each prediction set, None where none are wanted.
     novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that. wanted:
-    what was asked for. calibrated: whether `proba` is.
+    what was asked for. calibrated: whether `proba` is. given: (N,) bool, cells that were fitted on with their label,
+    whose answer is this label with certainty, None where there are none: no method is asked what it was told.
     """
 
     classes: tuple[str, ...]
@@ -88,6 +101,7 @@ class Verdicts:
     novelty: Novelty | None = None
     wanted: Wanted = AS_EVER
     calibrated: bool = False
+    given: np.ndarray | None = None
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
@@ -95,7 +109,9 @@ class Verdicts:
         if self.wanted.abstain is not None:
             found["best_label"] = [self.classes[one] for one in self.chosen]
         if self.sets is not None:
-            found["set"] = ["|".join(np.array(self.classes)[one]) for one in self.sets]
+            found["set"] = [BETWEEN.join(np.array(self.classes)[one]) for one in self.sets]
+        if self.given is not None:
+            found["corrected"] = ["yes" if one else "no" for one in self.given]
         if self.novelty is not None:
             found["novelty"] = [f"{value:.6g}" for value in self.novelty.score]
             found["novel"] = ["yes" if one else "no" for one in self.novelty.novel]
@@ -106,8 +122,17 @@ class Verdicts:
         return [self.classes[one] if sure else "" for one, sure in zip(self.chosen, self.answered, strict=True)]
 
 
-def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, wanted: Wanted) -> Verdicts:
+def judged(
+    opened: Opened,
+    pipeline: Pipeline,
+    dataset: Dataset,
+    cells: Cells,
+    wanted: Wanted,
+    given: np.ndarray | None = None,
+) -> Verdicts:
     """Classes, probabilities and doubts of encoded cells, by a pipeline of a run or one fitted again on it.
+
+    given: (N,) int64 labels that the pipeline was shown of these very cells, -1 of the others.
 
     Says on stderr for which classes no coverage can be promised.
 
@@ -116,10 +141,12 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
     wanted.check(opened.folder)
     confidence = known(opened.folder, pipeline.classes)
     chosen, raw = pipeline.predict(cells, opened.context)
+    chosen, raw = _with_given(chosen, raw, given)
     proba = raw if confidence is None else confidence.calibrated(raw)
     sets = None
     if confidence is not None and wanted.coverage is not None:
         sets = confidence.sets(proba, wanted.coverage)
+        sets = sets if given is None else np.where((given != UNLABELED)[:, None], proba == 1, sets)
         for remark in _remarks(confidence, wanted.coverage):
             opened.context.note(remark)
     told = raw if wanted.raw else proba
@@ -133,7 +160,16 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
         None if reference is None else reference.judge(dataset, cells, opened.encoder, remedies(opened, pipeline)),
         wanted,
         confidence is not None and not wanted.raw,
+        None if given is None else given != UNLABELED,
     )
+
+
+def _with_given(chosen: np.ndarray, proba: np.ndarray, given: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The answers with those that a person gave in the place of what the fit, which was shown them, makes of them."""
+    if given is None:
+        return chosen, proba
+    told, certain = given != UNLABELED, np.eye(proba.shape[1])
+    return np.where(told, given, chosen), np.where(told[:, None], certain[given], proba)
 
 
 def _remarks(confidence: Confidence, coverage: float) -> Iterator[str]:

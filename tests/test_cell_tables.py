@@ -56,12 +56,12 @@ def test_what_protects_names_from_a_spreadsheet_is_taken_off_everywhere(table):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        (f'{HEADER}x,"1.png,a,a,1,0\ny,2.png,a,a,1,0\n', "not a CSV file: line 3: unexpected end of data"),
-        (f"{HEADER}x,{'1' * 140_000},a,a,1,0\n", "not a CSV file: line 2: field larger than field limit"),
-        (f'sep=,\n{HEADER}"x"y,1.png,a,a,1,0\n', "not a CSV file: line 3: "),
-        (f"{HEADER}x,1.png,a,a,1,0,more\n", "line 2 has 7 fields, more than the header (6)"),
-        ("id,path,label,reviewed,Reviewed\nx,1.png,a,,\n", "the column 'reviewed' is there twice"),
-        ("id,path,label,p_=b,p_'=b\nx,1.png,a,1,1\n", "is there twice"),
+        (f'{HEADER}x,"1.png,a,a,1,0\ny,2.png,a,a,1,0\n', "not a CSV in UTF-8 (line 3: unexpected end of data)"),
+        (f"{HEADER}x,{'1' * 140_000},a,a,1,0\n", "not a CSV in UTF-8 (line 2: field larger than field limit"),
+        (f'sep=,\n{HEADER}"x"y,1.png,a,a,1,0\n', "not a CSV in UTF-8 (line 3: "),
+        (f"{HEADER}x,1.png,a,a,1,0,more\n", "line 2 has 7 fields, the header 6; put quotes"),
+        ("id,path,label,reviewed,Reviewed\nx,1.png,a,,\n", "the column reviewed is there twice; keep one"),
+        ("id,path,label,p_=b,p_'=b\nx,1.png,a,1,1\n", "the column p_=b is there twice"),
         (f"{HEADER}x,1.png,a,a,1,0\n,,a,,,\n", "line 3: the id is empty"),
         (f"{HEADER}x,1.png,a,a,1,0\nx,2.png,a,a,1,0\n", "the cell 'x' is there 2 times"),
         (f"{HEADER},,,,,\n", "no cells below the header"),
@@ -72,5 +72,5 @@ def test_what_cannot_be_meant_is_refused_with_its_line(table, text, part):
     with pytest.raises(CellfeatError) as caught:
         cell_tables.read(table(text))
     assert part in str(caught.value)
-    with pytest.raises(CellfeatError, match=r"^--before: "):
+    with pytest.raises(CellfeatError, match=r"^--before /"):
         read_answers(table(text.replace("path", "where").replace("label", "word")))

@@ -218,6 +218,17 @@ def test_it_comes_back_as_it_was_and_a_damaged_file_is_one_line(tmp_path):
         assert words in str(error.value)
 
 
+def test_a_class_with_the_mark_between_the_classes_of_a_set_has_no_sets(tmp_path):
+    learnt().save(tmp_path)
+    Wanted(coverage=0.9).check(tmp_path)
+    path = tmp_path / "confidence.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"classes": ["a|b", *said["classes"][1:]]}))
+    Wanted().check(tmp_path)
+    with pytest.raises(CellfeatError, match=r"--coverage: a class of .* is called 'a.b', .*leave --coverage out"):
+        Wanted(coverage=0.9).check(tmp_path)
+
+
 def test_what_cannot_be_wanted_is_refused():
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(CellfeatError, match="it is a probability from 0 to 1"):

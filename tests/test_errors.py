@@ -40,6 +40,6 @@ def test_an_unseen_domain_is_a_users_error_that_names_it_and_what_to_do():
     assert error.unseen == ["lab", "new"]
     assert str(error) == (
         "align 'coral' cannot place the new domain 'lab', 'new'; it was fitted on a, b. Fit it with the new domain "
-        "among the adapted ones (run: --adapt test or heldout; predict and transform: --refit; in Python: target= or "
-        "refit)"
+        "among the adapted ones (run: --adapt test or heldout; predict, transform and smear: --refit; in Python: "
+        "target= or refit)"
     )

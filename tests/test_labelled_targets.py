@@ -63,7 +63,10 @@ def test_corrected_cells_are_fitted_on_and_the_change_is_told(cellfeat, ward, tm
     right_before = np.mean([before[name] == truth[name] for name in shown])
     assert f"before, {100 * right_before:.0f} % of them were answered right; now" in err
     rest = [name for name in truth if name not in shown]
-    assert np.mean([now[name] == truth[name] for name in shown]) > 0.9, "cells that are fitted on"
+    with (tmp_path / "again.csv").open(newline="", encoding="utf-8") as file:
+        lines = {line["id"]: line for line in csv.DictReader(file)}
+    assert {name for name, line in lines.items() if line["corrected"] == "yes"} == set(shown)
+    assert all((lines[name]["label"], lines[name]["probability"]) == (truth[name], "1") for name in shown)
     assert np.mean([now[name] == truth[name] for name in rest]) >= np.mean(
         [before[name] == truth[name] for name in rest]
     )
@@ -82,6 +85,22 @@ def test_labels_that_nobody_gave_change_nothing(ward, tmp_path):
     assert (tmp_path / "true-answers.csv").read_bytes().replace(b"true", b"") == (
         tmp_path / "false-answers.csv"
     ).read_bytes().replace(b"false", b"")
+
+
+def test_a_label_that_was_given_is_the_answer_and_no_prediction(cellfeat, ward, tmp_path):  # noqa: F811
+    """Wrong labels would otherwise come back as the method's own answers, and sure ones."""
+    rows = read_rows(ward / "third.csv")
+    wrong = [{**row.values, "path": row.path, "mask_path": "", "label": "basophil"} for row in rows[:6]]
+    write_manifest(tmp_path / "wrong.csv", wrong)
+    given = ("predict", ward / "run", ward / "third.csv", "--domain", "lab-c", "--labelled", tmp_path / "wrong.csv")
+    assert cellfeat(*given, "-o", tmp_path / "out.csv", "--coverage", "0.5", "--abstain", "0.99")[0] == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        lines = {line["id"]: line for line in csv.DictReader(file)}
+    told = [lines[row["id"]] for row in wrong]
+    assert {(one["corrected"], one["label"], one["probability"], one["set"]) for one in told} == {
+        ("yes", "basophil", "1", "basophil")
+    }
+    assert sum(one["corrected"] == "yes" for one in lines.values()) == 6
 
 
 def test_a_fit_sees_source_and_shown_labels_and_no_other(context):
@@ -122,7 +141,7 @@ def test_wrong_manifests_and_tables_are_refused(cellfeat, ward, tmp_path):  # no
     code, _, err = cellfeat(*given, "--labelled", tmp_path / "empty.csv")
     assert (code, "no cell has a label" in one_line(err)) == (2, True)
     code, _, err = cellfeat(*given, "--before", ward / "third.txt")
-    assert (code, "no such table" in one_line(err)) == (2, True)
+    assert (code, "no such file" in one_line(err)) == (2, True)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     code, _, err = cellfeat(*given, "--before", tmp_path / "other.csv")
     assert (code, "no table of predictions" in one_line(err)) == (2, True)

@@ -67,7 +67,7 @@ def test_the_reviewed_table_is_the_table_and_a_column(tmp_path):
         ("id,path\nx,1.png\n", "has no column label; it is no table of predictions"),
         ("id,path,label,p_a,reviewed\nx,1.png,a,1,a\n", "it has a column 'reviewed', so a review wrote it"),
         ("id,path,label\nx,1.png,a\n", "no column p_CLASS; a review needs cells.csv of `cellfeat smear`"),
-        ("id,path,label,p_a,p_a\nx,1.png,a,1,1\n", "the column 'p_a' is there twice"),
+        ("id,path,label,p_a,p_a\nx,1.png,a,1,1\n", "the column p_a is there twice"),
         ("id,path,label,p_unsure\nx,1.png,unsure,1\n", "a class is called 'unsure'"),
         ("id,path,label,p_a\nx,1.png,b,1\n", "line 2: the label 'b' is none of its classes (a)"),
         ("id,path,label,p_a\n,1.png,a,1\n", "line 2: the id is empty"),
@@ -75,7 +75,7 @@ def test_the_reviewed_table_is_the_table_and_a_column(tmp_path):
         ("id,path,label,p_a\nx,1.png,a\n", "line 2: a probability is no number"),
         ("id,path,label,p_a\nx,1.png,a,1\nx,2.png,a,1\n", "the cell 'x' is there 2 times"),
         ("id,path,label,p_a\n", "no cells below the header"),
-        ('id,path,label,p_a\nx,"1.png,a,1\n', "not a CSV file"),
+        ('id,path,label,p_a\nx,"1.png,a,1\n', "not a CSV in UTF-8"),
     ],
 )
 def test_a_table_that_cannot_be_reviewed_is_refused(tmp_path, text, part):
@@ -90,7 +90,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(CellfeatError, match="no such table"):
         read_table(tmp_path / "absent.csv")
     (tmp_path / "latin.csv").write_bytes(b"id,path,label,p_a\n\xe9,1.png,a,1\n")
-    with pytest.raises(CellfeatError, match=r"not UTF-8 text \(byte 18\)"):
+    with pytest.raises(CellfeatError, match=r"not a CSV in UTF-8 \(byte 18\)"):
         read_table(tmp_path / "latin.csv")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_refitted_with_these_cells_and_what_changed(smear, smears, tmp_path):
         for one in earlier[:6]:  # a reviewer says that all of them are of one class
             writer.writerow([one["id"], tmp_path / "out" / one["path"], "monocyte", "new", one["patient"]])
     code, out, err = smear(
-        "--cell-size", "48", "--json", "--labelled", tmp_path / "right.csv", "--before", tmp_path / "out" / "cells.csv",
+        "--cell-size", "48", "--json", "--labelled", tmp_path / "right.csv", "--before", tmp_path / "out",
         out="again",
     )  # fmt: skip
     assert code == 0, err
@@ -246,3 +247,64 @@ def test_a_review_of_nothing_counts_as_the_smear_did(smear, tmp_path):
                 assert float(other[name]) == pytest.approx(float(value), abs=0.01)
             else:
                 assert other[name] == value
+
+
+def test_cells_that_are_no_longer_found_are_no_changes(smear, smears, tmp_path):
+    folder, drawn = smears
+    assert smear("--cell-size", "48")[0] == 0
+    boxes = {key: found[1:] for key, found in json.loads((folder / "boxes.json").read_text()).items()}
+    (tmp_path / "fewer.json").write_text(json.dumps(boxes))
+    options = ("--cell-size", "48", "--json", "--before", tmp_path / "out")
+    code, out, err = smear(*options, out="again", boxes=tmp_path / "fewer.json")
+    assert code == 0, err
+    cells = sum(len(one.boxes) for one in drawn.values())
+    found = {"cells": cells - 3, "changed": 0, "only_before": 3, "only_now": 0, "moves": []}
+    assert json.loads(out)["changes"] == found
+    assert "boxes around no cell of the other count: 3 of the earlier one, 0 of this one" in " ".join(err.split())
+
+
+def test_an_empty_field_does_not_stop_the_count(smear, smears, tmp_path):
+    folder, drawn = smears
+    (tmp_path / "in").mkdir()
+    shutil.copy(folder / "P1" / "a.png", tmp_path / "in")
+    picture = Image.new("RGB", (200, 150), (236, 233, 228))
+    picture.save(tmp_path / "in" / "empty.png")  # but for one cell, which the border cuts
+    digest = hashlib.sha256(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)).tobytes()).hexdigest()
+    boxes = json.loads((folder / "boxes.json").read_text()) | {digest: [[0, 0, 30, 30]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    code, _, err = smear(images=(tmp_path / "in" / "empty.png",), boxes=tmp_path / "boxes.json")
+    assert code == 2
+    assert "empty.png: every cell is cut by the border, so that the scale is not known; say how" in one_line(err)
+    code, _, err = smear(images=(tmp_path / "in",), boxes=tmp_path / "boxes.json")
+    assert code == 0, err
+    assert "1 photograph could not be searched, so that no cell of empty is counted; fields.csv says why" in " ".join(
+        err.split()
+    )
+    full, empty = rows(tmp_path / "out" / "fields.csv")
+    assert (int(full["cells"]), full["problem"]) == (len(drawn["P1/a.png"].boxes), "")
+    assert (empty["cells"], empty["scale"]) == ("0", "")
+    assert empty["problem"].startswith("every cell is cut by the border")
+
+
+def test_what_cannot_answer_is_known_before_cells_are_looked_for(smear, finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "run")
+    [about] = run.glob("pipelines/*/pipeline.json")
+    saved = about.read_text()
+    told = json.loads(saved)
+    told["facts"]["places_new"] = False  # as of a method that must adapt first
+    about.write_text(json.dumps(told))
+    monkeypatch.setattr("cellfeat.smear.find_cells", lambda *given: pytest.fail("cells were looked for"))
+    code, _, err = smear("--cell-size", "48", "--run", run)
+    assert code == 2
+    assert "align 'none' cannot place the new domain 'new'; it was fitted on lab-a." in one_line(err)
+    assert "predict, transform and smear: --refit" in one_line(err)
+    told = json.loads(saved)
+    told["facts"]["dataset"]["digest"] = "other"
+    about.write_text(json.dumps(told))
+    assert "has changed since" in one_line(smear("--cell-size", "48", "--run", run, "--refit")[2])
+    with (tmp_path / "right.csv").open("w") as file:
+        Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+        file.write("id,path,label,domain\nx,x.png,blast,new\n")
+    code, _, err = smear("--cell-size", "48", "--labelled", tmp_path / "right.csv")
+    assert code == 2
+    assert "blast" in one_line(err)

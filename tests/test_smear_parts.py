@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -60,11 +61,14 @@ def test_patients_by_name_by_pattern_and_by_a_table(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("patient,path,note\nA,P1_1.png,x\nB,P2_2.png,\n", encoding="utf-8-sig")
     assert whose(listed([table])) == {"P1_1": "A", "P2_2": "B"}
+    table.write_text("sep=;\n Path ;PATIENT\n\nP1_1.png;A\n;\nP2_2.png;Smith, John;\n")  # as a spreadsheet saves it
+    assert whose(listed([table])) == {"P1_1": "A", "P2_2": "Smith, John"}
     for text, said in (
-        (
-            "path;patient\na.png;A\n",
-            "the columns path,patient, separated by commas, and a line for each; found: path;",
-        ),
+        ("file;patient\na.png;A\n", "the columns path and patient, and a line for each photograph; found: file, pati"),
+        ("path,patient\nP1_1.png,Smith, John\n", "line 2 has 3 fields, the header 2; put quotes around a text"),
+        ("path,patient,Path\nP1_1.png,A,\n", "the column path is there twice; keep one"),
+        ('path,patient\n"P1_1.png,A\n', "not a CSV in UTF-8 .line 2: unexpected end of data"),
+        ("path,patient\nhttps://a.org/b.png,A\n", "line 2: https://a.org/b.png is no file of this machine; download"),
         ("path,patient\n", "found: no lines"),
         ("path,patient\nP1_1.png,\n", "line 2: patient is empty"),
     ):
@@ -83,6 +87,7 @@ def test_patients_by_name_by_pattern_and_by_a_table(tmp_path):
         ((paths, None, "("), "not a regular expression"),
         (([tmp_path / "none.png"], None, None), "none.png: no such file or folder"),
         (([tmp_path / "none.csv"], None, None), "none.csv: no such file"),
+        (([Path("http://127.0.0.1/a.png")], None, None), "is no file of this machine; download the photographs first"),
         (([paths[0], paths[0]], None, None), "is named twice"),
         (([], None, None), "no photographs were named"),
     ):
@@ -129,6 +134,7 @@ def test_the_scale_of_the_options():
         ((None, 0.0, 0.5), "--um-per-px 0: micrometres of one pixel, above 0 and at most 3.4"),
         ((None, 50.0, 0.5), "--um-per-px 50"),
         ((float("nan"), None, 0.5), "--cell-size nan"),
+        ((float("inf"), None, 0.5), "--cell-size inf: the diameter of a cell in pixels"),
         ((80, None, 1.5), "--cell-share 1.5: a cell's share of an image's side, above 0 and at most 1"),
     ):
         with pytest.raises(CellfeatError, match=said):
@@ -162,11 +168,16 @@ def test_an_estimated_scale_gives_way_to_the_cells_own_where_they_contradict_it(
 def test_without_any_scale_the_options_are_named(tmp_path):
     one, finder, _ = photograph(tmp_path, 3, 2)
     assert find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out").origin == MEASURED
-    with pytest.raises(CellfeatError, match="no scale could be estimated, and of-one finds cells at a known scale"):
-        find_cells(one, OfOneScale(), "of-one", Scale(None, 0.5), Estimate(None), tmp_path / "out")
+    none = find_cells(one, OfOneScale(), "of-one", Scale(None, 0.5), Estimate(None), tmp_path / "out")
+    assert (none.cells, none.diameter) == ([], None)
+    assert none.row()["problem"].startswith("no scale could be estimated, and of-one finds cells at a known scale")
     finder.boxes = {key: [[0, 0, 30, 30]] for key in finder.boxes}
-    with pytest.raises(CellfeatError, match=r"every cell is cut by the border, .*--cell-size PX .*--um-per-px UM"):
-        find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out")
+    cut = find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out")
+    assert re.match("every cell is cut by the border, .*--cell-size PX .*--um-per-px UM", cut.problem)
+    large = (one, finder, "known", Scale(330, 0.5), Estimate(None), tmp_path / "out")
+    with pytest.raises(CellfeatError, match=r"f.png: a cell 330 px wide, as .* larger than the photograph .320 x 240"):
+        find_cells(*large)
+    assert find_cells(*large, skip_bad=True).problem.startswith("a cell 330 px wide")
     finder.boxes = {}
     assert find_cells(one, finder, "known", Scale(None, 0.5), Estimate(None), tmp_path / "out").row()["cells"] == 0
 
@@ -212,6 +223,24 @@ def test_cells_that_touch_or_are_cut():
     assert touching(boxes[:1]).tolist() == [False]
     assert touching(boxes[[0, 0]]).tolist() == [True, True]
     assert touching(np.zeros((0, 4))).shape == (0,)
+
+
+def test_touching_is_the_same_whichever_way_cells_are_looked_for():
+    rng = np.random.default_rng(0)
+    corner, size = rng.uniform(0, 900, (150, 2)), rng.uniform(10, 60, (150, 2))
+    boxes = np.hstack([corner, corner + size])
+    boxes[0] = (0, 0, 300, 30)  # one is far larger than what it touches
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    found = np.zeros(len(boxes), bool)
+    for one in range(len(boxes)):
+        for other in range(one):
+            way = centre[other] - centre[one]
+            distance = np.hypot(*way)
+            reach = sum(1 / np.hypot(*(way / distance / half[cell])) for cell in (one, other))
+            if distance <= 1.05 * reach:
+                found[[one, other]] = True
+    assert 20 < found.sum() < 130
+    assert touching(boxes).tolist() == found.tolist()
 
 
 def test_flags_against_what_was_drawn():

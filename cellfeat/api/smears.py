@@ -43,7 +43,7 @@ def smear(
     images: photographs, folders of them, or one CSV `path,patient`. sets: {"segmenter.KEY": value}. cell_size: px of a
     typical white cell's diameter; um_per_px: µm instead; None for both estimates it. detector_record: known cells,
     those of them that were found, boxes that were none. labelled: a manifest of labelled cells to fit
-    again with. before: `cells.csv` of an earlier count. The others as of `cellfeat smear`.
+    again with. before: folder of an earlier count. The others as of `cellfeat smear`.
 
     Raises: CellfeatError for what cannot be read or does not fit together, where no cell is found or `out` exists.
     """

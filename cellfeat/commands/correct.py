@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cellfeat.cell_tables import CELLS
+from cellfeat.errors import CellfeatError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cellfeat.corrections import Corrections
+    from cellfeat.recounted import Recounted
 
 
 def correct(
@@ -39,12 +41,10 @@ def correct(
     """
     from cellfeat import corrections
     from cellfeat.console import say
-    from cellfeat.recounted import Recount
     from cellfeat.showing import show, show_json
 
     found = corrections.correct(table, out, domain, original, accept_rest)
-    recount = Recount.of(found.table)
-    counted = None if recount is None else recount.after(found.answers)
+    counted = _counted(found)
     if as_json:
         show_json(found.as_dict() | ({"differential": counted.as_dict()} if counted else {}))
     else:
@@ -54,6 +54,19 @@ def correct(
     if remote := sum(isinstance(row.path, str) for row in found.labelled):
         say(f"{remote:,} of the images are URLs, as the table names them; --labelled fetches them")
     say(_next(found, out, domain))
+
+
+def _counted(found: Corrections) -> Recounted | None:
+    """A smear's count with the answers; None for other tables, and where an edited one does not tell what it needs."""
+    from cellfeat.console import note
+    from cellfeat.recounted import Recount
+
+    try:
+        recount = Recount.of(found.table)
+    except CellfeatError as error:
+        note(f"not counted again: {error}")
+        return None
+    return None if recount is None else recount.after(found.answers)
 
 
 def _labelled_cells(count: int) -> str:

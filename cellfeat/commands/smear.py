@@ -10,7 +10,6 @@ import typer
 from cellfeat import completion
 from cellfeat.commands.options import (
     Abstain,
-    Before,
     Coverage,
     Device,
     Labelled,
@@ -71,7 +70,9 @@ def smear(
     source: Source = None,
     refit: Refit = False,
     labelled: Labelled = None,
-    before: Before = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier count of these photographs: say what changed")
+    ] = None,
     abstain: Abstain = None,
     coverage: Coverage = None,
     raw: Raw = False,
