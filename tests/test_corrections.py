@@ -147,3 +147,24 @@ def test_the_command(cellfeat, out_folder, tmp_path):  # noqa: F811
     assert "exists and is never overwritten" in one_line(err)
     code, out, _ = cellfeat("data", "correct", out_folder, "-o", tmp_path / "d.csv")
     assert (code, "monocyte" in out, "not looked at" in out) == (0, True, True)
+
+
+def test_images_of_elsewhere_are_told_and_none_of_a_smear_are(cellfeat, tmp_path):  # noqa: F811
+    rows = [[*row] for row in ROWS]
+    rows[0][1] = "https://127.0.0.1:9/1.png"
+    (tmp_path / "crops").mkdir()
+    for row in rows[1:]:
+        (tmp_path / row[1]).write_bytes(b"image")
+    table = write(tmp_path / "t.csv", rows)
+    code, _, err = cellfeat("data", "correct", table, "-o", tmp_path / "c.csv")
+    assert (code, "1 of the images is elsewhere, as the table names them by URL; --labelled fetches them" in err) == (
+        0,
+        True,
+    )
+    assert "Next: cellfeat predict RUN IMAGES --labelled" in err
+    assert read_rows(tmp_path / "c.csv")[0].path == rows[0][1]
+    for outside in (rows[0][1], "../t.csv", str(table)):
+        rows[0][1] = outside
+        smear = write(tmp_path / "smear" / "reviewed.csv", [[*row, row[1]] for row in rows], [*HEAD, "crop"])
+        with pytest.raises(CellfeatError, match="lies outside its folder, where a smear has its own"):
+            read_corrections(smear)

@@ -86,6 +86,21 @@ def test_the_commands_show_it_and_go_on_with_smear(folder, cellfeat, tmp_path): 
     assert f"--before {folder / 'cells.csv'}" in err
     code, out, _ = cellfeat("data", "correct", folder, "-o", tmp_path / "d.csv", "--json")
     assert (code, json.loads(out)["differential"]["cells"]) == (0, CELLS - 1)
+    (folder / "smear.json").write_text("{")
+    code, out, err = cellfeat("data", "correct", folder, "-o", tmp_path / "e.csv", "--json")
+    assert (code, "differential" in json.loads(out), "not counted again: " in err) == (0, False, True)
+
+
+def test_decimal_commas_are_numbers(folder):
+    before = counted(folder, {})[1]
+    table = read(folder / "cells.csv")
+    with (folder / "cells.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(table[0])
+        writer.writerows(
+            [text.replace(".", ",") if "." in text[:2] else text for text in line.values()] for line in table
+        )
+    assert counted(folder, {})[1] == before
 
 
 def test_a_damaged_folder_is_told_and_one_of_another_kind_is_not_counted(folder):

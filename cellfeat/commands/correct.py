@@ -52,7 +52,8 @@ def correct(
             show(one)
     say(f"{out}: {_labelled_cells(len(found.labelled))} of {domain}")
     if remote := sum(isinstance(row.path, str) for row in found.labelled):
-        say(f"{remote:,} of the images are URLs, as the table names them; --labelled fetches them")
+        are = "is" if remote == 1 else "are"
+        say(f"{remote:,} of the images {are} elsewhere, as the table names them by URL; --labelled fetches them")
     say(_next(found, out, domain))
 
 
