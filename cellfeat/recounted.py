@@ -88,9 +88,10 @@ class Recount:
         try:
             there = {str(one["patient"]) for one in about["photographs"]}
             said, seed, not_taught = about["detector"]["record"], int(about["seed"]), _not_taught(folder)
+            np.random.default_rng(seed)  # takes no negative one
             record = None if said is None else checked_record(*(said[name] for name in DetectorRecord._fields))
         except (LookupError, TypeError, ValueError, ArithmeticError, CellfeatError) as error:
-            raise CellfeatError(f"{folder / smear_folder.ABOUT} is damaged: {error!r}") from None
+            raise CellfeatError(f"{folder / smear_folder.ABOUT} is damaged: {type(error).__name__}: {error}") from None
         return cls(
             tuple(line["id"] for line in values),
             table.classes,

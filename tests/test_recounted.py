@@ -9,7 +9,8 @@ import pytest
 from reviewing import CLASSES, read, smear_folder
 from test_cli import cellfeat  # noqa: F401  a fixture
 
-from cellfeat import CellfeatError, cell_tables
+from cellfeat import CellfeatError, api, cell_tables
+from cellfeat.commands.review import _tell_results
 from cellfeat.recounted import Recount
 from cellfeat.review import Review
 from cellfeat.review_table import read_table
@@ -91,6 +92,16 @@ def test_the_commands_show_it_and_go_on_with_smear(folder, cellfeat, tmp_path): 
     assert (code, "differential" in json.loads(out), "not counted again: " in err) == (0, False, True)
 
 
+def test_the_end_of_a_review_shows_it(folder, capsys):
+    with api.review(folder) as server:
+        server.review.decide({0: "not a cell"}, "page", 1)
+    _tell_results(server)
+    out, err = capsys.readouterr()
+    assert f"After the review. Differential count: {CELLS - 1} cells" in out
+    assert "The count of the reviewed cells is in" in err
+    assert "Next: cellfeat data correct" in err
+
+
 def test_decimal_commas_are_numbers(folder):
     before = counted(folder, {})[1]
     table = read(folder / "cells.csv")
@@ -108,6 +119,7 @@ def test_a_damaged_folder_is_told_and_one_of_another_kind_is_not_counted(folder)
     for text, part in (
         ("{", "is damaged"),
         (about.replace("null", "[1]"), "is damaged"),
+        (about.replace('"seed": 0', '"seed": -1'), "is damaged: ValueError"),
         (about.replace("null", '{"cells": 0, "found": 1, "wrong": 0, "on": "x"}'), "is damaged: .*detector-record"),
     ):
         (folder / "smear.json").write_text(text)

@@ -26,13 +26,9 @@ def review(
     The page is for this machine alone. It ends with its button Finish, or with Ctrl-C here; the next start goes on
     where this one ended.
     """
-    from cellfeat.console import say
-    from cellfeat.recounted import COUNTS
     from cellfeat.review_server import start
-    from cellfeat.showing import show
 
     server = start(out, port)
-    table = server.review.table
     try:
         _tell(server)
         _invite(server, browser)
@@ -43,16 +39,7 @@ def review(
         pass
     finally:
         server.close()
-    counts = server.review.counts()
-    said = ", ".join(f"{number:,} {what}" for what, number in counts.items() if what != "left")
-    say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
-    found = server.review.recounted() if said else None
-    if found is not None:
-        for one in found.tables():
-            show(one)
-        say(f"The count of the reviewed cells is in {table.path.with_name(COUNTS[0])}, and as JSON beside it")
-    if said:
-        say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
+    _tell_results(server)
 
 
 def _tell(server: ReviewServer) -> None:
@@ -72,6 +59,25 @@ def _tell(server: ReviewServer) -> None:
         )
     if server.review.journal.half:
         note(f"{table.journal}: its last line was cut short, as by a kill; that step was not confirmed and is left out")
+
+
+def _tell_results(server: ReviewServer) -> None:
+    """What was decided, a smear's new count, and what comes next."""
+    from cellfeat.console import say
+    from cellfeat.recounted import COUNTS
+    from cellfeat.showing import show
+
+    table = server.review.table
+    counts = server.review.counts()
+    said = ", ".join(f"{number:,} {what}" for what, number in counts.items() if what != "left")
+    say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
+    found = server.review.recounted() if said else None
+    if found is not None:
+        for one in found.tables():
+            show(one)
+        say(f"The count of the reviewed cells is in {table.path.with_name(COUNTS[0])}, and as JSON beside it")
+    if said:
+        say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
 
 
 def _invite(server: ReviewServer, browser: bool) -> None:
