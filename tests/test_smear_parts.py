@@ -17,10 +17,11 @@ from smearing import KnownBoxes, OfOneScale, drawn_smear, write_smears
 from cellfeat import CellfeatError, smear_detection
 from cellfeat.smear_crops import background, box_diameter, cropped, cut_by_border, touching
 from cellfeat.smear_detection import GIVEN, MEASURED, Scale, find_cells
-from cellfeat.smear_folder import about, read_cells
+from cellfeat.smear_folder import FoundCell, about, read_cells, write_cells
 from cellfeat.smear_photographs import Photograph, listed
 from cellfeat.smear_pictures import Marked, Shown, annotate, colours_of, sheet, short_names
 from cellfeat.smear_scales import BORROWED, ESTIMATED, POOLED, Estimate, pooled
+from cellfeat.verdicts import Verdicts, Wanted
 
 
 def blank(path, seed: int = 0):
@@ -300,6 +301,23 @@ def test_a_sheet_begins_with_the_least_sure(tmp_path):
 
 
 # The folder
+
+
+def test_names_are_no_formulas_in_the_table_and_come_back_as_they_were(tmp_path):
+    chosen, proba = np.array([0, 1]), np.array([[0.7, 0.3], [0.4, 0.6]])
+    wanted = Wanted(abstain=0.65, coverage=0.9)
+    verdicts = Verdicts(("=1+1", "b"), chosen, proba, np.array([True, False]), np.ones((2, 2), bool), wanted=wanted)
+    cells = [FoundCell(f"f/{number}", "-p", "f", (0.0, 0.0, 4.0, 4.0), False, False) for number in (1, 2)]
+    write_cells(tmp_path, cells, verdicts)
+    (tmp_path / "smear.json").write_text("{}")
+    with (tmp_path / "cells.csv").open(newline="") as file:
+        raw = list(csv.DictReader(file))
+    names = ("patient", "label", "best_label", "set")
+    assert [raw[0][name] for name in names] == ["'-p", "'=1+1", "'=1+1", "'=1+1|b"]
+    assert not [text for one in raw for text in one.values() if text.startswith("=")]
+    found = read_cells(tmp_path)
+    assert [found[0][name] for name in names] == ["-p", "=1+1", "=1+1", "=1+1|b"]
+    assert (found[1]["label"], found[1]["best_label"]) == ("", "b")
 
 
 def test_a_folder_that_is_none_is_told(tmp_path):
