@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellfeat.errors import CellfeatError
-from cellfeat.spreadsheets import unprotected
+from cellfeat import cell_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,11 +65,5 @@ def read_answers(table: Path) -> dict[str, str]:
 
     Raises: CellfeatError where it is none.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CellfeatError(f"--before {table}: cannot be read ({' '.join(str(error).split())})") from None
-    if not lines or not {"id", "label"} <= set(lines[0]):
-        raise CellfeatError(f"--before {table}: no table of predictions, it has no columns id and label")
-    return {unprotected(line["id"] or ""): line["label"] or "" for line in lines}
+    lines = cell_tables.read(table, ("id", "label"), "--before").values()
+    return {line["id"]: line["label"] for line in lines}

@@ -6,23 +6,17 @@ a spreadsheet.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from cellfeat import storage
+from cellfeat import cell_tables
+from cellfeat.cell_tables import NOT_A_CELL, PREFIX, REVIEWED, REVIEWED_CELLS, UNSURE, CellTable
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.manifest import domain_problem, refuse_existing, write_manifest
-from cellfeat.spreadsheets import unprotected
-
-REVIEWED = "reviewed"  # the column of the reviewer's answers
-NOT_A_CELL, UNSURE = "not a cell", "unsure"
-TABLE = "reviewed.csv"  # in a folder of `cellfeat smear`
-PREFIX = "p_"  # of the columns of probabilities, which name the classes
 
 
 @dataclass(frozen=True)
@@ -42,14 +36,22 @@ class Row:
 class Corrections:
     """What a reviewer said of a table's cells."""
 
-    source: Path
-    classes: tuple[str, ...]
+    table: CellTable
     rows: tuple[Row, ...]
+
+    @property
+    def source(self) -> Path:
+        return self.table.path
 
     @property
     def labelled(self) -> list[Row]:
         """Those with a class."""
         return [row for row in self.rows if row.label is not None]
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """{id: answer} of the cells that were looked at."""
+        return {row.id: row.answer for row in self.rows if row.answer}
 
     @property
     def moves(self) -> Counter[tuple[str, str]]:
@@ -92,32 +94,37 @@ def read_corrections(table: Path, original: Path | None = None, accept_rest: boo
         original: the table as the method wrote it, where `label` was edited: what differs was corrected.
         accept_rest: with `original`, the labels that were not changed were looked at too, and are right.
 
-    Raises: CellfeatError for tables that do not belong together, words that are no class, and nothing answered.
+    Raises: CellfeatError for tables that do not belong together, words that are no class, nothing answered, a smear's
+    pictures that lie outside its folder, and a column `reviewed` beside `original`.
     """
     table = _table_of(table)
-    lines = _lines(table)
-    classes = tuple(name.removeprefix(PREFIX) for name in lines[0] if name.startswith(PREFIX))
+    found = cell_tables.read(table)
+    lines, classes = found.values(), found.classes
     if not classes:
         raise CellfeatError(
             f"{table} has no columns {PREFIX}CLASS, so that the classes are not known; keep the columns of the table "
             "that cellfeat wrote"
         )
     if original is not None:
+        if REVIEWED in found.header:
+            raise CellfeatError(
+                f"{table} has a column {REVIEWED!r}, which says what was answered: leave --original out, or take that "
+                "column away where the labels were changed in place"
+            )
         answers, predicted = _edited(table, lines, original, accept_rest)
-    elif REVIEWED in lines[0]:
-        answers = [unprotected(line[REVIEWED].strip()) for line in lines]
+    elif REVIEWED in found.header:
+        answers = [line[REVIEWED] for line in lines]
         predicted = [_predicted(line) for line in lines]
     else:
         raise CellfeatError(
             f"{table} has no column {REVIEWED!r}: write each cell's class there, or {NOT_A_CELL!r} or {UNSURE!r}; or, "
             "where you changed labels in place, name the table as it was with --original"
         )
-    said = _checked(table, answers, classes)
-    rows = [_row(table, *one, classes) for one in zip(lines, said, predicted, strict=True)]
-    found = Corrections(table, classes, tuple(rows))
+    said = _checked(found, answers)
+    rows = [_row(found, *one) for one in zip(lines, said, predicted, strict=True)]
     if not any(said):
         raise CellfeatError(f"{table}: no cell was answered; accept or correct some first (cellfeat review)")
-    return found
+    return Corrections(found, tuple(rows))
 
 
 def write_corrected(found: Corrections, out: Path, domain: str) -> int:
@@ -148,49 +155,23 @@ def write_corrected(found: Corrections, out: Path, domain: str) -> int:
 def _table_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    if not (path / TABLE).is_file():
-        raise CellfeatError(f"{path} has no {TABLE}: nobody reviewed it yet. Do so with: cellfeat review {path}")
-    return path / TABLE
-
-
-def _lines(table: Path) -> list[dict[str, str]]:
-    """The lines by column, as spreadsheets save them: a byte-order mark, and commas, semicolons or tabs."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CellfeatError(f"{table}: no such table") from None
-    except UnicodeDecodeError as error:
-        raise CellfeatError(f"{table}: not UTF-8 text (byte {error.start}); save it as “CSV UTF-8”") from None
-    except OSError as error:
-        raise CellfeatError(f"{table}: cannot be read ({error.strerror or error})") from None
-    head = text.split("\n", 1)[0]
-    mark = max(",;\t", key=head.count)
-    lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, restval=""))
-    there = set(lines[0]) if lines else set(head.strip().split(mark))
-    lacking = [name for name in ("id", "path", "label") if name not in there]
-    if lacking:
-        raise CellfeatError(f"{table} has no column {' and no column '.join(lacking)}; it is no table of predictions")
-    if not lines:
-        raise CellfeatError(f"{table}: no cells below the header")
-    if None in lines[0] or any(None in line for line in lines):
-        raise CellfeatError(f"{table}: a line has more fields than the header; save it with quotes around texts")
-    ids = Counter(line["id"] for line in lines)
-    twice = [name for name, count in ids.items() if count > 1]
-    if twice:
-        raise CellfeatError(f"{table}: the cell {twice[0]!r} is there {ids[twice[0]]} times; keep one line of each")
-    return lines
+    if not (path / REVIEWED_CELLS).is_file():
+        raise CellfeatError(
+            f"{path} has no {REVIEWED_CELLS}: nobody reviewed it yet. Do so with: cellfeat review {quote(str(path))}"
+        )
+    return path / REVIEWED_CELLS
 
 
 def _predicted(line: Mapping[str, str]) -> str:
     """The method's class of a cell, its best guess where it abstained."""
-    return line["label"].strip() or line.get("best_label", "").strip()
+    return line["label"] or line.get("best_label", "")
 
 
 def _edited(
     table: Path, lines: Sequence[Mapping[str, str]], original: Path, accept_rest: bool
 ) -> tuple[list[str], list[str]]:
     """Answers and predicted classes, by comparing labels with those that the method wrote."""
-    was = {line["id"]: line for line in _lines(original)}
+    was = {line["id"]: line for line in cell_tables.read(original).values()}
     strange = [line["id"] for line in lines if line["id"] not in was]
     if strange:
         raise CellfeatError(
@@ -199,37 +180,27 @@ def _edited(
         )
     answers, predicted = [], []
     for line in lines:
-        old, new = was[line["id"]]["label"].strip(), line["label"].strip()
+        old, new = was[line["id"]]["label"], line["label"]
         answers.append(new if new != old or accept_rest else "")
         predicted.append(_predicted(was[line["id"]]))
     return answers, predicted
 
 
-def _checked(table: Path, answers: Sequence[str], classes: Sequence[str]) -> list[str]:
+def _checked(table: CellTable, answers: Sequence[str]) -> list[str]:
     """Answers in the table's own spelling. Raises: CellfeatError for a word that is no class."""
-    spelling = {name.casefold(): name for name in (NOT_A_CELL, UNSURE, *classes)} | {"": ""}
-    wrong = {word: number for number, word in reversed(list(enumerate(answers, 2))) if word.casefold() not in spelling}
-    if wrong:
-        word, line = next(iter(dict(sorted(wrong.items(), key=lambda one: one[1])).items()))
-        more = f" (and {len(wrong) - 1} other words)" if len(wrong) > 1 else ""
-        raise CellfeatError(f"{table}: line {line}: {unknown('class', word, [*classes, NOT_A_CELL, UNSURE])}{more}")
-    return [spelling[word.casefold()] for word in answers]
+    known = [*table.classes, NOT_A_CELL, UNSURE]
+    spelling = {name.casefold(): name for name in reversed(known)} | {"": ""}
+    spelling |= {name: name for name in known}  # two classes may differ by capitals alone
+    said = [spelling.get(word, spelling.get(word.casefold())) for word in answers]
+    wrong = {word: None for word, one in zip(answers, said, strict=True) if one is None}
+    for line, word, one in zip(table.numbers, answers, said, strict=True):
+        if one is None:
+            more = f" (and {len(wrong) - 1} other words)" if len(wrong) > 1 else ""
+            raise CellfeatError(f"{table.path}: line {line}: {unknown('class', word, known)}{more}")
+    return [one or "" for one in said]
 
 
-def _row(table: Path, line: Mapping[str, str], answer: str, predicted: str, classes: Sequence[str]) -> Row:
+def _row(table: CellTable, line: Mapping[str, str], answer: str, predicted: str) -> Row:
     group = line.get("patient", "") or line.get("group", "")
-    return Row(
-        unprotected(line["id"]),
-        _located(table, unprotected(line["path"])),
-        predicted,
-        answer if answer in classes else None,
-        answer,
-        unprotected(group),
-    )
-
-
-def _located(table: Path, text: str) -> Path | str:
-    """An image as the table names it: beside the table, as in a folder of `cellfeat smear`, or from where we are."""
-    beside = storage.located(text, table.parent)
-    here = storage.located(text)
-    return here if isinstance(beside, Path) and isinstance(here, Path) and not beside.is_file() else beside
+    label = answer if answer in table.classes else None
+    return Row(line["id"], table.image(line["path"]), predicted, label, answer, group)

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from cellfeat.artifacts import atomic_file
 from cellfeat.digests import file_sha256
 from cellfeat.errors import CellfeatError
+from cellfeat.recounted import COUNTS, Recount, Recounted
 from cellfeat.review_journal import Change, Journal
 from cellfeat.review_table import ReviewTable
 
@@ -21,18 +22,19 @@ class Review:
     """Safe to be asked by many threads. Until `close`, no other process reviews this table."""
 
     def __init__(self, table: ReviewTable) -> None:
-        """Lock the table, read its journal, and write the reviewed table that this says.
+        """Lock the table, read its journal, and write the reviewed table that this says, and a smear's count of it.
 
         Raises: CellfeatError where another process reviews it, for a journal of another table, for a reviewed table
         that somebody changed, and where nothing can be written.
         """
         self.table = table
+        self._recount = Recount.of(table.source)
         self._rows = {cell.id: row for row, cell in enumerate(table.cells)}
-        self._guard, self._closed = threading.Lock(), False
+        self._guard, self._writing, self._closed = threading.Lock(), threading.Lock(), False
         self._file_lock = FileLock(table.lock, timeout=0, mode=0o666, thread_local=False)
         self._lock_table()
         try:
-            self.journal = Journal(table.journal, table.digest, len(table.cells), table.answers)
+            self.journal = Journal(table.journal, table.digest, self._rows, table.answers)
             self._check_reviewed()
             self._written = -1  # steps of the journal that the reviewed table has
             self.write()
@@ -56,6 +58,13 @@ class Review:
     def _check_reviewed(self) -> None:
         """Nobody's own changes are overwritten: what lies there must be what a review wrote."""
         path = self.table.reviewed
+        for name in COUNTS if self._recount else ():
+            one = self.table.path.with_name(name)
+            if one.exists() and file_sha256(one) not in self.journal.wrote:
+                raise CellfeatError(
+                    f"{one} was changed since a review wrote it, or comes from elsewhere. To go on with the review, "
+                    "move it away: it is written anew"
+                )
         if path.exists() and file_sha256(path) not in self.journal.wrote:
             raise CellfeatError(
                 f"{path} was changed since a review wrote it, or comes from elsewhere; `cellfeat data correct {path}` "
@@ -108,16 +117,33 @@ class Review:
 
     def write(self) -> Path:
         """The reviewed table with every decision so far, replaced whole. Raises: OSError."""
-        with self._guard:
-            steps, decisions = self.journal.steps, dict(self.journal.decisions)
-        if steps != self._written:
-            with atomic_file(self.table.reviewed) as partial:
-                self.table.write_reviewed(decisions, partial)
-                with self._guard:
-                    # Known before it is there: a kill in between leaves the older one, which is known too.
-                    self.journal.note_written(file_sha256(partial))
-            self._written = steps
+        # Of two that write at once the one with the older decisions might be the last, and be taken for the newest.
+        with self._writing:
+            with self._guard:
+                steps, decisions = self.journal.steps, dict(self.journal.decisions)
+            if steps != self._written:
+                self._write(decisions)
+                self._written = steps
         return self.table.reviewed
+
+    def _write(self, decisions: Mapping[str, str]) -> None:
+        with atomic_file(self.table.reviewed) as partial:
+            self.table.write_reviewed(decisions, partial)
+            with self._guard:
+                # Known before it is there: a kill in between leaves the older one, which is known too.
+                self.journal.note_written(file_sha256(partial))
+        found = self.recounted(decisions)
+        for name, text in found.files().items() if found else ():
+            with atomic_file(self.table.path.with_name(name)) as partial:
+                partial.write_text(text, encoding="utf-8", newline="")
+                with self._guard:
+                    self.journal.note_written(file_sha256(partial))
+
+    def recounted(self, decisions: Mapping[str, str] | None = None) -> Recounted | None:
+        """A smear's differential count with these decisions, or with all so far; None for other tables."""
+        if self._recount is None:
+            return None
+        return self._recount.after(dict(self.journal.decisions) if decisions is None else decisions)
 
     def close(self) -> None:
         """Write the reviewed table and let others in.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,12 +36,12 @@ class Journal:
     line was cut short by a kill; it was never confirmed, and is taken off before the next one is written.
     """
 
-    def __init__(self, path: Path, table: str, cells: int, answers: Sequence[str]) -> None:
-        """Reads what is there. table: the digest of the table. answers: what may be said of a cell.
+    def __init__(self, path: Path, table: str, cells: Collection[str], answers: Sequence[str]) -> None:
+        """Reads what is there. table: the digest of the table. cells: ids. answers: what may be said of a cell.
 
         Raises: CellfeatError for a journal of another table, and for a damaged line that is not the last one.
         """
-        self.path, self._table, self._cells, self._answers = path, table, cells, frozenset((*answers, ""))
+        self.path, self._table, self._cells, self._answers = path, table, frozenset(cells), frozenset((*answers, ""))
         self.decisions: dict[str, str] = {}
         self.undoable: list[list[Change]] = []
         self.taken: dict[str, int] = {}
@@ -58,8 +58,7 @@ class Journal:
 
     def undo(self, client: str, number: int) -> list[Change]:
         """Take the newest step back that is left, of this or an earlier sitting; no change where none is left."""
-        newest = self.undoable[-1] if self.undoable else []
-        changes = [Change(one.id, one.after, one.before) for one in reversed(newest)]
+        changes = self._back()
         self._append({**_step(changes, client, number), "undo": True})
         return changes
 
@@ -93,17 +92,16 @@ class Journal:
         self._take(stamped)
 
     def _first(self) -> dict[str, Any]:
-        return {"journal": KIND, "version": VERSION, "table": self._table, "cells": self._cells}
+        return {"journal": KIND, "version": VERSION, "table": self._table, "cells": len(self._cells)}
 
     def _take(self, step: Mapping[str, Any]) -> None:
-        """Make a step that is written part of the state."""
+        """Make a step that is written part of the state. Raises: ValueError for one that cannot follow this state."""
         if "wrote" in step:
-            self.wrote.add(step["wrote"])
+            self.wrote.add(str(step["wrote"]))
             return
         changes = [Change(one["id"], one["before"], one["after"]) for one in step["cells"]]
+        self._check_step(changes, step)
         for one in changes:
-            if one.after not in self._answers:
-                raise ValueError(f"{one.after!r} is no answer")
             self.decisions[one.id] = one.after
             if not one.after:
                 del self.decisions[one.id]
@@ -111,8 +109,27 @@ class Journal:
             self.undoable[-1:] = []
         else:
             self.undoable.append(changes)
-        self.taken[step["client"]] = int(step["number"])
+        self.taken[step["client"]] = step["number"]
         self.steps += 1
+
+    def _check_step(self, changes: Sequence[Change], step: Mapping[str, Any]) -> None:
+        """A line that was taken out, put in or changed by hand would say what no reviewer said."""
+        if not isinstance(step["client"], str) or type(step["number"]) is not int:
+            raise ValueError("the page and the number of the request are none")
+        for one in changes:
+            if one.id not in self._cells:
+                raise ValueError(f"the table has no cell {one.id!r}")
+            if one.after not in self._answers:
+                raise ValueError(f"{one.after!r} is no answer")
+            if one.before != self.decisions.get(one.id, ""):
+                raise ValueError(f"of {one.id!r} something else was said before")
+        if step.get("undo") and changes != self._back():
+            raise ValueError("it does not take the newest step back")
+
+    def _back(self) -> list[Change]:
+        """What takes the newest step back that is left."""
+        newest = self.undoable[-1] if self.undoable else []
+        return [Change(one.id, one.after, one.before) for one in reversed(newest)]
 
     def _read(self) -> None:
         *lines, rest = self.path.read_bytes().split(b"\n")
@@ -124,7 +141,7 @@ class Journal:
                     self._check(found)
                 else:
                     self._take(found)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
                 raise CellfeatError(
                     f"{self.path}: line {number} is damaged ({type(error).__name__}: {error}); bring a copy of the "
                     "journal back, or move it away and begin anew"
@@ -137,7 +154,7 @@ class Journal:
         if first.get("table") != self._table:
             raise CellfeatError(
                 f"{self.path} is the journal of another table, of {first.get('cells')} cells; this one has "
-                f"{self._cells}, or other ids or classes. Move the journal away, or bring its table back"
+                f"{len(self._cells)}, or other ids or classes. Move the journal away, or bring its table back"
             )
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cellfeat import page, thumbnails
-from cellfeat.corrections import NOT_A_CELL, UNSURE
+from cellfeat.cell_tables import NOT_A_CELL, UNSURE
 from cellfeat.decode import read_rgb
 from cellfeat.review_table import ReviewTable
 

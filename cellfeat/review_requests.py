@@ -30,6 +30,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
+NO_STEP = "no step of a review: a JSON object with `table`, `client`, `number` and `cells`, or `undo`"
 NO_SESSION = (
     "Not open to this browser. `cellfeat review` prints an address that opens the page once; Enter in its terminal "
     "prints a new one."
@@ -88,8 +89,10 @@ class Handler(BaseHTTPRequestHandler):
             answer()
         except Refused as refusal:
             self._send(refusal.status, refusal.text, "text/plain; charset=utf-8", **refusal.headers)
-        except (CellfeatError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except CellfeatError as error:
             self._send(HTTPStatus.BAD_REQUEST, str(error), "text/plain; charset=utf-8")
+        except (ValueError, LookupError, TypeError, RecursionError):
+            self._send(HTTPStatus.BAD_REQUEST, NO_STEP, "text/plain; charset=utf-8")
         except TimeoutError:
             self.close_connection = True
         except ConnectionError:
@@ -147,12 +150,12 @@ class Handler(BaseHTTPRequestHandler):
         if asked["table"] != review.table.digest:
             raise Refused(HTTPStatus.CONFLICT, "this is the page of another table; load it again")
         if not isinstance(client, str) or not CLIENT.fullmatch(client) or type(number) is not int or number < 1:
-            raise ValueError("client or number are none")
+            raise Refused(HTTPStatus.BAD_REQUEST, "`client` must be a page's own name, `number` a whole number from 1")
         if asked.get("undo") is True:
             return review.undo(client, number)
         cells = {row: answer for row, answer in asked["cells"] if type(row) is int}
         if not cells or len(cells) != len(asked["cells"]):
-            raise ValueError("cells must be pairs of different rows and an answer")
+            raise Refused(HTTPStatus.BAD_REQUEST, "`cells` must be pairs [row, answer] of different rows")
         return review.decide(cells, client, number)
 
     def _body(self) -> dict[str, Any]:
@@ -165,10 +168,10 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MOST_BYTES} bytes")
         data = self.rfile.read(int(length))
         if len(data) < int(length):
-            raise ValueError("it ended too early")
+            raise Refused(HTTPStatus.BAD_REQUEST, "the request ended too early")
         found = json.loads(data)
         if not isinstance(found, dict):
-            raise ValueError("it must be an object")
+            raise Refused(HTTPStatus.BAD_REQUEST, NO_STEP)
         return found
 
     def _check_host(self) -> None:
@@ -181,6 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         """The rest of a path that belongs to the page, asked for by the browser that has it."""
         if not path.startswith(self.server.folder) or not self.server.knows(self.headers.get("Cookie", "")):
             raise Refused(HTTPStatus.FORBIDDEN, NO_SESSION)
+        self.server.has_asked(self.connection)
         return path.removeprefix(self.server.folder)
 
     def _send_picture(self, row: int, large: bool) -> None:

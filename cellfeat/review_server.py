@@ -8,6 +8,7 @@ for one folder of a random name, because browsers send cookies to every port of 
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
 import time
 import webbrowser
@@ -29,7 +30,9 @@ LOOPBACK = "127.0.0.1"
 COOKIE = "cellfeat-review"
 TOKEN_BYTES = 32
 WRITE_EVERY = 5.0  # s between two reviewed tables, while there are new decisions
+SHARE_OF_TIME = 10  # between two of them there is so many times the time that the last one took, and more
 SMALL_KEPT = 5_000  # thumbnails in memory, of some 4 kB each
+ROOM_WITHIN = 1.0  # s in which a connection that was hung up on has ended
 MOST_CONNECTIONS = 64  # at once; a browser opens six
 
 
@@ -46,10 +49,11 @@ class ReviewServer(ThreadingHTTPServer):
         self.page, self.policy = review_page.render(review.table)
         self._small = lru_cache(SMALL_KEPT)(partial(review_page.small_picture, review.table))
         self.folder = f"/{secrets.token_urlsafe(16)}/"
-        self.missing = 0  # cells without a picture
+        self.missing, self.outside = 0, 0  # cells without a picture; those with one elsewhere on this machine
         self.finished, self._wrote = threading.Event(), time.monotonic()
         self._session, self._token = secrets.token_urlsafe(TOKEN_BYTES), ""
         self._guard, self._free = threading.Lock(), threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._strangers: dict[socket.socket, None] = {}  # connections on which the page has asked nothing, oldest first
         try:
             super().__init__((LOOPBACK, port), Handler)
         except (OSError, OverflowError) as error:
@@ -96,9 +100,11 @@ class ReviewServer(ThreadingHTTPServer):
         """Wait a moment, writing the reviewed table now and then; whether the reviewer has finished on the page."""
         ended = self.finished.wait(seconds)
         if not self.review.is_written and time.monotonic() - self._wrote > WRITE_EVERY:
-            self._wrote = time.monotonic()
+            begun = time.monotonic()
             with suppress(OSError):  # the journal has it; what still is so at the end is told then
                 self.review.write()
+            # Thousands of cells take seconds to count again, which the page would feel.
+            self._wrote = time.monotonic() + SHARE_OF_TIME * (time.monotonic() - begun)
         return ended
 
     def close(self) -> Path:
@@ -120,19 +126,39 @@ class ReviewServer(ThreadingHTTPServer):
     # Of socketserver
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):  # whoever opens very many is let down, and the rest go on
+        if not self._free.acquire(blocking=False) and not self._makes_room():
             self.shutdown_request(request)
             return
+        with self._guard:
+            self._strangers[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:
+            self.has_asked(request)
             self._free.release()
             raise
+
+    def _makes_room(self) -> bool:
+        """Hang up on who has been silent longest, so that whoever opens very many connections shuts nobody out."""
+        with self._guard:
+            if not self._strangers:
+                return False
+            silent = next(iter(self._strangers))
+            del self._strangers[silent]
+        with suppress(OSError):  # it has gone by itself
+            silent.shutdown(socket.SHUT_RDWR)
+        return self._free.acquire(timeout=ROOM_WITHIN)
+
+    def has_asked(self, request: socket.socket) -> None:
+        """The page's own browser asks something on this connection, or it is over."""
+        with self._guard:
+            self._strangers.pop(request, None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.has_asked(request)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -142,14 +168,14 @@ class ReviewServer(ThreadingHTTPServer):
 def start(given: Path, port: int = 0, browser: bool = False) -> ReviewServer:
     """A server of the review of this table. Raises: CellfeatError as reading, locking and serving do."""
     table = read_table(given)
-    missing = table.check_pictures()
+    missing, outside = table.check_pictures()
     review = Review(table)
     try:
         server = ReviewServer(review, port)
     except BaseException:
         review.close()
         raise
-    server.missing = missing
+    server.missing, server.outside = missing, outside
     if browser:
         webbrowser.open(server.new_address())
     return server

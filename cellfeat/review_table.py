@@ -9,16 +9,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from cellfeat import storage
-from cellfeat.corrections import NOT_A_CELL, PREFIX, REVIEWED, UNSURE
+from cellfeat import cell_tables
+from cellfeat.cell_tables import (
+    CELLS,
+    NOT_A_CELL,
+    PREFIX,
+    REVIEWED,
+    REVIEWED_CELLS,
+    UNSURE,
+    CellTable,
+    classes_of_set,
+    number,
+)
+from cellfeat.decode import ImageError
 from cellfeat.errors import CellfeatError
-from cellfeat.spreadsheets import plain, unprotected
+from cellfeat.spreadsheets import plain
 
-CELLS = "cells.csv"  # in a folder of `cellfeat smear`
 OTHER_ANSWERS = (NOT_A_CELL, UNSURE)
 FLAGS = ("touching", "cut", "novel")  # columns of yes or no
-SET_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,15 @@ class ReviewCell:
 
 @dataclass(frozen=True)
 class ReviewTable:
-    """N cells with K classes in the order of the file; `header` and `lines` are the CSV as it was read."""
+    """N cells with K classes in the order of the file; `source` is the CSV as it was read."""
 
-    path: Path
-    header: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    source: CellTable
     classes: tuple[str, ...]
     cells: tuple[ReviewCell, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
 
     @property
     def name(self) -> str:
@@ -81,35 +93,44 @@ class ReviewTable:
         text = json.dumps([[cell.id for cell in self.cells], self.classes])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def picture(self, row: int) -> Path | str:
-        """Where a cell's image lies: as seen from the table, or, as `cellfeat predict` writes it, from the folder of
-        work; a URL is a string."""
-        name = self.cells[row].picture
-        beside = storage.located(name, self.path.parent)
-        return beside if isinstance(beside, str) or beside.is_file() else Path(name)
+    def picture(self, row: int) -> Path:
+        """Where a cell's image lies, as `CellTable.image` finds it.
 
-    def check_pictures(self) -> int:
-        """The number of cells without a picture.
-
-        Raises: CellfeatError where no cell has one.
+        Raises: ImageError for what a review does not read: a URL, and what lies outside a smear's folder.
         """
-        found = [self.picture(row) for row in range(len(self.cells))]
-        missing = sum(isinstance(one, Path) and not one.is_file() for one in found)
-        if missing == len(found):
+        try:
+            found = self.source.image(self.cells[row].picture)
+        except CellfeatError as error:
+            raise ImageError(str(error)) from None
+        if isinstance(found, str):
+            raise ImageError(f"{found}: a review fetches nothing")
+        return found
+
+    def check_pictures(self) -> tuple[int, int]:
+        """The numbers of cells without a picture that is read, and of those whose picture lies neither in the table's
+        folder nor in that of work, as those of `cellfeat predict` may.
+
+        Raises: CellfeatError where no cell has one, and for a smear whose pictures lie outside its folder.
+        """
+        found = [self.source.image(cell.picture) for cell in self.cells]
+        paths = [one for one in found if isinstance(one, Path) and one.is_file()]
+        if not paths:
             raise CellfeatError(
-                f"{self.path}: none of its {missing} pictures is there; the first is {found[0]}, looked for beside the "
-                "table and in this folder. Go to the folder where the table was made, or put the pictures back"
+                f"{self.path}: none of its {len(found)} pictures is there; the first is {found[0]}, looked for beside "
+                "the table and in this folder. Go to the folder where the table was made, or put the pictures back; "
+                "URLs are not fetched"
             )
-        return missing
+        folders = (self.path.parent.resolve(), Path.cwd())
+        outside = sum(not any(one.resolve().is_relative_to(folder) for folder in folders) for one in paths)
+        return len(found) - len(paths), outside
 
     def write_reviewed(self, decisions: Mapping[str, str], path: Path) -> None:
         """The table with a column more: what the reviewer said, "" of cells that were not looked at."""
-        place = self.header.index("id")
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*self.header, REVIEWED])
-            for line in self.lines:
-                writer.writerow([*line, plain(decisions.get(unprotected(line[place]), ""))])
+            writer.writerow([*self.source.header, REVIEWED])
+            for line, cell in zip(self.source.lines, self.cells, strict=True):
+                writer.writerow([*line, plain(decisions.get(cell.id, ""))])
 
 
 def read_table(given: Path) -> ReviewTable:
@@ -121,73 +142,55 @@ def read_table(given: Path) -> ReviewTable:
     if not path.is_file():
         what = f"a folder without {CELLS}" if given.is_dir() else "no such table"
         raise CellfeatError(f"{given}: {what}; name a folder of `cellfeat smear`, or a CSV of `cellfeat predict`")
-    header, lines = _read(path)
-    classes = tuple(name.removeprefix(PREFIX) for name in header if name.startswith(PREFIX))
-    _check_header(path, header, classes)
-    columns = [dict(zip(header, line, strict=True)) for line in lines]
-    cells = tuple(_cell(path, number, values, classes) for number, values in enumerate(columns, start=1))
-    names = [cell.id for cell in cells]
-    if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise CellfeatError(f"{path}: the id {twice!r} is there twice; a decision could belong to either")
-    return ReviewTable(path, tuple(header), tuple(map(tuple, lines)), classes, cells)
+    table = cell_tables.read(path)
+    _check_header(table)
+    classes = table.classes
+    each = zip(table.numbers, table.values(), strict=True)
+    return ReviewTable(table, classes, tuple(_cell(path, number, values, classes) for number, values in each))
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header, lines = next(reader, []), [line for line in reader if line]
-    except UnicodeDecodeError as error:
-        raise CellfeatError(f"{path}: not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV") from None
-    except csv.Error as error:
-        raise CellfeatError(f"{path}: not a CSV file: {error}") from None
-    if header and not lines:
-        raise CellfeatError(f"{path}: no rows below the header, so there is nothing to review")
-    for number, line in enumerate(lines, start=1):
-        if len(line) != len(header):
-            raise CellfeatError(f"{path}: row {number} has {len(line)} fields, the header {len(header)}")
-    return header, lines
-
-
-def _check_header(path: Path, header: Sequence[str], classes: Sequence[str]) -> None:
-    missing = [name for name in ("id", "path", "label") if name not in header]
-    if missing or not classes:
-        lacks = " and ".join([*map(repr, missing), *([] if classes else [f"{PREFIX}CLASS"])])
+def _check_header(table: CellTable) -> None:
+    path, classes = table.path, table.classes
+    if not classes:
         raise CellfeatError(
-            f"{path}: no column {lacks}; a review needs {CELLS} of `cellfeat smear`, or a CSV of `cellfeat predict`"
+            f"{path}: no column {PREFIX}CLASS; a review needs {CELLS} of `cellfeat smear`, or a CSV of `cellfeat "
+            "predict`"
         )
-    if REVIEWED in header:
-        raise CellfeatError(
-            f"{path}: it has a column {REVIEWED!r}, so a review wrote it; name the table that it was made of"
-        )
-    if len(set(header)) != len(header):
-        raise CellfeatError(f"{path}: a column is there twice")
+    if REVIEWED in table.header:
+        raise CellfeatError(f"{path}: it has a column {REVIEWED!r}, so a review wrote it; {_made_of(path)}")
     clash = next((name for name in classes if name.casefold() in OTHER_ANSWERS), None)
     if clash:
         raise CellfeatError(f"{path}: a class is called {clash!r}, as a review calls what has no class; rename it")
 
 
-def _cell(path: Path, number: int, values: Mapping[str, str], classes: Sequence[str]) -> ReviewCell:
+def _made_of(path: Path) -> str:
+    """What to do with a reviewed table: the review is one of the table that it was made of."""
+    folder, first = path.parent, path.with_name(f"{path.stem.removesuffix(f'-{REVIEWED}')}.csv")
+    if path.name == REVIEWED_CELLS and (folder / CELLS).is_file():
+        return f"go on with: cellfeat review {quote(str(folder))}"
+    if first != path and first.is_file():
+        return f"go on with: cellfeat review {quote(str(first))}"
+    return "name the table that it was made of"
+
+
+def _cell(path: Path, line: int, values: Mapping[str, str], classes: Sequence[str]) -> ReviewCell:
     try:
-        chances = tuple(float(values[f"{PREFIX}{name}"]) for name in classes)
+        chances = tuple(number(values[f"{PREFIX}{name}"]) for name in classes)
     except ValueError:
         chances = (math.nan,)
     if not all(map(math.isfinite, chances)):
-        raise CellfeatError(f"{path}: row {number}: a probability is no number")
-    name, answer = unprotected(values["id"]), unprotected(values["label"])
-    if not name or (answer and answer not in classes):
-        wrong = f"the label {answer!r} is none of its classes ({', '.join(classes)})" if name else "the id is empty"
-        raise CellfeatError(f"{path}: row {number}: {wrong}")
+        raise CellfeatError(f"{path}: line {line}: a probability is no number")
+    answer = values["label"]
+    if answer and answer not in classes:
+        raise CellfeatError(f"{path}: line {line}: the label {answer!r} is none of its classes ({', '.join(classes)})")
     best = answer or classes[max(range(len(chances)), key=chances.__getitem__)]
-    likely = tuple(one for one in values.get("set", "").split(SET_SEPARATOR) if one)
     return ReviewCell(
-        id=name,
-        picture=unprotected(values["path"]),
+        id=values["id"],
+        picture=values["path"],
         answer=answer,
         best=best,
         probability=chances[classes.index(best)],
         probabilities=chances,
         flags=tuple(flag for flag in FLAGS if values.get(flag) == "yes"),
-        set=likely,
+        set=classes_of_set(values.get("set", "")),
     )

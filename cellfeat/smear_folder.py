@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,19 +64,26 @@ def write_cells(folder: Path, cells: Sequence[FoundCell], verdicts: Verdicts) ->
 
 
 def write_counts(folder: Path, counts: Sequence[Count], summary: Mapping[str, Any]) -> None:
-    """`differential.csv`, a line per patient and class, and `differential.json`, the summary.
+    """`differential.csv` and `differential.json`, as `count_texts` has them."""
+    for name, text in count_texts(counts, summary).items():
+        with atomic_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
+
+
+def count_texts(counts: Sequence[Count], summary: Mapping[str, Any]) -> dict[str, str]:
+    """{name: text} of `differential.csv`, a line per patient and class, and `differential.json`, the summary.
 
     `patient` is empty in the lines of all patients together, which no patient's name can be. Numbers are empty of a
     class that was not taught: it was not looked for.
     """
-    with atomic_file(folder / COUNTS_CSV) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COUNT_COLUMNS)
-        for one in counts:
-            for line in one.lines:
-                values = ["" if value is None else f"{value:.6g}" for value in line[1:]]
-                writer.writerow([plain(one.patient or ""), plain(line.name), values[0], one.cells, *values[1:]])
-    write_json(folder / COUNTS_JSON, summary)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(COUNT_COLUMNS)
+    for one in counts:
+        for line in one.lines:
+            values = ["" if value is None else f"{value:.6g}" for value in line[1:]]
+            writer.writerow([plain(one.patient or ""), plain(line.name), values[0], one.cells, *values[1:]])
+    return {COUNTS_CSV: file.getvalue(), COUNTS_JSON: _json_text(summary)}
 
 
 def write_fields(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -89,7 +97,11 @@ def write_fields(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """JSON in UTF-8, replaced whole."""
     with atomic_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(_json_text(value), encoding="utf-8")
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 def read_cells(folder: Path) -> list[dict[str, str]]:
@@ -114,9 +126,14 @@ def about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     if not path.is_file():
         raise CellfeatError(f"{folder} is no folder of a smear (it has no {ABOUT}); cellfeat smear writes one")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of such a folder. Raises: CellfeatError for a damaged file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CellfeatError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise CellfeatError(f"{path} is damaged: not a JSON object")

@@ -98,7 +98,7 @@ def altered(row, column, value):
         ([], HEAD, "no cells below the header"),
         (ROWS, [*HEAD[:6], "lymphocyte", "monocyte", "reviewed"], "no columns p_CLASS"),
         (ROWS, ["name", *HEAD[1:]], "has no column id; it is no table of predictions"),
-        ([[*row, "more"] for row in ROWS], HEAD, "more fields than the header"),
+        ([[*row, "more"] for row in ROWS], HEAD, "line 2 has 10 fields, the header 9; put quotes"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path, rows, head, said):
@@ -107,16 +107,18 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, rows, head, said):
 
 
 def test_what_is_not_there_is_told(tmp_path, out_folder):
-    with pytest.raises(CellfeatError, match="no such table"):
+    with pytest.raises(CellfeatError, match="no such file"):
         read_corrections(tmp_path / "absent.csv")
     (tmp_path / "new").mkdir()
     with pytest.raises(CellfeatError, match=r"nobody reviewed it yet\. Do so with: cellfeat review"):
         read_corrections(tmp_path / "new")
     (tmp_path / "latin.csv").write_bytes("id;path;label;p_é".encode("latin-1"))
-    with pytest.raises(CellfeatError, match="not UTF-8 text"):
+    with pytest.raises(CellfeatError, match="not a CSV in UTF-8"):
         read_corrections(tmp_path / "latin.csv")
     other = write(tmp_path / "other.csv", ROWS[:2])
     with pytest.raises(CellfeatError, match=r"4 cells that .* does not have, the first is .f/0003."):
+        read_corrections(write(tmp_path / "edited.csv", [row[:-1] for row in ROWS], HEAD[:-1]), other)
+    with pytest.raises(CellfeatError, match=r"has a column .reviewed., which says what was answered: leave --original"):
         read_corrections(out_folder, other)
     (out_folder / "crops" / "1.png").unlink()
     with pytest.raises(CellfeatError, match="1 of 3 images are not where the table says"):
@@ -145,3 +147,24 @@ def test_the_command(cellfeat, out_folder, tmp_path):  # noqa: F811
     assert "exists and is never overwritten" in one_line(err)
     code, out, _ = cellfeat("data", "correct", out_folder, "-o", tmp_path / "d.csv")
     assert (code, "monocyte" in out, "not looked at" in out) == (0, True, True)
+
+
+def test_images_of_elsewhere_are_told_and_none_of_a_smear_are(cellfeat, tmp_path):  # noqa: F811
+    rows = [[*row] for row in ROWS]
+    rows[0][1] = "https://127.0.0.1:9/1.png"
+    (tmp_path / "crops").mkdir()
+    for row in rows[1:]:
+        (tmp_path / row[1]).write_bytes(b"image")
+    table = write(tmp_path / "t.csv", rows)
+    code, _, err = cellfeat("data", "correct", table, "-o", tmp_path / "c.csv")
+    assert (code, "1 of the images is elsewhere, as the table names them by URL; --labelled fetches them" in err) == (
+        0,
+        True,
+    )
+    assert "Next: cellfeat predict RUN IMAGES --labelled" in err
+    assert read_rows(tmp_path / "c.csv")[0].path == rows[0][1]
+    for outside in (rows[0][1], "../t.csv", str(table)):
+        rows[0][1] = outside
+        smear = write(tmp_path / "smear" / "reviewed.csv", [[*row, row[1]] for row in rows], [*HEAD, "crop"])
+        with pytest.raises(CellfeatError, match="lies outside its folder, where a smear has its own"):
+            read_corrections(smear)

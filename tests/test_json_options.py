@@ -19,6 +19,7 @@ WITHOUT = {
     "run": "records.jsonl in the run folder",
     "data index": "the manifest, and NAME-skipped.csv",
     "data merge": "the manifest",
+    "review": "reviewed-differential.json beside the reviewed table",
 }
 
 

@@ -141,7 +141,7 @@ def test_wrong_manifests_and_tables_are_refused(cellfeat, ward, tmp_path):  # no
     code, _, err = cellfeat(*given, "--labelled", tmp_path / "empty.csv")
     assert (code, "no cell has a label" in one_line(err)) == (2, True)
     code, _, err = cellfeat(*given, "--before", ward / "third.txt")
-    assert (code, "cannot be read" in one_line(err)) == (2, True)
+    assert (code, "no such file" in one_line(err)) == (2, True)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     code, _, err = cellfeat(*given, "--before", tmp_path / "other.csv")
     assert (code, "no table of predictions" in one_line(err)) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 from reviewing import read, smear_folder
@@ -15,9 +16,16 @@ from cellfeat.review_table import read_table
 
 ANSWERS = ("a", "b", "unsure")
 
+TAMPERED = [  # what a line of the journal said, what it is made to say, and what is said of it
+    (b'"id": "x"', b'"id": "w"', "the table has no cell 'w'"),
+    (b'"before": ""', b'"before": "b"', "of 'x' something else was said before"),
+    (b'"number": 1', b'"number": 1e400', "are none"),
+    (b'"client": "page"', b'"client": ["page"]', "are none"),
+]
+
 
 def journal(path, table="digest"):
-    return Journal(path, table, 3, ANSWERS)
+    return Journal(path, table, "xyz", ANSWERS)
 
 
 @pytest.fixture
@@ -98,6 +106,14 @@ def test_a_journal_of_another_table_a_damaged_one_and_a_foreign_file_are_refused
         journal(path)
     path.write_bytes(good.replace(b'"after": "a"', b'"after": "c"'))
     with pytest.raises(CellfeatError, match=r"line 2 is damaged .*'c' is no answer"):
+        journal(path)
+    for old, new, part in TAMPERED:
+        assert old in good
+        path.write_bytes(good.replace(old, new))
+        with pytest.raises(CellfeatError, match=rf"line 2 is damaged .*{part}"):
+            journal(path)
+    path.write_bytes(good + b'{"client": "page", "number": 2, "cells": [], "undo": true}\n')
+    with pytest.raises(CellfeatError, match=r"line 3 is damaged .*it does not take the newest step back"):
         journal(path)
     path.write_text('{"some": "thing"}\n')
     with pytest.raises(CellfeatError, match="is no journal of a review"):
@@ -207,3 +223,31 @@ def test_a_table_that_cannot_be_written_at_the_end_says_where_the_decisions_are(
     monkeypatch.undo()
     Review(table).close()
     assert read(table.reviewed)[0]["reviewed"] == "unsure"
+
+
+def test_of_two_that_write_at_once_the_newer_decisions_stay(table, monkeypatch):
+    review, begun, may_end = Review(table), threading.Event(), threading.Event()
+    write, calls = table.write_reviewed, []
+
+    def slow(self, decisions, path):
+        write(decisions, path)
+        calls.append(len(decisions))
+        if len(calls) == 1:  # the older one, on a slow disk
+            begun.set()
+            may_end.wait(5)
+
+    monkeypatch.setattr("cellfeat.review_table.ReviewTable.write_reviewed", slow)
+    review.decide({0: "unsure"}, "page", 1)
+    older = threading.Thread(target=review.write)
+    older.start()
+    assert begun.wait(5)
+    review.decide({1: "unsure"}, "page", 2)
+    newer = threading.Thread(target=review.write)
+    newer.start()
+    newer.join(0.1)
+    may_end.set()
+    older.join(5)
+    newer.join(5)
+    assert (calls, review.is_written) == ([1, 2], True)
+    assert [line["reviewed"] for line in read(table.reviewed)][:3] == ["unsure", "unsure", ""]
+    review.close()

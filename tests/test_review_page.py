@@ -239,6 +239,26 @@ def test_what_cannot_be_saved_waits_and_is_told(visited):
     assert page.evaluate(leave) is False
 
 
+def test_what_an_older_page_cannot_save_is_named_and_not_sent_again(visited):
+    server, found = visited
+    page = found.page
+    page.keyboard.press("Enter")
+    saved(page)
+    server.folder = "/another/"  # as of a program that was started anew at this port
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    row = page.evaluate("current()")
+    page.keyboard.press("n")
+    page.wait_for_selector("#saved.failed")
+    until(page, "byId('problem').textContent.startsWith('The program was ended or started anew')")
+    assert text(page, "problem").endswith(f"what is not saved: {server.review.table.cells[row].id} (not a cell).")
+    page.wait_for_timeout(400)  # longer than the first pause
+    page.keyboard.press("1")
+    assert text(page, "saved") == "not saved: 1 step waits"
+    assert sum(url.endswith("/decisions") for url in sent) == 1
+    assert len(server.review.journal.decisions) == 1
+
+
 def test_two_windows_show_what_both_decided(visited):
     server, found = visited
     page = found.page

@@ -189,7 +189,9 @@ def test_a_step_must_be_whole(server, client):
     assert client.decide(1, (0, "unsure"), table="other").status == 409
     good = {"table": server.review.table.digest, "client": "a" * 16, "number": 1, "cells": [[0, "unsure"]]}
     for changed in ({"client": "x"}, {"client": 1}, {"number": 0}, {"number": True}, {"cells": []}, {"cells": [[0]]}):
-        assert client.step(good | changed).status == 400
+        answer = client.step(good | changed)
+        assert (answer.status, answer.body[:1] in b"'\"") == (400, False), "a sentence"
+    assert client.step({"table": good["table"]}).body.startswith(b"no step of a review: a JSON object with `table`")
     twice = [(0, "unsure"), (0, "unsure")]
     for cells in ([(8, "unsure")], [(-1, "unsure")], [(0, "blast")], [(True, "unsure")], twice):
         assert client.decide(1, *cells).status == 400
@@ -266,6 +268,15 @@ def test_slow_and_many_clients_hold_nobody_up(tmp_path, monkeypatch):
         assert patiently(client, "state") == 200
         for one in idle:
             one.close()
+
+
+def test_silent_connections_make_room(server, client):
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MOST_CONNECTIONS + 6)]
+    begun = time.monotonic()
+    assert [client("GET", client.at("state")).status for _ in range(3)] == [200] * 3
+    assert time.monotonic() - begun < 2
+    for one in idle:
+        one.close()
 
 
 def test_two_servers_and_a_port_that_is_taken(server, tmp_path):

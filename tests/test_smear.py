@@ -16,6 +16,8 @@ from test_cli import cellfeat, one_line  # noqa: F401  a fixture
 
 from cellfeat import CellfeatError, api
 from cellfeat.novelty import Novelty, Reference
+from cellfeat.review import Review
+from cellfeat.review_table import read_table
 from cellfeat.smear_folder import read_cells
 
 TOYS = str(Path(__file__).with_name("smearing.py"))
@@ -233,6 +235,18 @@ def test_refitted_with_these_cells_and_what_changed(smear, smears, tmp_path):
         one["label"] == "monocyte" for one in earlier[:6]
     )
     assert moved, "six cells said to be monocytes change something"
+
+
+def test_a_review_of_nothing_counts_as_the_smear_did(smear, tmp_path):
+    assert smear("--cell-size", "48", "--abstain", "0.5", "--detector-record", "40,38,1")[0] == 0
+    Review(read_table(tmp_path / "out")).close()
+    first, again = (rows(tmp_path / "out" / f"{name}differential.csv") for name in ("", "reviewed-"))
+    for one, other in zip(first, again, strict=True):
+        for name, value in one.items():
+            if name in ("low", "high", "probability") and value:  # cells.csv has six digits of a probability
+                assert float(other[name]) == pytest.approx(float(value), abs=0.01)
+            else:
+                assert other[name] == value
 
 
 def test_cells_that_are_no_longer_found_are_no_changes(smear, smears, tmp_path):

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellfeat.cell_tables import CELLS
+from cellfeat.errors import CellfeatError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cellfeat.corrections import Corrections
+    from cellfeat.recounted import Recounted
 
 
 def correct(
@@ -35,20 +39,51 @@ def correct(
 
     Cells that nobody looked at, or that were called `unsure` or `not a cell`, are left out.
     """
-    from shlex import quote
-
     from cellfeat import corrections
     from cellfeat.console import say
     from cellfeat.showing import show, show_json
 
     found = corrections.correct(table, out, domain, original, accept_rest)
+    counted = _counted(found)
     if as_json:
-        show_json(found.as_dict())
+        show_json(found.as_dict() | ({"differential": counted.as_dict()} if counted else {}))
     else:
-        show(_table(found))
-    say(f"{out}: {len(found.labelled):,} labelled cells of {domain}")
-    named = "" if domain == "new" else f" --domain {quote(domain)}"
-    say(f"Next: cellfeat predict RUN IMAGES{named} --labelled {quote(str(out))} --before EARLIER.csv -o again.csv")
+        for one in (_table(found), *(counted.tables() if counted else ())):
+            show(one)
+    say(f"{out}: {_labelled_cells(len(found.labelled))} of {domain}")
+    if remote := sum(isinstance(row.path, str) for row in found.labelled):
+        are = "is" if remote == 1 else "are"
+        say(f"{remote:,} of the images {are} elsewhere, as the table names them by URL; --labelled fetches them")
+    say(_next(found, out, domain))
+
+
+def _counted(found: Corrections) -> Recounted | None:
+    """A smear's count with the answers; None for other tables, and where an edited one does not tell what it needs."""
+    from cellfeat.console import note
+    from cellfeat.recounted import Recount
+
+    try:
+        recount = Recount.of(found.table)
+    except CellfeatError as error:
+        note(f"not counted again: {error}")
+        return None
+    return None if recount is None else recount.after(found.answers)
+
+
+def _labelled_cells(count: int) -> str:
+    return f"{count:,} labelled {'cell' if count == 1 else 'cells'}"
+
+
+def _next(found: Corrections, out: Path, domain: str) -> str:
+    """The command that fits again, as the table came of one or the other."""
+    from shlex import quote
+
+    named = ("" if domain == "new" else f" --domain {quote(domain)}") + f" --labelled {quote(str(out))}"
+    if not found.table.is_smear:
+        return f"Next: cellfeat predict RUN IMAGES{named} --before EARLIER.csv -o again.csv"
+    cells = found.source.with_name(CELLS)
+    earlier = quote(str(cells)) if cells.is_file() else f"OUT/{CELLS}"
+    return f"Next: cellfeat smear PHOTOGRAPHS --run RUN{named} --before {earlier} -o again"
 
 
 def _table(found: Corrections) -> Table:

@@ -26,11 +26,9 @@ def review(
     The page is for this machine alone. It ends with its button Finish, or with Ctrl-C here; the next start goes on
     where this one ended.
     """
-    from cellfeat.console import say
     from cellfeat.review_server import start
 
     server = start(out, port)
-    table = server.review.table
     try:
         _tell(server)
         _invite(server, browser)
@@ -41,11 +39,7 @@ def review(
         pass
     finally:
         server.close()
-    counts = server.review.counts()
-    said = ", ".join(f"{number:,} {what}" for what, number in counts.items() if what != "left")
-    say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
-    if said:
-        say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
+    _tell_results(server)
 
 
 def _tell(server: ReviewServer) -> None:
@@ -54,9 +48,36 @@ def _tell(server: ReviewServer) -> None:
 
     table = server.review.table
     if server.missing:
-        note(f"{server.missing} of {len(table.cells)} cells have no picture; they are reviewed without")
+        note(
+            f"{server.missing} of {len(table.cells)} cells have no picture that can be read here (URLs are not "
+            "fetched); they are reviewed without"
+        )
+    if server.outside:
+        note(
+            f"{server.outside} of {len(table.cells)} pictures lie outside the folder of {table.path.name} and this "
+            "one, as the table names them; if you did not make the table yourself, look at where"
+        )
     if server.review.journal.half:
         note(f"{table.journal}: its last line was cut short, as by a kill; that step was not confirmed and is left out")
+
+
+def _tell_results(server: ReviewServer) -> None:
+    """What was decided, a smear's new count, and what comes next."""
+    from cellfeat.console import say
+    from cellfeat.recounted import COUNTS
+    from cellfeat.showing import show
+
+    table = server.review.table
+    counts = server.review.counts()
+    said = ", ".join(f"{number:,} {what}" for what, number in counts.items() if what != "left")
+    say(f"{table.reviewed}: {said or 'nothing decided'}; {counts['left']:,} not looked at")
+    found = server.review.recounted() if said else None
+    if found is not None:
+        for one in found.tables():
+            show(one)
+        say(f"The count of the reviewed cells is in {table.path.with_name(COUNTS[0])}, and as JSON beside it")
+    if said:
+        say(f"Next: cellfeat data correct {quote(str(table.reviewed))} -o corrected.csv")
 
 
 def _invite(server: ReviewServer, browser: bool) -> None:

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const chooser = byId("chooser");
+  const MOST_TOLD = 50; // cells whose decisions could not be saved
 
   // Decisions
 
@@ -50,13 +51,22 @@
     say(`taken back: ${changes.length === 1 ? CELLS[row].id : `${changes.length} cells`}`);
   }
 
-  queue.failed = (error) => {
+  /** The cells whose decisions are not saved, to be decided again elsewhere. */
+  function unsaved() {
+    const told = [...ahead].map(([row, answer]) => `${CELLS[row].id} (${answer})`);
+    const undos = waiting.filter((step) => step.undo).length;
+    const rest = told.length > MOST_TOLD ? [`${told.length - MOST_TOLD} more`] : [];
+    return [...told.slice(0, MOST_TOLD), ...rest, ...(undos ? [`${undos} steps taken back`] : [])].join(", ");
+  }
+
+  queue.failed = (error, shut = false) => {
     const count = waiting.length;
     byId("saved").textContent = `not saved: ${count} ${count === 1 ? "step waits" : "steps wait"}`;
     byId("saved").className = "failed";
-    byId("problem").textContent =
-      error instanceof TypeError
-        ? "The program does not answer. Leave this page open: what waits is sent as soon as it does."
+    byId("problem").textContent = shut
+      ? `The program was ended or started anew, and takes nothing of this page any more. Open its new address, and decide again what is not saved: ${unsaved() || "nothing"}.`
+      : error instanceof TypeError
+        ? "The program does not answer. Leave this page open: what waits is sent as soon as it does. Once it has ended, this page can save nothing more."
         : `${error.message}. What waits is sent again.`;
   };
 
@@ -176,7 +186,7 @@
       );
       byId("ended").focus();
     } catch (error) {
-      queue.failed(error);
+      queue.failed(error, SHUT_OUT.includes(error.status));
     }
   });
 
@@ -186,7 +196,7 @@
     } catch (error) {
       byId("saved").textContent = "not loaded";
       byId("problem").textContent = error.message;
-      setTimeout(begin, 2000);
+      if (!SHUT_OUT.includes(error.status)) setTimeout(begin, 2000);
       return;
     }
     byId("saved").textContent = written.size ? "all saved" : "nothing to save yet";

@@ -3,6 +3,7 @@
 const CLIENT = [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
 const FIRST_PAUSE = 300,
   LONGEST_PAUSE = 5000; // ms before a step is sent again
+const SHUT_OUT = [403, 404, 409]; // another program, or another table, is at this address: asking again is no use
 const KEPT_ALIVE = 60000; // characters that a browser still sends when the page is closed
 
 const queue = (() => {
@@ -11,6 +12,7 @@ const queue = (() => {
   let sending = false;
   let pause = FIRST_PAUSE,
     again = 0;
+  let shut = false; // the program takes no step of this page any more
 
   async function asked(what, body) {
     const text = body === undefined ? undefined : JSON.stringify(body);
@@ -20,7 +22,7 @@ const queue = (() => {
       body: text,
       keepalive: text !== undefined && text.length < KEPT_ALIVE,
     });
-    if (!answer.ok) throw new Error(await answer.text());
+    if (!answer.ok) throw Object.assign(new Error(await answer.text()), { status: answer.status });
     return answer.json();
   }
 
@@ -32,13 +34,17 @@ const queue = (() => {
   }
 
   function add(step) {
+    if (shut) {
+      queue.failed(new Error(""), shut);
+      return;
+    }
     waiting.push({ table: DATA.table, client: CLIENT, number: ++number, ...step });
     lookAhead();
     send();
   }
 
   async function send() {
-    if (sending || !waiting.length) return;
+    if (sending || shut || !waiting.length) return;
     sending = true;
     const step = waiting[0];
     try {
@@ -52,9 +58,10 @@ const queue = (() => {
       lookAhead();
       queue.saved(step, answer);
     } catch (error) {
-      queue.failed(error);
+      shut = SHUT_OUT.includes(error.status);
+      queue.failed(error, shut);
       clearTimeout(again);
-      again = setTimeout(send, pause);
+      if (!shut) again = setTimeout(send, pause);
       pause = Math.min(2 * pause, LONGEST_PAUSE);
     }
     sending = false;
