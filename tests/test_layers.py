@@ -45,9 +45,9 @@ LEVELS = {
     "testing.align_form",
     11: "confidence feature_figures records review_server run_pictures testing.align_process",
     12: "artifact_texts run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
+    13: "artifact_smears claims compose encodings fitted_pipelines next_use plan results_folder run_folder "
     "testing.align_fits testing.align_hard",
-    14: "bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
+    14: "artifact_files bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving verdicts verification",
     15: "artifact_info boards cell_estimator model_card row_comparison run_report testing.align use",
     16: "api.working cell_classifier commands.check_plugin commands.correct commands.new_plugin commands.options "
