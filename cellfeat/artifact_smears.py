@@ -11,7 +11,7 @@ from typing import Any
 from cellfeat import artifact_texts, reference_files, review_journal, smear_folder
 from cellfeat.artifact_texts import Artifact, counted, quoted
 from cellfeat.confidence import CONFIDENCE, Confidence
-from cellfeat.corrections import NOT_A_CELL, PREFIX, REVIEWED, TABLE, UNSURE
+from cellfeat.corrections import NOT_A_CELL, PREFIX, REVIEWED, UNSURE
 from cellfeat.decode import IMAGE_SUFFIXES
 from cellfeat.errors import CellfeatError
 from cellfeat.smear_folder import ABOUT, CELLS, COUNT_COLUMNS, CROPS, FLAGS, PICTURES, SHEETS
@@ -26,6 +26,7 @@ INSIDE = {
     SHEETS: "thumbnails of a differential count by class",
 }
 SHARE = "cell's share of an image's side"
+TABLE = "reviewed.csv"  # of a review, in the folder of a smear
 SUFFIXES = ("-reviewed.csv", "-review.jsonl")  # beside a table of `cellfeat predict`
 
 
@@ -72,6 +73,8 @@ def table(path: Path) -> Artifact | None:
     if set(header) >= FIELDS:
         number = sum(int(one) for one in _column(rows, "cells") if one.isdecimal())
         facts = {"photographs": len(rows), "cells": number, "scale": counted(rows, "scale")}
+        if without := sum(map(bool, _column(rows, "problem"))):
+            facts["not searched"] = without
         return Artifact("photographs of a differential count", facts, _home(path))
     if tuple(header) == KNOWN:
         facts = {"cells": len(rows), "photographs": len(set(_column(rows, "field"))), "labels": counted(rows, "label")}

@@ -192,8 +192,8 @@ def _found(photographs: Photographs, detector: _Detector, scale: Scale, folder: 
         sizes = [one.diameter for one in found if one.diameter]
         assumed = f" (a typical one was taken to measure {np.median(sizes):.0f} px)" if sizes else ""
         raise CellfeatError(
-            f"{detector.name} finds no white cell in {len(found):,} photograph{'s' * (len(found) > 1)}{assumed}; if "
-            f"the scale is wrong, {OPTIONS}, or try another --segmenter"
+            f"{detector.name} finds no white cell in {len(found):,} photographs{assumed}; if the scale is wrong, "
+            f"{OPTIONS}, or try another --segmenter"
         )
     return found
 

@@ -46,8 +46,7 @@ def correct(
         show_json(found.as_dict())
     else:
         show(_table(found))
-    count = len(found.labelled)
-    say(f"{out}: {count:,} labelled cell{'s' * (count != 1)} of {domain}")
+    say(f"{out}: {len(found.labelled):,} labelled cells of {domain}")
     named = "" if domain == "new" else f" --domain {quote(domain)}"
     say(f"Next: cellfeat predict RUN IMAGES{named} --labelled {quote(str(out))} --before EARLIER.csv -o again.csv")
 
