@@ -47,12 +47,13 @@ def count_in(folder: Path) -> Path:
     patients = ["p 1", "p 2"]
     of = np.array([cell.patient for cell in cells])
     counts = differential(patients, of, chosen, proba, answered, CLASSES)
-    smear_folder.write_counts(folder, counts, summary(counts, None))
+    smear_folder.write_counts(folder, counts, {"photographs": 2, "not_taught": []} | summary(counts, None))
     photographs = [Photograph(name, Path(f"{name}.png"), one, f"{name}.png", 50, 40, "ab") for name, one in fields]
     rows = [Found(one, cells[:2], 8.0, "given", 20, 0).row() for one in photographs]
     smear_folder.write_fields(folder, rows)
     told = [{"field": one.name, "patient": one.patient} for one in photographs]
-    about = {"format": 1, "run": "r", "source": "s", "detector": {"name": "d"}, "photographs": told}
+    detector = {"name": "d", "record": None}
+    about = {"format": 1, "run": "r", "source": "s", "detector": detector, "seed": 0, "photographs": told}
     smear_folder.write_json(folder / smear_folder.ABOUT, about)
     return folder
 
@@ -105,7 +106,11 @@ def test_what_smears_and_reviews_leave_is_known(made, name):
     assert found.next[0].replace("'", "").startswith(f"cellfeat {wanted}")
 
 
-def test_the_total_of_a_count_is_in_its_facts(made):
+def test_the_total_of_a_count_is_in_its_facts_under_any_name_of_the_files(made, tmp_path):
+    for name in ("differential.csv", "differential.json"):
+        found = describe(made / "fresh" / name)
+        again = describe(Path(shutil.copy(made / "fresh" / name, tmp_path / f"reviewed-{name}")))
+        assert (again.kind, again.facts, again.next) == (found.kind, found.facts, ())  # without a smear's folder
     cells = describe(made / "fresh" / "differential.csv").facts["cells"]
     assert (sum(cells.values()), max(cells.values())) == (8, 4)
 
