@@ -6,12 +6,13 @@ import json
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cellfeat import feature_parquet
+from cellfeat import artifact_smears, feature_parquet, reference_files
 from cellfeat.artifact_texts import Artifact, quoted
+from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
 from cellfeat.decode import ImageError, read_bytes, read_rgb
 from cellfeat.digests import file_sha256
 from cellfeat.errors import CellfeatError
@@ -20,6 +21,8 @@ from cellfeat.registry import installed
 
 HEADER = "cellfeat"  # key of our JSON in the header of a safetensors file
 PLAIN = ("builtins.", "numpy.")  # what every estimator holds
+DETECTOR, DETECTOR_KIND = "cell-detector", "detector"  # what its training writes into the header
+FIELD = 700  # px; images of a single cell are seldom as large, so that it may be a photograph of many
 PREDICTED = {"source", "target", "id", "label", "seed", "fold"}
 
 
@@ -66,17 +69,38 @@ def parquet(path: Path) -> Artifact | None:
 
 
 def weights(path: Path) -> Artifact:
-    """Weights, by their header, their digest and the names that backbones know."""
+    """Weights, by their header, their digest and the names that methods know; or arrays of a pipeline."""
+    if path.name == reference_files.ARRAYS and path.with_name(reference_files.ABOUT).is_file():
+        return artifact_smears.reference(path)
+    if path.name == TENSOR_FILE and path.with_name(STATE_FILE).is_file():
+        return Artifact("arrays of a fitted method", _safetensors(path), (f"cellfeat info {quoted(path.parent)}",))
     sha256 = file_sha256(path)
     facts: dict[str, Any] = {"megabytes": round(path.stat().st_size / 1e6, 1), "sha256": sha256}
     facts |= _safetensors(path) if path.suffix.lower() == ".safetensors" else _checkpoint(path)
     known = _known(path, sha256)
-    facts["known as"] = [name for _, name in known]
-    for backbone, name in known[-1:]:
-        use = f"cellfeat extract cells.csv -o features.parquet --backbone {backbone} --set backbone.weights={name}"
-        return Artifact("named weights", facts, (use,))
+    facts["known as"] = list(dict.fromkeys(one.weights for one in known))
+    if known:
+        return Artifact("named weights", facts, (known[-1].use(),))
+    says = facts.get("says")
+    if isinstance(says, dict) and says.get("kind") == DETECTOR_KIND:
+        return Artifact("weights of a detector", facts, (_Named("segmenter", DETECTOR, quoted(path)).use(),))
     use = f"cellfeat extract cells.csv -o features.parquet --set backbone.weights={quoted(path)}"
     return Artifact("weights", facts, (use, "cellfeat weights import FORMAT FILE -o FOLDER"))
+
+
+class _Named(NamedTuple):
+    """A method of a slot, and weights that it takes by this name."""
+
+    slot: str
+    method: str
+    weights: str
+
+    def use(self) -> str:
+        """A command with them."""
+        chosen = f"--{self.slot} {self.method} --set {self.slot}.weights={self.weights}"
+        if self.slot == "backbone":
+            return f"cellfeat extract cells.csv -o features.parquet {chosen}"
+        return f"cellfeat smear IMAGES --run RUN -o counted {chosen}"
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -120,13 +144,14 @@ def estimator(path: Path) -> Artifact:
     return Artifact("fitted classifier", facts, commands)
 
 
-def _known(path: Path, sha256: str) -> list[tuple[str, str]]:
-    """(backbone, name) of every named weights of this content."""
+def _known(path: Path, sha256: str) -> list[_Named]:
+    """All named weights of this content, of backbones and of segmenters."""
     import pooch
 
     found, megabytes = [], path.stat().st_size / 1e6
-    for offer in installed().offers:
-        for name, item in getattr(offer.factory, "named_weights", {}).items() if offer.slot == "backbone" else ():
+    offers = [offer for offer in installed().offers if offer.slot in ("backbone", "segmenter")]
+    for offer in offers:
+        for name, item in getattr(offer.factory, "named_weights", {}).items():
             algorithm, _, wanted = item.digest.rpartition(":")
             if (algorithm or "sha256") == "sha256":
                 same = wanted.lower() == sha256
@@ -134,8 +159,8 @@ def _known(path: Path, sha256: str) -> list[tuple[str, str]]:
                 near = abs(megabytes - item.size_mb) < 0.02 * item.size_mb
                 same = near and pooch.file_hash(str(path), alg=algorithm) == wanted.lower()
             if same:
-                found.append((offer.name, name))
-    return found
+                found.append(_Named(offer.slot, offer.name, name))
+    return sorted(found, key=lambda one: one.slot == "backbone")  # what most commands take, comes last
 
 
 def image(path: Path) -> Artifact:
@@ -151,11 +176,13 @@ def image(path: Path) -> Artifact:
         facts["size, px"] = f"{header.size[0]} x {header.size[1]}"
     facts["read as"] = f"8-bit RGB, {pixels.shape[1]} x {pixels.shape[0]} px, upright"
     facts["mean grey level"] = round(float(pixels.mean()), 1)
-    commands = (
+    commands = [
         f"cellfeat predict RUN {quoted(path)}",
         "cellfeat data index folders DIR --domain NAME -o cells.csv",
-    )
-    return Artifact("image", facts, commands)
+    ]
+    if min(pixels.shape[:2]) >= FIELD:
+        commands.insert(0, f"cellfeat smear {quoted(path)} --run RUN -o counted")
+    return Artifact("image", facts, tuple(commands))
 
 
 def picture(path: Path) -> Artifact | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cellfeat import artifact_files, artifact_texts, next_use, observation_files, recipe, records
+from cellfeat import artifact_files, artifact_smears, artifact_texts, next_use, observation_files, recipe, records
 from cellfeat.artifact_texts import Artifact, quoted
 from cellfeat.artifacts import STATE_FILE, TENSOR_FILE
 from cellfeat.confidence import Confidence
@@ -19,6 +19,7 @@ from cellfeat.fitted_pipelines import VECTORS
 from cellfeat.newcomers import bound_to
 from cellfeat.next_use import of_shared
 from cellfeat.pipeline import read_about
+from cellfeat.reference_files import ABOUT as REFERENCE
 from cellfeat.results_folder import CELLS, FAILURES
 from cellfeat.run import RECIPE, RECORDS
 from cellfeat.shared_folder import ABOUT as SHARED
@@ -30,16 +31,18 @@ from cellfeat.weights import WEIGHT_SUFFIXES
 PIPELINE, PIPELINES, PARTIAL = "pipeline.json", "pipelines", ".partial-"
 ADAPTER = ("adapter.json", "decoder.safetensors", "lora")  # what fine-tuning leaves in its folder
 OURS = (
-    "manifests and predictions (.csv), features and predictions (.parquet), features (.h5ad), recipes, suites and "
-    "label maps (.yaml), records (.jsonl), weights (.pth, .safetensors), exported backbones (.onnx), classifiers "
-    "(.skops), reports and leaderboards (.html), plugins (.py), images; folders of runs, pipelines, results, adapters, "
-    "fitted methods, stores, plugins, images, and what `hub push` and `hub pull` make"
+    "manifests, predictions, counts and reviews (.csv, .json), features and predictions (.parquet), features (.h5ad), "
+    "recipes, suites and label maps (.yaml), records and journals (.jsonl), weights (.pth, .safetensors), exported "
+    "backbones (.onnx), classifiers (.skops), reports and leaderboards (.html), plugins (.py), images; folders of "
+    "runs, pipelines, smears, results, adapters, fitted methods, stores, plugins, images, and what `hub push` "
+    "and `hub pull` make"
 )
 SUFFIXES: dict[str, Callable[[Path], Artifact | None]] = {
-    ".csv": artifact_texts.table,
+    ".csv": artifact_smears.table,
     ".yaml": artifact_texts.yaml_file,
     ".yml": artifact_texts.yaml_file,
-    ".jsonl": artifact_texts.lines,
+    ".jsonl": artifact_smears.lines,
+    ".json": artifact_smears.json_file,
     ".html": artifact_texts.web_page,
     ".py": artifact_texts.plugin_file,
     ".parquet": artifact_files.parquet,
@@ -141,6 +144,8 @@ def _pipeline(folder: Path) -> Artifact | None:
         return _from_python(folder, about["facts"]["made_by"], facts)
     confidence = Confidence.read(folder)
     facts |= {} if confidence is None else {"calibration": confidence.said}
+    if (folder / REFERENCE).is_file():
+        facts |= {artifact_smears.SHARE: artifact_smears.cell_share(folder)}
     predict = next_use.of_pipeline(folder)
     refit = " --refit" if "--refit" in predict else ""
     return Artifact(
@@ -260,4 +265,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise CellfeatError(f"{path} is damaged: {error}") from None
 
 
-FOLDERS = (_shared, _pipeline, _run, _part_of_run, _results, _adapter, _store, _stores, _method, _plugin, _images)
+FOLDERS = (
+    *(_shared, _pipeline, _run, _part_of_run, _results, _adapter, _store, _stores, _method, artifact_smears.folder),
+    *(_plugin, _images),
+)

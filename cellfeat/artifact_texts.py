@@ -7,6 +7,7 @@ import csv
 import re
 import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from cellfeat.manifest import REQUIRED
 from cellfeat.predicted import GROUP_COLUMNS as SHARES
 from cellfeat.slots import SLOTS
 
+PREDICTED = "predicted"  # the column by which a manifest of `data correct` is known
 PAGE_HEAD = 4096  # bytes of a page that its first <meta> tags stand in
 BUILT_FROM = re.compile(r'<meta name="cellfeat-built-from" content="([^"]*)">')
 UNDECIDED = re.compile(rf":\s*(?:null|~)?\s*#\s*{re.escape(MARK)}")  # a line of a draft as `data labels` left it
@@ -37,21 +39,24 @@ def quoted(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
-def table(path: Path) -> Artifact | None:
-    """A .csv: a manifest, predictions, shares of classes, or the list of what was skipped."""
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """(header, lines) of a .csv; a line that is too short lacks its last columns, an empty one is none.
+
+    Raises: CellfeatError for what is no CSV in UTF-8.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
-            rows = [dict(zip(header, row, strict=False)) for row in reader if row]
+            return header, [dict(zip(header, row, strict=False)) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise CellfeatError(f"{path} cannot be read as a UTF-8 CSV: {error}") from None
+
+
+def table(path: Path, header: list[str], rows: list[dict[str, str]]) -> Artifact | None:
+    """A .csv: a manifest, shares of classes, or the list of what was skipped."""
     if set(REQUIRED) <= set(header):
-        return _manifest(path, header, rows)
-    if {"id", "path", "label", "probability"} <= set(header):
-        classes = [name.removeprefix("p_") for name in header if name.startswith("p_")]
-        facts = {"images": len(rows), "predicted": _counted(rows, "label"), "classes": classes}
-        return Artifact("predictions of `cellfeat predict`", facts)
+        return _corrected(path, rows) if PREDICTED in header else _manifest(path, header, rows)
     if header == ["id", "path", "reason"]:
         return Artifact("list of images that --skip-bad left out", {"images": len(rows)})
     if header[:3] == SHARES:
@@ -63,8 +68,19 @@ def table(path: Path) -> Artifact | None:
     return None
 
 
+def _corrected(path: Path, rows: list[dict[str, str]]) -> Artifact:
+    """What `data correct` makes of a review."""
+    domains = counted(rows, "domain")
+    changed = sum(row.get("label", "") != row.get(PREDICTED, "") for row in rows)
+    facts = {"images": len(rows), "laboratories": domains, "labels": counted(rows, "label"), "corrected": changed}
+    named = "".join(f" --domain {quoted(name)}" for name in list(domains)[:1] if name != "new")
+    again = f"{named} --labelled {quoted(path)}"
+    commands = (f"cellfeat predict RUN IMAGES{again} -o again.csv", f"cellfeat smear IMAGES --run RUN{again} -o again")
+    return Artifact("labelled cells of `cellfeat data correct`", facts, commands)
+
+
 def _manifest(path: Path, header: list[str], rows: list[dict[str, str]]) -> Artifact:
-    facts = {"images": len(rows), "laboratories": _counted(rows, "domain"), "labels": _counted(rows, "label")}
+    facts = {"images": len(rows), "laboratories": counted(rows, "domain"), "labels": counted(rows, "label")}
     facts["optional columns"] = [name for name in header if name in ("mask_path", "group", "sha256")]
     words = {row.get("label", "").strip() for row in rows} - {""}
     name, vocabulary = quoted(path), labels.vocabulary_of(words)
@@ -79,7 +95,8 @@ def _manifest(path: Path, header: list[str], rows: list[dict[str, str]]) -> Arti
     return Artifact("manifest", facts, commands)
 
 
-def _counted(rows: list[dict[str, str]], name: str) -> dict[str, int]:
+def counted(rows: Sequence[Mapping[str, str]], name: str) -> dict[str, int]:
+    """How often each value of a column is there."""
     return dict(sorted(Counter(row.get(name, "").strip() or "(none)" for row in rows).items()))
 
 

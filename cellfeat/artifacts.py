@@ -30,8 +30,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial{path.suffix}")
     partial.touch(exist_ok=False)
+    mode = partial.stat().st_mode  # as the umask has it; safetensors puts a file that is its owner's alone in its place
     try:
         yield partial
+        partial.chmod(mode)
         with partial.open("rb+") as file:  # after a power cut too, the name has the whole content or none
             os.fsync(file.fileno())
         partial.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import shutil
 import sys
@@ -42,6 +43,21 @@ app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(weights.app, name="weights")
+
+
+def _with_flowing_help(group: typer.Typer) -> typer.Typer:
+    """Paragraphs of help without the line breaks that they have in the source, so that any terminal folds them evenly;
+    Typer takes those of the first paragraph alone out."""
+    for one in group.registered_commands:
+        text = inspect.getdoc(one.callback) if one.callback and not one.help else one.help
+        one.help = "\n\n".join(" ".join(part.split()) for part in (text or "").split("\n\n"))
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _with_flowing_help(below.typer_instance)
+    return group
+
+
+_with_flowing_help(app)
 
 NARROW = 80  # columns, below which Typer's tables of options cut names; its plain help never does
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
@@ -105,7 +121,7 @@ def add_plugin_commands(arguments: list[str]) -> None:
         if arguments[:1] == [point.name]:
             from cellfeat.plugin_sources import load_command
 
-            app.add_typer(load_command(point), name=point.name)
+            app.add_typer(_with_flowing_help(load_command(point)), name=point.name)
         else:
             stub = typer.Typer(help=f"Commands of the plugin {point.name}.")
             stub.callback(invoke_without_command=True)(lambda: None)
@@ -114,7 +130,7 @@ def add_plugin_commands(arguments: list[str]) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit status 2; an interruption says how to go on, and is 130 after
-    Ctrl-C, 143 after SIGTERM."""
+    Ctrl-C, 143 after SIGTERM, 129 where the terminal was closed."""
     from cellfeat.showing import write_what_it_can
 
     write_what_it_can()

@@ -1,4 +1,5 @@
-"""Ctrl-C, and a scheduler's SIGTERM: the first ends a command tidily and says how to go on, a second one at once."""
+"""Ctrl-C, a scheduler's SIGTERM, a closed terminal: the first ends a command tidily and says how to go on, a second one
+at once."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
 STOPPING = "\nStopping; what is computed is written first. Once more stops at once.\n"
 IMAGES = "every image that was encoded"
 KEPT = {  # command -> what the next start finds; of all others nothing is half done
@@ -34,15 +36,20 @@ class Interruption:
 
     @property
     def status(self) -> int:
-        """As a shell has it: 130 after Ctrl-C, 143 after SIGTERM."""
+        """As a shell has it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
         return 128 + (self.signal or signal.SIGINT)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """As a handler: everything that is open is closed by its own `finally`, and the next signal is not caught."""
-        for one in SIGNALS:
-            signal.signal(one, signal.SIG_DFL)
         self.signal = signal.Signals(number)
-        os.write(2, STOPPING.encode())  # Rich may be in the middle of a line
+        for one in SIGNALS:
+            # A terminal that closes hangs up twice, by the shell and by the kernel: only the first is about this.
+            closed = one == HANGUP == self.signal or signal.getsignal(one) is signal.SIG_IGN
+            signal.signal(one, signal.SIG_IGN if closed else signal.SIG_DFL)
+        try:
+            os.write(2, STOPPING.encode())  # Rich may be in the middle of a line
+        except OSError:  # the terminal is gone, and what is written to it from now on would be an error each time
+            _write_nowhere(2, *([1] if os.path.sameopenfile(1, 2) else []))
         raise KeyboardInterrupt
 
 
@@ -81,12 +88,17 @@ def how_to_go_on(asked: Sequence[str], arguments: Sequence[str]) -> str:
 
 def leave_quietly() -> None:
     """Nobody reads any more (`cellfeat … | head`): what is still to be written goes nowhere, without a complaint."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BrokenPipeError:
-            os.dup2(nowhere, stream.fileno())
+            _write_nowhere(stream.fileno())
         except (OSError, ValueError):  # closed, or no file at all
             continue
+
+
+def _write_nowhere(*descriptors: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for one in descriptors:
+        os.dup2(nowhere, one)
     os.close(nowhere)

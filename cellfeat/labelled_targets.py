@@ -38,7 +38,7 @@ class Agreement:
 
     def sentence(self) -> str:
         """One line for a person."""
-        said = f"{self.cells:,} labelled cells are fitted on"
+        said = f"{self.cells:,} labelled {'cell is' if self.cells == 1 else 'cells are'} fitted on"
         if self.before is not None:
             said += f"; before, {100 * self.before:.0f} % of them were answered right"
         if self.held_out is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellfeat import newcomers, private_words, records, results_folder
+from cellfeat.artifacts import atomic_file
 from cellfeat.errors import CellfeatError, unknown
 from cellfeat.own_files import OWN_FILES, WITHHELD
 from cellfeat.pipeline import read_about
@@ -140,7 +141,8 @@ def _without_examples(path: Path) -> None:
             return
         kept = {name: file.get_tensor(name) for name in names if not name.startswith(EXAMPLES)}
         about = file.metadata()
-    save_file(kept, path, about)
+    with atomic_file(path) as partial:
+        save_file(kept, partial, about)
 
 
 def _about_adapter(origin: Path) -> dict[str, Any]:

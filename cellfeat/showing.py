@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellfeat.console import console
@@ -24,14 +24,18 @@ HANDLER = "cellfeat-plain"
 
 
 def show(table: Table, on: Console | None = None) -> None:
-    """Print a table without cutting a word: as it is, with intervals below their figures, or every row as lines."""
+    """Print a table without cutting a word: as it is, with intervals below their figures, or every row as lines.
+
+    Names in it come from data: whatever stands in brackets is text, never Rich's markup.
+    """
     on = on or console
     for one in (table, _with_intervals_below(table)):
-        if fitted(one, on.width):
-            on.print(one)
+        literal = _literal(one)
+        if fitted(literal, on.width):
+            on.print(literal)
             return
     for line in stacked(table):
-        on.print(line, soft_wrap=True)
+        on.print(_text(line), soft_wrap=True)
 
 
 def fitted(table: Table, width: int) -> bool:
@@ -67,13 +71,8 @@ def _shared(least: Sequence[int], natural: Sequence[int], room: int) -> list[int
 
 
 def _lines(column: Column) -> list[str]:
-    """What stands in a column, its heading included, without markup."""
-    from rich.text import Text
-
-    texts = [
-        Text.from_markup(one).plain if isinstance(one, str) else str(one) for one in (column.header, *column.cells)
-    ]
-    return [line for text in texts for line in text.splitlines()]
+    """What stands in a column, its heading included."""
+    return [line for one in (column.header, *column.cells) for line in str(one).splitlines()]
 
 
 def cell_width(text: str) -> int:
@@ -85,18 +84,36 @@ def cell_width(text: str) -> int:
 
 def _with_intervals_below(table: Table) -> Table:
     """The same table with `80.2 [77.0, 84.1]` in two lines, and headings a word to a line."""
+    return _rebuilt(
+        table,
+        lambda column: str(column.header).replace(" ", "\n") if column.justify == "right" else column.header,
+        lambda one: "\n[".join(part.strip() for part in one.split(" [")) if isinstance(one, str) else one,
+    )
+
+
+def _literal(table: Table) -> Table:
+    """The same table with texts in place of strings, which Rich would read markup in."""
+    new = _rebuilt(table, lambda column: _text(column.header), _text)
+    new.title, new.caption = _text(table.title, "table.title"), _text(table.caption, "table.caption")
+    return new
+
+
+def _text(one: Any, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(one, style) if isinstance(one, str) else one
+
+
+def _rebuilt(table: Table, heading: Callable[[Column], Any], cell: Callable[[Any], Any]) -> Table:
+    """A copy with other headings and cells."""
     from rich.table import Table
 
     new = Table(title=table.title, caption=table.caption)
     new.title_justify, new.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:
-        heading = str(column.header).replace(" ", "\n") if column.justify == "right" else column.header
-        new.add_column(heading, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
+        new.add_column(heading(column), justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
     for row, cells in zip(table.rows, zip(*(column.cells for column in table.columns), strict=True), strict=True):
-        folded = [
-            "\n[".join(part.strip() for part in one.split(" [")) if isinstance(one, str) else one for one in cells
-        ]
-        new.add_row(*folded, style=row.style, end_section=row.end_section)
+        new.add_row(*map(cell, cells), style=row.style, end_section=row.end_section)
     return new
 
 

@@ -187,10 +187,10 @@ def _write_answers(
         names = [f"p_{name}" for name in found.classes]
         writer.writerow(["id", "path", "label", "probability", *said, *quality, *names])
         for row, (path, label) in enumerate(zip(dataset.path, found.labels(), strict=True)):
-            told = [f"{values[row]:.6g}" for values in quality.values()]
-            told = [*(texts[row] for texts in said.values()), *told, *(f"{value:.6g}" for value in found.proba[row])]
+            told = [plain(texts[row]) for texts in said.values()]  # names of classes among them
+            told += [f"{value:.6g}" for value in (*(values[row] for values in quality.values()), *found.proba[row])]
             sure = f"{found.proba[row, found.chosen[row]]:.6g}"
-            writer.writerow([plain(cells.id[row]), plain(str(path)), label, sure, *told])
+            writer.writerow([plain(cells.id[row]), plain(str(path)), plain(label), sure, *told])
 
 
 def _is_manifest(images: Sequence[Path]) -> bool:

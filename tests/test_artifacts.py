@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cellfeat import reference_files
 from cellfeat.artifacts import (
     STATE_FILE,
     TENSOR_FILE,
@@ -81,6 +82,10 @@ def test_files_and_folders_have_the_permissions_of_any_other(tmp_path, umask):
         pass
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
+    save_state(tmp_path / "state", {"a": np.zeros(2)})
+    reference_files.write(tmp_path / "state", {"a": np.zeros(2)}, {})
+    written = [path for path in (tmp_path / "state").iterdir() if path.suffix == ".safetensors"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [0o666 & ~umask] * 2
 
 
 def test_a_folder_appears_whole(tmp_path):

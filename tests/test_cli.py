@@ -103,10 +103,23 @@ def test_no_help_text_is_taken_for_markup(monkeypatch):
     assert not [text for text in texts if re.search(r"(?<!\\\\)\[[a-z/]", text)], "Rich would leave it out; escape it"
 
 
+def commands(command) -> list:
+    """A command and all that are below it."""
+    return [command, *(one for below in getattr(command, "commands", {}).values() for one in commands(below))]
+
+
+def test_a_paragraph_of_help_is_folded_by_the_terminal_alone(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cellfeat", "lora-sam"])
+    cli.add_plugin_commands(["lora-sam"])
+    found = commands(typer.main.get_command(cli.app))
+    assert {"smear", "review", "correct", "train-detector"} <= {one.name for one in found}
+    assert not [one.name for one in found if "\n" in (one.help or "").replace("\n\n", "")]
+
+
 def test_help_names_every_command(cellfeat):
     code, out, _ = cellfeat("--help")
     assert code == 0
-    for name in ("run", "extract", "transform", "predict", "data", "plugins", "weights", "lora-sam"):
+    for name in ("run", "extract", "transform", "predict", "smear", "review", "data", "plugins", "weights", "lora-sam"):
         assert name in out
 
 

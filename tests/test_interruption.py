@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a command: how it ends, what it says, what is kept, and how it goes on."""
+"""Ctrl-C, SIGTERM and a closed terminal in the middle of a command: how it ends, what is kept, and how it goes on."""
 
 from __future__ import annotations
 
@@ -145,6 +145,52 @@ def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored():
         with pytest.raises(KeyboardInterrupt), heeded() as found:
             os.kill(os.getpid(), signal.SIGINT)
         assert found.status == 130
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+HUNG_UP = """
+import sys, time
+from pathlib import Path
+from cellfeat.artifacts import atomic_folder
+from cellfeat.interruption import heeded
+here = Path(sys.argv[1])
+with heeded() as found:
+    try:
+        with atomic_folder(here / "out"):
+            (here / "begun").touch()
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("told to nobody", file=sys.stderr, flush=True)
+        (here / "status").write_text(str(found.status))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminal there hangs up")
+def test_a_terminal_that_closes_ends_tidily_too(tmp_path):
+    import pty
+
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP, str(tmp_path)])
+    wait_for(tmp_path / "begun")
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "status").read_text() == "129"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "status"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_a_shell_that_hangs_up_too_does_not_cut_the_tidying_short():
+    before = {one: signal.getsignal(one) for one in interruption.SIGNALS}
+    try:
+        with heeded() as found:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert found.status == 129
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

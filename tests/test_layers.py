@@ -21,15 +21,16 @@ LEVELS = {
     0: "conformal errors feature_distance findings machine metrics prototypes provenance slots spreadsheets storage "
     "synthetic_laboratories synthetic_types temperature trusted_types watching without_folders",
     1: "artifacts comparison console declared decode digests distributed edited_tables extras hookspecs illumination "
-    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields report "
-    "requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
+    "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields "
+    "report requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "
     "testing.pickles testing.process torch_probe transfers types",
-    2: "cell_tables class_labels classification downloads drawing feature_anndata feature_parquet "
-    "folder_levels hub_weights image_files images manifest own_files page private_words ray_cluster reference_files "
-    "remarks scan shared_folder showing single_files splits standings store suite synonyms synthetic "
-    "testing.align_cells testing.bars testing.columns testing.gates testing.says training",
+    2: "cell_tables class_labels classification downloads drawing feature_anndata feature_parquet folder_levels "
+    "hub_weights image_files images manifest own_files page private_words ray_cluster reference_files remarks "
+    "scan shared_folder showing single_files splits standings store suite synonyms synthetic testing.align_cells "
+    "testing.bars testing.columns testing.gates testing.says training",
     3: "changes corrections curves datasets feature_files figures image_statistics known_files label_drafts "
-    "labelled_scorer layouts plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed weights",
+    "labelled_scorer layouts plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed "
+    "weights",
     4: "batch_shift batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
     "smear_photographs testing.subject unlabelled",
     5: "conversion deferred detecting doctor exchange novelty_remarks plugin_names plugin_pages reliability_figures "
@@ -44,9 +45,9 @@ LEVELS = {
     "testing.align_form",
     11: "confidence feature_figures records recounted run_pictures smear_changes testing.align_process",
     12: "artifact_texts review run testing.align_answers testing.align_optional",
-    13: "artifact_files claims compose encodings fitted_pipelines next_use plan results_folder review_server "
+    13: "artifact_smears claims compose encodings fitted_pipelines next_use plan results_folder review_server "
     "run_folder testing.align_fits testing.align_hard",
-    14: "bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
+    14: "artifact_files bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving verdicts verification",
     15: "artifact_info boards cell_estimator model_card row_comparison run_report smear_notes testing.align use",
     16: "api.working cell_classifier commands.check_plugin commands.correct commands.new_plugin commands.options "

@@ -6,13 +6,17 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_cli import cellfeat, one_line  # noqa: F401  a fixture
 
+from cellfeat import use
 from cellfeat.predicted import Predictions, groups_of, wilson, write_shares
+from cellfeat.spreadsheets import unprotected
 from cellfeat.unlabelled import unlabelled_images
+from cellfeat.verdicts import Verdicts, Wanted
 
 PROBA = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
 FOUND = Predictions(
@@ -175,3 +179,20 @@ def test_what_cannot_be_grouped_is_told_before_any_work(cellfeat, finished, labo
     code, _, err = cellfeat("predict", finished, folder, "--per-group", "there.csv")
     assert (code, Path("there.csv").read_text()) == (2, "mine")
     assert not Path("predictions.csv").exists()
+
+
+def test_a_class_that_a_spreadsheet_would_take_for_a_formula_stays_text(tmp_path):
+    found = Verdicts(
+        ("=1+1", "b"),
+        np.array([0]),
+        np.array([[0.9, 0.1]]),
+        np.array([True]),
+        np.array([[True, False]]),
+        wanted=Wanted(abstain=0.5, coverage=0.9),
+    )
+    dataset, cells = SimpleNamespace(path=["-a.png"]), SimpleNamespace(id=np.array(["@a"]))
+    use._write_answers(tmp_path / "p.csv", dataset, cells, found, {})
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert [row[name] for name in ("id", "path", "label", "best_label", "set")] == ["'@a", "'-a.png", *["'=1+1"] * 3]
+    assert [unprotected(row["label"]), float(row["p_=1+1"])] == ["=1+1", 0.9]

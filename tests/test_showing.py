@@ -73,6 +73,18 @@ def test_what_does_not_fit_is_lines_of_heading_and_value():
     ]
 
 
+@pytest.mark.parametrize("width", [12, 80])
+def test_a_name_in_brackets_is_no_markup(width):
+    names = ["[/i]baso", "[bold]x[/bold]", ":smile:"]
+    table = Table("class", names[0], "n", title="Of [/x]", caption="Told of [red]lab")
+    for name in names:
+        table.add_row(name, name, "80.2 [77.0, 84.1]")
+    text = printed(table, width)
+    assert text.count(names[0]) == (5 if width == 12 else 3)  # its heading is beside every row that becomes lines
+    for one in (*names, "Of [/x]", "Told of [red]lab"):
+        assert one in text
+
+
 def test_json_has_no_nan(capsys):
     showing.show_json({"a": [float("nan"), 1.5, (float("inf"),)], 3: "×"})
     out = capsys.readouterr().out

@@ -17,7 +17,6 @@ from cellfeat.commands.options import (
     Precision,
     Raw,
     Refit,
-    Sets,
     SkipBad,
     Source,
 )
@@ -37,7 +36,15 @@ def smear(
             help="What finds the cells; default: cell-detector, or classical where that is not installed",
         ),
     ] = None,
-    sets: Sets = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="segmenter.KEY=VALUE",
+            autocompletion=completion.parameters,
+            help="Of what finds the cells, as in segmenter.threshold=0.5",
+        ),
+    ] = None,
     cell_size: Annotated[
         float | None,
         typer.Option("--cell-size", help="Diameter of a typical white cell in the photographs, px; default: estimated"),

@@ -48,7 +48,10 @@ def save_adapter(folder: Path, network: SamNetwork, lora: PeftModel, about: dict
         if name.startswith(TUNED)
     }
     save_file(tuned, folder / DECODER)
-    (folder / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True))
+    about_file = folder / ABOUT
+    about_file.write_text(json.dumps(about, indent=1, sort_keys=True))
+    for path in folder.rglob("*.safetensors"):  # which safetensors makes their owner's alone
+        path.chmod(about_file.stat().st_mode)
 
 
 def with_tuned_decoder(weights: SamWeights, folder: Path) -> SamWeights:
