@@ -24,7 +24,10 @@ COUNTS_CSV, COUNTS_JSON = "differential.csv", "differential.json"
 CROPS, PICTURES, SHEETS = "crops", "fields", "classes"  # folders in it
 PLACE = ("id", "patient", "field", "x1", "y1", "x2", "y2", "crop", "path")  # columns before what was predicted
 FLAGS = ("touching", "cut")
-COUNT_COLUMNS = ("patient", "class", "cells", "n", "share", "low", "high", "probability")
+COUNT_COLUMNS = (
+    *("patient", "class", "cells", "n", "share", "low", "high", "probability"),
+    *("estimate", "estimate_low", "estimate_high"),
+)
 
 
 class FoundCell(NamedTuple):

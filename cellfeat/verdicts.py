@@ -77,7 +77,8 @@ class Verdicts:
     chosen: (N,) int64 into `classes`. proba: (N, K) float, calibrated where the run knows how. answered: (N,) bool,
     False where the method abstains. sets: (N, K) bool, the classes in each prediction set, None where none are wanted.
     novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that. wanted:
-    what was asked for. calibrated: whether `proba` is.
+    what was asked for. calibrated: whether `proba` is. prior: K shares of the classes for which `proba` is right, as
+    the run's held-out cells told; None for a run that did not keep that.
     """
 
     classes: tuple[str, ...]
@@ -88,6 +89,7 @@ class Verdicts:
     novelty: Novelty | None = None
     wanted: Wanted = AS_EVER
     calibrated: bool = False
+    prior: tuple[float, ...] | None = None
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
@@ -133,6 +135,7 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
         None if reference is None else reference.judge(dataset, cells, opened.encoder, remedies(opened, pipeline)),
         wanted,
         confidence is not None and not wanted.raw,
+        None if confidence is None else confidence.prior,
     )
 
 
