@@ -180,14 +180,17 @@ def share_intervals(
         recall = rng.beta(record.found + 0.5, record.cells - record.found + 0.5, draws)
     false = rng.binomial(boxes, 1 - kept)[:, None]
     ends = []
-    for seen in (drawn_counts(proba[answered], draws, rng), counts):
+    as_they_are = drawn_counts(proba[answered], draws, rng)
+    for seen in [counts] if np.array_equal(as_they_are, counts) else [as_they_are, counts]:
         least, most = np.maximum(seen - false, 0), np.minimum(seen + (~answered).sum(), boxes - false)
-        low = np.where(least > 0, _shares(least, boxes - false, rng), 0) * recall[:, None]
-        high = 1 - np.where(most < boxes - false, 1 - _shares(most, boxes - false, rng), 0) * recall[:, None]
+        few = _shares(least, boxes - false, rng)
+        many = few if np.array_equal(least, most) else _shares(most, boxes - false, rng)
+        low = np.where(least > 0, few, 0) * recall[:, None]
+        high = 1 - np.where(most < boxes - false, 1 - many, 0) * recall[:, None]
         ends.append((np.quantile(low, TAIL, axis=0), np.quantile(high, 1 - TAIL, axis=0)))
     low, high = (np.array(one) for one in zip(*ends, strict=True))
     estimate = (counts + others).mean(axis=0) / max(boxes, 1)
-    return Intervals(low.min(axis=0), high.max(axis=0), estimate, low[1], high[1])
+    return Intervals(low.min(axis=0), high.max(axis=0), estimate, low[-1], high[-1])
 
 
 def _shares(counts: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

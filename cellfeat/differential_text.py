@@ -104,7 +104,7 @@ def said_of_outside(counts: Sequence[Count]) -> str:
         return ""
     others = f"; and {len(found) - MOST:,} others" if len(found) > MOST else ""
     return (
-        f"counted shares that the run's own probabilities make unlikely ({'; '.join(found[:MOST])}{others}): where more "
+        f"counted shares that the run's probabilities make unlikely ({'; '.join(found[:MOST])}{others}): where more "
         "was counted, many of these cells are likely of other classes, and where less, other classes hold some; look "
         "through them"
     )
