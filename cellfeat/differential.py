@@ -23,8 +23,9 @@ Without doubtful cells and without a record it is the Jeffreys interval of each 
 10.1214/ss/1009213286). Beta(1/2, 1/2) is Jeffreys' prior of a share too for q and r. Bounds by the extremes of what is
 not known: Manski, Partial Identification of Probability Distributions, 2003; missing data: Gelman et al., Bayesian Data
 Analysis, 3rd ed., chapter 8. It does not carry: errors that many cells share, as those of a stain that the run has not
-seen, or cells of a class that look otherwise than the source's; cells that lie in two photographs; a record that was
-made on other smears than these, as its recall is of the classes' shares there.
+seen, or cells of a class that look otherwise than the source's; how exact the source's calibration and prior are; cells
+that lie in two photographs; a record that was made on other smears than these, as its recall is of the classes' shares
+there.
 """
 
 from __future__ import annotations
