@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cellfeat import conformal, metrics, temperature
+from cellfeat import class_shares, conformal, metrics, temperature
 from cellfeat.artifacts import atomic_file
 from cellfeat.conformal import Scores
 from cellfeat.errors import CellfeatError
@@ -28,7 +28,9 @@ class Confidence:
     temperature: as `temperature.tempered` takes it; 1 where none helps held-out cells. classes: K names. taught: (K,)
     bool, whether the fit is shown cells of a class. by_class: of each class the scores of its held-out cells. pooled:
     of all of them. before, after: `metrics.calibration` of the held-out cells' probabilities as they were, and tempered
-    by what the other folds want; empty where no cell was held out.
+    by what the other folds want; empty where no cell was held out. prior: K shares of the classes for which the
+    calibrated probabilities are right (`class_shares.implied_prior`); None where no cell was held out, and of a file
+    that an older cellfeat wrote.
 
     The scores are cross-conformal (Vovk 2015): each held-out cell's is of the model of its fold, whereas new cells are
     answered by one model fitted on all the source. Nothing is proved for that without an assumption: sets made with the
@@ -44,6 +46,7 @@ class Confidence:
     pooled: Scores
     before: Mapping[str, float]
     after: Mapping[str, float]
+    prior: tuple[float, ...] | None = None
 
     @classmethod
     def learn(cls, result: Result, cells: Cells, classes: Sequence[str]) -> Confidence:
@@ -92,6 +95,7 @@ class Confidence:
             Scores.of(found, group),
             before,
             after,
+            tuple(class_shares.implied_prior(fair, labels).tolist()) if len(labels) else None,
         )
 
     def calibrated(self, proba: np.ndarray) -> np.ndarray:
@@ -148,6 +152,7 @@ class Confidence:
             "pooled": _written(self.pooled),
             "before": dict(self.before),
             "after": dict(self.after),
+            "prior": self.prior,
         }
         with atomic_file(folder / CONFIDENCE) as path:
             path.write_text(json.dumps(about, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -189,7 +194,10 @@ def _read(about: Mapping[str, Any]) -> Confidence:
     if not (0 < degree < np.inf):
         raise ValueError(f"a temperature of {degree:g}")
     before, after = ({name: float(about[key][name]) for name in FIGURES if about[key]} for key in ("before", "after"))
-    return Confidence(classes, degree, taught, by_class, _scores(about["pooled"]), before, after)
+    prior = None if about.get("prior") is None else tuple(float(one) for one in about["prior"])
+    if prior is not None and not (len(prior) == len(classes) and all(0 < one < np.inf for one in prior)):
+        raise ValueError("a prior that is no share of each class")
+    return Confidence(classes, degree, taught, by_class, _scores(about["pooled"]), before, after, prior)
 
 
 def _scores(values: Mapping[str, Any]) -> Scores:

@@ -10,6 +10,11 @@ from cellfeat.errors import CellfeatError
 from cellfeat.predicted import CONFIDENCE, MANY_GROUPS
 
 OWN = "smears of your own"  # where the user has counted what the detector finds
+MOST = 6  # shares that a note names
+NO_PRIOR = (
+    "this run does not tell for which shares of the classes its probabilities are right (an older cellfeat saved it, "
+    "or no cell was held out): intervals and estimates take them as even; run again to have it measured"
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +32,7 @@ def tables(counts: Sequence[Count]) -> Iterator[Table]:
         f" of {len(counts) - 1:,} patients" if len(counts) > 1 else ""
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("class", "cells", "share, %", "95 % interval"):
+    for heading in ("class", "cells", "share, %", "estimate, %", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "class" else "right", overflow="fold")
     for line in whole.lines:
         table.add_row(Text(line.name), *_figures(line))  # a name may look like Rich's markup
@@ -41,7 +46,7 @@ def _by_patient(counts: Sequence[Count]) -> Table:
     from rich.text import Text
 
     table = Table(title="By patient", title_justify="left")
-    for heading in ("patient", "class", "cells", "share, %", "95 % interval"):
+    for heading in ("patient", "class", "cells", "share, %", "estimate, %", "95 % interval"):
         table.add_column(heading, justify="left" if heading in ("patient", "class") else "right", overflow="fold")
     for one in counts:
         for number, line in enumerate(one.lines):
@@ -50,14 +55,15 @@ def _by_patient(counts: Sequence[Count]) -> Table:
     return table
 
 
-def _figures(line: Line) -> tuple[str, str, str]:
-    """Cells, per cent and the interval, as they are shown."""
+def _figures(line: Line) -> tuple[str, str, str, str]:
+    """Cells, per cent, what is expected of it, and the interval, as they are shown."""
     if line.cells is None:
-        return "", "", "not taught"
-    share = "" if line.share is None else f"{100 * line.share:.1f}"
+        return "", "", "", "not taught"
+    share, estimate = ("" if one is None else f"{100 * one:.1f}" for one in (line.share, line.estimate))
     if line.low is None or line.high is None:
-        return f"{line.cells:,}", share, "of all cells" if line.name == UNANSWERED else ""
-    return f"{line.cells:,}", share, f"{100 * line.low:.1f}–{100 * line.high:.1f}"
+        return f"{line.cells:,}", share, estimate, "of all cells" if line.name == UNANSWERED else ""
+    estimate += f", counted {line.outside}" if line.outside else ""
+    return f"{line.cells:,}", share, estimate, f"{100 * line.low:.1f}–{100 * line.high:.1f}"
 
 
 def summary(counts: Sequence[Count], record: DetectorRecord | None) -> dict[str, Any]:
@@ -84,6 +90,25 @@ def said_of_detector(counts: Sequence[Count], record: DetectorRecord | None, seg
         f"the intervals carry missed cells and false boxes as {segmenter} had them on {record.on}: of {record.cells:,} "
         f"cells {record.found:,} found, {record.wrong:,} boxes wrong; so perhaps {missed[0]:,} to {missed[1]:,} cells "
         "are missed here"
+    )
+
+
+def said_of_outside(counts: Sequence[Count]) -> str:
+    """Which counted shares the corrected model does not believe; "" where it believes all."""
+    found = []
+    for number, one in enumerate(counts):
+        whose = "all together" if 0 < number == len(counts) - 1 else one.patient
+        for line in one.lines:
+            if line.outside:
+                share, low, high = (100 * (value or 0) for value in (line.share, line.estimate_low, line.estimate_high))
+                found.append(f"{whose}: {line.name} {share:.1f} %, {line.outside} than {low:.1f}–{high:.1f} %")
+    if not found:
+        return ""
+    others = f"; and {len(found) - MOST:,} others" if len(found) > MOST else ""
+    return (
+        f"counted shares that the run's probabilities make unlikely ({'; '.join(found[:MOST])}{others}): where more "
+        "was counted, many of these cells are likely of other classes, and where less, other classes hold some; look "
+        "through them"
     )
 
 

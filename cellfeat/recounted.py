@@ -60,7 +60,7 @@ class Recounted:
 @dataclass(frozen=True)
 class Recount:
     """A smear's cells as the method left them, N of K classes. patient: (N,) str. chosen: (N,) int64. proba: (N, K)
-    float64. answered: (N,) bool."""
+    float64. answered: (N,) bool. prior: K shares for which `proba` is right, None where the run did not keep them."""
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -72,6 +72,7 @@ class Recount:
     not_taught: tuple[str, ...]
     record: DetectorRecord | None
     seed: int
+    prior: tuple[float, ...] | None
 
     @classmethod
     def of(cls, table: CellTable) -> Recount | None:
@@ -90,6 +91,8 @@ class Recount:
             said, seed, not_taught = about["detector"]["record"], int(about["seed"]), _not_taught(folder)
             np.random.default_rng(seed)  # takes no negative one
             record = None if said is None else checked_record(*(said[name] for name in DetectorRecord._fields))
+            shares = about.get("prior")
+            prior = None if shares is None else tuple(float(shares[name]) for name in table.classes)
         except (LookupError, TypeError, ValueError, ArithmeticError, CellfeatError) as error:
             raise CellfeatError(f"{folder / smear_folder.ABOUT} is damaged: {type(error).__name__}: {error}") from None
         return cls(
@@ -103,6 +106,7 @@ class Recount:
             not_taught,
             record,
             seed,
+            prior,
         )
 
     def after(self, answers: Mapping[str, str]) -> Recounted:
@@ -124,7 +128,8 @@ class Recount:
                 said["not_looked_at"] += 1
         missing = tuple(name for name in self.not_taught if name not in answers.values())
         classified = (chosen[kept], proba[kept], answered[kept], self.classes)
-        counts = differential(self.patients, self.patient[kept], *classified, missing, self.record, self.seed)
+        whose = self.patient[kept]
+        counts = differential(self.patients, whose, *classified, missing, self.record, self.seed, self.prior)
         names = ("accepted", "corrected", "not_a_cell", UNSURE, "not_looked_at")
         return Recounted(tuple(counts), self.record, missing, {name: said[name] for name in names})
 

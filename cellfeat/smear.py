@@ -133,6 +133,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         moved = None if earlier is None else earlier.changes(photographs.fields, cells, verdicts.labels())
         made = Smear(out, tuple(counts), tuple(found), detector.record, untaught, moved)
         about = _about(run, saved, asked, detector, scale, photographs) | {"calibrated": verdicts.calibrated}
+        about |= {"prior": verdicts.prior and dict(zip(verdicts.classes, verdicts.prior, strict=True))}
         about |= {"classes": list(pipeline.classes), "recipe": pipeline.recipe.as_dict()}
         smear_output.write(folder, found, cells, verdicts, about, work.reporter.progress)
         smear_folder.write_counts(folder, counts, made.as_dict())
@@ -235,7 +236,7 @@ def _counts(
 ) -> list[Count]:
     whose = np.array([cell.patient for cell in cells], dtype=str)
     classified = (verdicts.chosen, verdicts.proba, verdicts.answered, verdicts.classes)
-    return differential(patients, whose, *classified, untaught, record, SEED)
+    return differential(patients, whose, *classified, untaught, record, SEED, verdicts.prior)
 
 
 def _about(
@@ -275,6 +276,10 @@ def _tell(made: Smear, rule: str, detector: _Detector, verdicts: Verdicts, calib
         differential_text.said_of_detector(made.counts, made.record, detector.name),
     ):
         note(one)
+    if verdicts.prior is None:
+        note(differential_text.NO_PRIOR)
+    if said := differential_text.said_of_outside(made.counts):
+        note(said)
     if not calibrated:
         note("the probabilities are the method's own, not calibrated: intervals rest on how sure it says it is")
     if made.untaught:

@@ -26,7 +26,10 @@ CROPS, PICTURES, SHEETS = "crops", "fields", "classes"  # folders in it
 PLACE = ("id", "patient", "field", "x1", "y1", "x2", "y2", "crop", "path")  # columns before what was predicted
 FLAGS = ("touching", "cut")
 NAMES = ("id", "patient", "field", "label", "best_label", "set")  # columns of names, which `plain` may have changed
-COUNT_COLUMNS = ("patient", "class", "cells", "n", "share", "low", "high", "probability")
+COUNT_COLUMNS = (
+    *("patient", "class", "cells", "n", "share", "low", "high", "probability"),
+    *("estimate", "estimate_low", "estimate_high"),
+)
 
 
 class FoundCell(NamedTuple):

@@ -90,7 +90,9 @@ class Verdicts:
     False where the method abstains. sets: (N, K) bool, the classes in each prediction set, None where none are wanted.
     novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that. wanted:
     what was asked for. calibrated: whether `proba` is. given: (N,) bool, cells that were fitted on with their label,
-    whose answer is this label with certainty, None where there are none: no method is asked what it was told.
+    whose answer is this label with certainty, None where there are none: no method is asked what it was told. prior: K
+    shares of the classes for which `proba` is right, as the run's held-out cells told; None for a run that did not
+    keep that.
     """
 
     classes: tuple[str, ...]
@@ -102,6 +104,7 @@ class Verdicts:
     wanted: Wanted = AS_EVER
     calibrated: bool = False
     given: np.ndarray | None = None
+    prior: tuple[float, ...] | None = None
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
@@ -161,6 +164,7 @@ def judged(
         wanted,
         confidence is not None and not wanted.raw,
         None if given is None else given != UNLABELED,
+        None if confidence is None else confidence.prior,
     )
 
 

@@ -201,6 +201,11 @@ def test_it_comes_back_as_it_was_and_a_damaged_file_is_one_line(tmp_path):
     assert (again.before, again.after, again.classes, again.taught) == (known.before, known.after, NAMES, (True,) * 3)
     path = tmp_path / "confidence.json"
     said = json.loads(path.read_text())
+    assert again.prior == known.prior
+    assert known.prior == pytest.approx((1 / 3,) * 3, abs=0.1)
+    path.write_text(json.dumps({key: value for key, value in said.items() if key != "prior"}))
+    older = Confidence.read(tmp_path)
+    assert (older.prior, older.temperature, older.after) == (None, known.temperature, known.after)
     one = said["by_class"][0]
     for wrong, words in [
         ("[]", "damaged"),
@@ -209,6 +214,8 @@ def test_it_comes_back_as_it_was_and_a_damaged_file_is_one_line(tmp_path):
         (json.dumps({"format": 1}), "no 'classes' in it"),
         (json.dumps({**said, "temperature": -1}), "a temperature of -1"),
         (json.dumps({**said, "taught": [True]}), "3 classes, 1 taught or not"),
+        (json.dumps({**said, "prior": [0.5, 0.5]}), "a prior that is no share of each class"),
+        (json.dumps({**said, "prior": [1, 1, 0]}), "a prior that is no share of each class"),
         (json.dumps({**said, "pooled": {**one, "score": [1.0]}}), "no pairs of numbers"),
         (json.dumps({**said, "pooled": {**one, "score": one["score"][::-1]}}), "do not ascend"),
     ]:

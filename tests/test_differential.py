@@ -13,13 +13,13 @@ from scipy.stats import beta, binom
 from cellfeat import CellfeatError, DetectorRecord
 from cellfeat.differential import (
     UNANSWERED,
+    Count,
+    Line,
     checked_record,
     differential,
-    drawn_counts,
     missed_cells,
-    share_intervals,
 )
-from cellfeat.differential_text import parsed_record, said_of_detector, summary, tables
+from cellfeat.differential_text import parsed_record, said_of_detector, said_of_outside, summary, tables
 from cellfeat.smear_folder import write_counts
 
 CLASSES = ("eosinophil", "lymphocyte", "neutrophil")
@@ -65,15 +65,6 @@ def test_the_ends_of_the_scale():
     assert 0.85 < everything.low < 0.97  # 5 % of the cells are not seen
 
 
-def test_the_class_of_a_cell_is_drawn_from_its_probabilities():
-    rng = np.random.default_rng(0)
-    proba = np.array([[0.5, 0.3, 0.2]] * 400 + [[0.0, 1.0, 0.0]] * 7)
-    drawn = drawn_counts(proba, 500, rng)
-    assert set(drawn.sum(axis=1)) == {407}
-    assert drawn.mean(axis=0) == pytest.approx([200, 127, 80], abs=2)
-    assert drawn[:, 0].std() == pytest.approx(np.sqrt(400 * 0.25), rel=0.15)
-
-
 @pytest.mark.parametrize("part", ["doubt", "record", "abstained"])
 def test_every_doubt_widens(part):
     plain = counted(sure(20, 30, 50))
@@ -83,7 +74,7 @@ def test_every_doubt_widens(part):
         other = counted(sure(20, 30, 50), record=RECORD)
     else:
         other = counted(sure(20, 30, 50), np.arange(100) % 10 > 0)
-        assert other.lines[-1] == (UNANSWERED, 10, 0.1, None, None, None)
+        assert other.lines[-1] == (UNANSWERED, 10, 0.1, *(None,) * 6)
         assert [line.cells for line in other.lines[:3]] == [18, 27, 45]
         assert (other.cells, other.unanswered) == (100, 10)
     assert np.all(widths(other) > widths(plain))
@@ -99,36 +90,6 @@ def test_a_worse_detector_and_a_smaller_record_widen():
     few = widths(counted(sure(20, 30, 50), record=DetectorRecord(20, 19, 0, "x")))
     assert np.all(worse > usual)
     assert np.all(few > usual)
-
-
-def simulated(rng: np.random.Generator, record_cells: int) -> tuple[np.ndarray, np.ndarray, DetectorRecord]:
-    """Shares of a patient, and what photographs give of them: a class that is found less often, false boxes that look
-    like another, a third of the cells of doubtful class, with probabilities that are right as often as they say; and a
-    record of the same detector."""
-    share, recall = np.array([0.15, 0.25, 0.60]), np.array([0.60, 0.98, 0.95])
-    truth = rng.choice(3, 400, p=share)
-    truth = truth[rng.random(400) < recall[truth]]
-    truth = np.append(truth, np.full(rng.binomial(400, 0.04), 1))  # what is no cell looks like a lymphocyte
-    pool = rng.dirichlet(4 * share, 2000)
-    drawn = (rng.random((2000, 1)) > pool.cumsum(axis=1)).sum(axis=1)  # each is of a class as its row says
-    rows = [rng.choice(np.flatnonzero(drawn == one)) for one in truth[::3]]
-    proba = np.eye(3)[truth]
-    proba[::3] = pool[rows]
-    found = int((rng.random(record_cells) < recall[rng.choice(3, record_cells, p=share)]).sum())
-    return share, proba, DetectorRecord(record_cells, found, int(rng.binomial(record_cells, 0.04)), "simulated")
-
-
-def test_intervals_hold_the_share_of_the_patient_as_often_as_they_say():
-    """The worst case: 40 % of a rare class missed, every false box of one other class. Without the record: too few."""
-    rng, times = np.random.default_rng(5), 120
-    holds, without = np.zeros(3), np.zeros(3)
-    for _ in range(times):
-        share, proba, record = simulated(rng, 300)
-        for found, given in ((holds, record), (without, None)):
-            low, high = share_intervals(proba, np.ones(len(proba), bool), given, rng, draws=400)
-            found += (low <= share) & (share <= high)
-    assert np.all(holds / times >= 0.92), holds / times
-    assert np.all(without[:2] / times < 0.85), without / times
 
 
 def test_plain_intervals_hold_the_share_as_often_as_they_say():
@@ -157,7 +118,7 @@ def test_patients_all_together_and_what_was_not_taught():
     arguments = (proba.argmax(axis=1), proba, np.ones(20, bool), CLASSES, ("eosinophil",))
     counts = differential(["a", "b", "none"], patient, *arguments)
     assert [(one.patient, one.cells) for one in counts] == [("a", 8), ("b", 12), ("none", 0), (None, 20)]
-    assert counts[0].lines[0] == ("eosinophil", None, None, None, None, None)
+    assert counts[0].lines[0] == ("eosinophil", *(None,) * 8)
     assert [line.cells for line in counts[1].lines] == [None, 12, 0]
     alone = differential(["b"], patient[:12], *(part[:12] for part in arguments[:3]), *arguments[3:])
     assert alone == [counts[1]], "who else was counted changes nothing, and one patient is not shown twice"
@@ -202,3 +163,28 @@ def test_a_record_of_ones_own():
     said = said_of_detector([counted(sure(20, 30, 50), record=RECORD)], RECORD, "finder")
     assert "of 400 cells 380 found, 8 boxes wrong" in said
     assert "intervals leave out cells that finder missed" in said_of_detector([], None, "finder")
+
+
+def test_a_counted_share_that_the_probabilities_do_not_believe_is_told():
+    """200 sure neutrophils, and 20 lymphocytes that would be neutrophils where there are so many more of these."""
+    proba = np.concatenate([sure(0, 0, 200), np.tile([0.0, 0.9, 0.1], (20, 1))])
+    one = counted(proba)
+    _, lymphocyte, neutrophil = one.lines
+    assert lymphocyte.share == pytest.approx(20 / 220)
+    assert lymphocyte.estimate < 0.03
+    assert lymphocyte.estimate_high < lymphocyte.share < lymphocyte.high, "as the source's shares, it would be believed"
+    assert (lymphocyte.outside, neutrophil.outside, one.lines[0].outside) == ("more", "less", "")
+    assert one.as_dict()["classes"]["lymphocyte"]["outside"] == "more"
+    assert one.as_dict()["classes"]["eosinophil"]["outside"] is None
+    said = said_of_outside([one])
+    assert "p: lymphocyte 9.1 %, more than 0.0–" in said
+    assert "p: neutrophil 90.9 %, less than" in said
+    [table] = tables([one])
+    assert any("counted more" in text for text in table.columns[3].cells)
+    assert said_of_outside([counted(sure(20, 30, 50))]) == ""
+    assert counted(proba, prior=(0.1, 0.1, 0.8)).lines[1].outside == "", "where neutrophils were so common, it is right"
+    many = Count("q", 9, 0, tuple(Line(name, 9, 0.9, 0.1, 0.2, 0.9, 0.1, 0.1, 0.2) for name in "abcd"), None)
+    said = said_of_outside([many, many, many])
+    assert said.count("more than") == 6
+    assert "and 6 others" in said
+    assert "all together: a" in said_of_outside([many._replace(lines=()), many._replace(lines=()), many])

@@ -18,8 +18,9 @@ PLUGIN_NAMES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path
 
 # A module of the core imports only modules of a lower level. A new module gets its line here.
 LEVELS = {
-    0: "conformal errors feature_distance findings machine metrics prototypes provenance slots spreadsheets storage "
-    "synthetic_laboratories synthetic_types temperature trusted_types watching without_folders",
+    0: "class_shares conformal errors feature_distance findings machine metrics prototypes provenance slots "
+    "spreadsheets storage synthetic_laboratories synthetic_types temperature trusted_types watching "
+    "without_folders",
     1: "artifacts comparison console declared decode digests distributed edited_tables extras hookspecs illumination "
     "interruption invariance labels lance_rows parameters plugin_choice private_arrays recipe record_fields "
     "report requirements review_journal sampling synthetic_cells testing.checks testing.devices testing.hearing "

@@ -175,7 +175,7 @@ def test_a_network_gives_the_same_bits(running_ray, drawn, own_cache, tmp_path):
     shutil.rmtree(own_cache)
     extract(drawn, tmp_path / "local.parquet", "local", **choice)
     same_rows(by_ray, stored(own_cache))
-    assert set(by_ray) == {"pooled", "quality"}
+    assert set(by_ray) == {"mask", "pooled", "quality"}
     same_output(tmp_path / "ray.parquet", tmp_path / "local.parquet")
 
 
