@@ -25,6 +25,7 @@ CUT_THROUGH = 0.6  # most of that rim that is nuclear: two neighbours may press 
 WITHIN = 0.9  # share of a mask that lies in another one: then it is a part of it
 SAME_NUCLEUS = 0.9  # of the nuclei of the larger of two masks
 CYTOPLASM = 0.15  # least share of a mask that is no nucleus: else it may be a nucleus alone
+AROUND = 0.5  # share of the rim of a nucleus that lies in its cell, at least
 ROUNDER = 0.04  # of the hull: by so much an outline is better than one with something beside the cell
 FULLER = 0.06  # of the mask: by so much more is stained than of one with empty field around the cell
 PARTS = 0.7  # share of a mask that cells cover: then it is a cluster of them
@@ -35,14 +36,15 @@ SHARED = 0.5  # of the smaller of two masks: then both are one cell
 class Candidate(NamedTuple):
     """A mask that holds a nucleus.
 
-    area, nuclear, stained: px. size: in typical diameters. solidity: 0..1. cut: by the photograph's
-    border. place: in the list that was given.
+    area, nuclear, stained: px. diameter: of a typical cell, px. size: in such diameters. solidity: 0..1. cut: by the
+    photograph's border. place: in the list that was given.
     """
 
     mask: Mask
     area: int
     nuclear: int
     stained: int
+    diameter: float
     size: float
     solidity: float
     cut: bool
@@ -105,7 +107,7 @@ def _candidate(mask: Mask, stain: Stain, diameter: float, place: int) -> Candida
     solidity, length = outline(mask.inside)
     if solidity < SOLID or (length > LONG and not cut) or _rim(mask, stain, diameter) > CUT_THROUGH:
         return None
-    return Candidate(mask, area, nuclear, stained, size, solidity, cut, place)
+    return Candidate(mask, area, nuclear, stained, diameter, size, solidity, cut, place)
 
 
 def outline(inside: np.ndarray) -> tuple[float, float]:
@@ -144,16 +146,34 @@ def _is_loose(one: Candidate, known: Sequence[Candidate]) -> bool:
 
 
 def _is_rounder(one: Candidate, other: Candidate) -> bool:
-    """A nucleus alone is often rounder than its cell, which makes it no better mask."""
-    return one.solidity > other.solidity + ROUNDER and one.area - one.nuclear >= CYTOPLASM * one.area
+    """A nucleus alone is often rounder than its cell, which makes it no better mask: the cell lies around it."""
+    return one.solidity > other.solidity + ROUNDER and (
+        one.area - one.nuclear >= CYTOPLASM * one.area or _surrounded(one, other.mask) < AROUND
+    )
+
+
+def _surrounded(one: Candidate, other: Mask) -> float:
+    """The share of the rim outside of one mask that lies in another one."""
+    width = max(1, round(RIM * one.diameter))
+    round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    seen = np.pad(one.mask.inside.astype(np.uint8), width)
+    rim = (cv2.dilate(seen, round_) > 0) & (seen == 0)
+    left, top = one.mask.box[0] - width, one.mask.box[1] - width
+    around = Mask((left, top, left + rim.shape[1], top + rim.shape[0]), rim)
+    return overlap(around, other) / int(rim.sum())
 
 
 def _is_cluster(one: Candidate, known: Sequence[Candidate]) -> bool:
-    """Whether at least two others, apart from each other and as large as cells, make up most of this one."""
+    """Whether others, apart from each other and as large as cells, make up most of this one: at least two, or one
+    that leaves room for another cell with a nucleus, such as one that is half hidden."""
     parts: list[Candidate] = []
     for other in known:
         smaller = other.area < WITHIN * one.area and other.size >= (LEAST_CUT if other.cut else CELL)
         inside = smaller and overlap(one.mask, other.mask) >= WITHIN * other.area
         if inside and all(overlap(other.mask, part.mask) < (1 - WITHIN) * other.area for part in parts):
             parts.append(other)
-    return len(parts) > 1 and sum(part.area for part in parts) >= PARTS * one.area
+    left = one.area - sum(part.area for part in parts)
+    nuclear = one.nuclear - sum(part.nuclear for part in parts)
+    typical = np.pi * one.diameter**2 / 4
+    hidden = len(parts) == 1 and left >= CELL**2 * typical and nuclear >= NUCLEUS * typical
+    return (len(parts) > 1 or hidden) and left <= (1 - PARTS) * one.area

@@ -128,3 +128,21 @@ def train_detector(
         f"{output}: {found.found} of {found.cells} cells of fresh drawn smears found (recall {found.recall:.3f}), "
         f"{found.wrong} wrong boxes (precision {found.precision:.3f})"
     )
+
+
+@app.command()
+def check_detector(
+    output: Annotated[Path, typer.Option("--output", "-o", help="New file for the head, NAME.safetensors")],
+    weights: Annotated[str, typer.Option(help="A name from `cellfeat weights list`, or a file")] = "cell-detector",
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16; as in training")] = "fp32",
+) -> None:
+    """Choose a detector's threshold anew, on fresh drawn smears, as the end of `train-detector` does."""
+    from cellfeat import Workplace
+    from cellfeat_lora_sam.detector_train import recheck_detector
+
+    threshold, found = recheck_detector(weights, output, Workplace.on_terminal(device, precision))
+    typer.echo(
+        f"{output}: threshold {threshold:g}; {found.found} of {found.cells} cells of fresh drawn smears found (recall "
+        f"{found.recall:.3f}), {found.wrong} wrong boxes (precision {found.precision:.3f})"
+    )

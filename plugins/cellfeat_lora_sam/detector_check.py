@@ -11,7 +11,8 @@ from cellfeat.detection import overlaps
 from cellfeat_lora_sam.detector_head import CELL_DIAMETER
 
 SIZE = (640, 480)  # px of a drawn photograph
-CELLS = (0, 14)  # white cells in it
+CELLS = (0, 15), (15, 43)  # white cells in it; in every other one that is crowded
+TOUCHING = (0.0, 0.9)  # chance that a cell lies against another one: from none to crowds
 SCALES = (-0.26, 0.26)  # logarithms of the scale error: 30 % either way
 SAME_CELL = 0.5  # intersection over union from which on a box is a cell's
 THRESHOLDS = np.arange(0.1, 0.81, 0.02)
@@ -61,8 +62,8 @@ def photographs(seed: int, count: int, part: int) -> Iterator[tuple[np.ndarray, 
         rng = np.random.default_rng((seed + CHECK_SEED, part, number))
         laboratory = named[number // 3 % len(named)] if number % 3 == 0 else synthetic.random_laboratory(rng)
         diameter = CELL_DIAMETER * float(np.exp(rng.uniform(*SCALES)))
-        touching = float(rng.choice([0.0, 0.5]))
-        cells = int(rng.integers(*CELLS))
+        touching = float(rng.uniform(*TOUCHING))
+        cells = int(rng.integers(*CELLS[number % 2]))
         smear = draw_smear(laboratory, rng, SIZE, cells, diameter, touching, synthetic.ALL_TYPES)
         yield smear.image.transpose(2, 0, 1), smear.boxes
 

@@ -77,8 +77,9 @@ def read_head(path: Path) -> HeadFile:
 
 def build_head(file: HeadFile) -> DetectorHead:
     """The head of a file, in eval mode."""
-    head = DetectorHead(*file.about["widths"])
-    head.load_state_dict(file.state)
+    with torch.device("meta"):  # no random start, which would move torch's own random numbers
+        head = DetectorHead(*file.about["widths"])
+    head.load_state_dict(file.state, assign=True)
     return head.eval().requires_grad_(False)
 
 

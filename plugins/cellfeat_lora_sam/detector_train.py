@@ -18,11 +18,11 @@ from cellfeat import CellfeatError, Context, Workplace, file_sha256, find_weight
 from cellfeat.training import Checkpoint, autocast, seeded, warmup_cosine
 from cellfeat_lora_sam.backbone import LoraSam
 from cellfeat_lora_sam.detector_check import Counted, best_threshold, counted, scored
-from cellfeat_lora_sam.detector_find import Encode, find_cells, head_bytes
+from cellfeat_lora_sam.detector_find import Encode, build_head, find_cells, head_bytes, read_head
 from cellfeat_lora_sam.detector_head import DetectorHead
 from cellfeat_lora_sam.detector_targets import detection_loss
 from cellfeat_lora_sam.detector_tokens import DetectorSettings, encoded_tiles, kept_cells, write_whole
-from cellfeat_lora_sam.named import NAMED_WEIGHTS
+from cellfeat_lora_sam.named import DETECTOR_WEIGHTS, NAMED_WEIGHTS
 from cellfeat_lora_sam.pretrain_run import DRAWN_SAW, but, check_output, read_ids
 
 ENCODER = "cell-tiny-v1"
@@ -167,6 +167,22 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean = {name: value.to(self.context.device) for name, value in state["mean"].items()}
         self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
+
+
+def recheck_detector(weights: str, output: Path, work: Workplace) -> tuple[float, Counted]:
+    """Choose the threshold of a trained head anew, and write it to `output` as training now would have ended.
+
+    Raises:
+        CellfeatError: for an output that cannot be a file of weights, and for what is no head.
+    """
+    check_output(output)
+    file = read_head(find_weights(weights, DETECTOR_WEIGHTS))
+    settings = DetectorSettings(**file.about["settings"])
+    sam = LoraSam(file.about["encoder"], context=work.context(settings.seed, "recheck", [file.about]))
+    head = build_head(file).to(sam.device)
+    threshold, found = checked(settings, sam.tokens, head)
+    write_whole(output, head_bytes(head, file.about | {"threshold": threshold, "drawn": found._asdict()}))
+    return threshold, found
 
 
 def checked(settings: DetectorSettings, encode: Encode, head: DetectorHead) -> tuple[float, Counted]:

@@ -75,7 +75,7 @@ _ALL = (
 
 _CELL_DETECTOR_V1 = NamedWeights(
     name="cell-detector-v1",
-    digest="sha256:9d70ef157cd46e9929496e81409289f6f3cee6b73f68d72f22fe435c2427be26",
+    digest="sha256:bd1b5047663cf83b72a3c49238fce5f3191e89fd831a87414a0e00889a8b7fe6",
     path=Path(__file__).parent / "weights" / "cell-detector-v1.safetensors",
     size_mb=0.34,
     licence="Apache-2.0",

@@ -52,8 +52,8 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "cells.csv"
 
 
-def run(*arguments: object) -> str:
-    done = CliRunner().invoke(app, ["train-detector", *map(str, arguments)], catch_exceptions=False)
+def run(*arguments: object, command: str = "train-detector") -> str:
+    done = CliRunner().invoke(app, [command, *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -126,6 +126,11 @@ def test_a_killed_training_goes_on_and_ends_where_an_undisturbed_one_does(manife
     assert about["history"][-1]["step"] == 4
     assert about["settings"]["tiles"] == 6
     assert set(about["drawn"]) == {"cells", "found", "wrong"}
+
+    assert "threshold 0." in run(
+        "--weights", tmp_path / "whole.safetensors", "-o", tmp_path / "checked.safetensors", command="check-detector"
+    )
+    assert (tmp_path / "checked.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
     usual = Training._train_step
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cellfeat_lora_sam.pretrain_pool import CYTOPLASM, NUCLEUS, Pool
-from cellfeat_lora_sam.pretrain_views import Ranges, Views, _density, _Stain, boxes, reduced, sources, views
+from cellfeat_lora_sam.pretrain_views import Ranges, Stain, Views, _density, boxes, reduced, sources, views
 from pretraining import STILL, disc_masks, drawn_cells, painted, pool_of
 from torch.nn import functional
 
@@ -174,7 +174,7 @@ def test_plain_views_keep_their_colours():
     masks = disc_masks(6, 64, 16)
     pool = pool_of(painted(masks), masks)
     images = pool.images.permute(0, 3, 1, 2).float()
-    plain, changed = (_Stain.drawn(6, pool.light, replace(WILD, plain=p), 1.0, seeded()) for p in (1.0, 0.0))
+    plain, changed = (Stain.drawn(6, pool.light, replace(WILD, plain=p), 1.0, seeded()) for p in (1.0, 0.0))
     assert torch.equal(plain.applied(images), images)
     assert ((changed.applied(images) - images).abs().mean((1, 2, 3)) > 3).all()
 
@@ -183,14 +183,14 @@ def test_the_stain_of_no_strength_gives_back_the_image():
     images = torch.randint(8, 241, (4, 3, 16, 16), generator=seeded()).float()
     light = torch.tensor([[240.0, 230.0, 220.0]]).expand(4, 3)
     images = torch.minimum(images, light[..., None, None])
-    torch.testing.assert_close(_Stain.drawn(4, light, WILD, 0.0, seeded()).applied(images), images, rtol=0, atol=1)
+    torch.testing.assert_close(Stain.drawn(4, light, WILD, 0.0, seeded()).applied(images), images, rtol=0, atol=1)
 
 
 def test_the_stain_of_identity_and_the_same_lamp_gives_back_the_image():
     images = torch.full((1, 3, 2, 2), 100.0)
     light, one, none = torch.full((1, 3), 200.0), torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
     lamp, eye, plain = (light / 255)[..., None, None], torch.eye(3)[None], torch.zeros(1, 1, 1, 1, dtype=torch.bool)
-    same = _Stain(light, eye, lamp, none, one, plain)
+    same = Stain(light, eye, lamp, none, one, plain)
     torch.testing.assert_close(same.applied(images), images, rtol=0, atol=0.6)
     density = np.log(201 / 101)
     for changes, wanted in (
