@@ -18,7 +18,7 @@ from cellfeat.errors import CellfeatError
 from cellfeat.fitted_pipelines import pipeline_folder
 from cellfeat.known_files import KnownFiles
 from cellfeat.manifest import domain_problem, refuse_existing
-from cellfeat.novelty import Reference
+from cellfeat.novelty import CutOut, Reference
 from cellfeat.slots import DetectorRecord
 from cellfeat.smear_detection import OPTIONS, Found, Scale, find_cells
 from cellfeat.smear_folder import FoundCell
@@ -122,7 +122,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         cells = sorted((cell for one in found for cell in one.cells), key=lambda cell: cell.id)
         dataset = _dataset(cells, asked.domain, folder)
         opened, pipeline, encoded = use.placed(saved, dataset, asked.refit, work, asked.labelled)
-        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted)
+        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted, _cut_out(cells))
         untaught = tuple(pipeline.untaught)
         counts = _counts(photographs.patients, cells, verdicts, untaught, detector.record)
         now = dict(zip((cell.id for cell in cells), verdicts.labels(), strict=True))
@@ -210,6 +210,11 @@ def _dataset(cells: Sequence[FoundCell], domain: str, folder: Path) -> datasets.
         source="cells of smear photographs",
     )
     return datasets.check_images(made)  # the folder's name is gone after the run: nothing is worth remembering of it
+
+
+def _cut_out(cells: Sequence[FoundCell]) -> CutOut:
+    alone = np.array([not (cell.touching or cell.cut) for cell in cells], bool)
+    return CutOut(alone, np.array([cell.field for cell in cells], dtype=str))
 
 
 def _counts(
