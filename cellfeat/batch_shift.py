@@ -34,12 +34,14 @@ class Shift(NamedTuple):
 @dataclass(frozen=True)
 class Batch:
     """statistics: (n, 12). features: (n,) distances, 0 where none are compared. novel: how many images are; of images
-    like the training ones the share `false_alarm` is."""
+    like the training ones the share `false_alarm` is. fields: photographs that they were cut out of; None for images
+    that were taken one by one."""
 
     statistics: np.ndarray
     features: np.ndarray
     novel: int
     false_alarm: float
+    fields: int | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -91,8 +93,11 @@ class Learnt:
             raise ValueError("arrays of the laboratories do not fit together")
         return cls(tuple(map(str, domains)), medians, cells, scale, inner)
 
-    def shifts(self, batch: Batch) -> dict[str, Shift]:
-        """What lies outside, by the names of `COMPARED`. Few cells must lie farther outside: five prove little."""
+    def shifts(self, batch: Batch, by_fields: bool = False) -> dict[str, Shift]:
+        """What lies outside, by the names of `COMPARED`. Few cells must lie farther outside: five prove little.
+
+        by_fields: count photographs instead of cells, as those of one share its light and stain.
+        """
         values = np.column_stack([batch.statistics, batch.features])
         centre, counts = middle(values), np.isfinite(values).sum(axis=0)
         found = {}
@@ -102,7 +107,8 @@ class Learnt:
                 continue
             value, unit = float(centre[column]), float(self.scale[column])
             beyond = (max(value - medians.max(), 0) - max(medians.min() - value, 0)) / unit
-            error = MEDIAN_ERROR * np.sqrt(1 / counts[column] + 1 / self.cells.min())
+            count = min(counts[column], batch.fields) if by_fields and batch.fields else counts[column]
+            error = MEDIAN_ERROR * np.sqrt(1 / count + 1 / self.cells.min())
             if abs(beyond) > MARGIN + CERTAINTY * error:
                 found[name] = Shift(value, float(self.inner[0, column]), float(self.inner[1, column]), float(beyond))
         return found

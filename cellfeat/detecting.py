@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellfeat.errors import CellfeatError, blamed
+from cellfeat.illumination import lit
 from cellfeat.images import resize
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def detected(segmenter: Any, name: str, image: np.ndarray, diameter: float | Non
 
     Args:
         segmenter: an object of the slot. name: its name, for messages.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB. What no light reached, as around a round eyepiece field, is shown to the segmenter
+            in the colour of the empty field.
         diameter: of a typical white cell (a neutrophil) in the photograph, px. A segmenter with a `cell_diameter` needs
             it: the photograph is resized for it by the quotient of both. Others are shown the photograph as it is.
 
@@ -48,7 +50,7 @@ def detected(segmenter: Any, name: str, image: np.ndarray, diameter: float | Non
             f"the segmenter {name!r} finds no cells in whole photographs (it has no `detect`); those installed that "
             f"do: {able}"
         )
-    seen = _scaled(image, name, getattr(segmenter, "cell_diameter", None), diameter)
+    seen = _scaled(lit(image), name, getattr(segmenter, "cell_diameter", None), diameter)
     with blamed(f"segmenter {name!r}", name):
         boxes = _checked(find(_tensor(seen)), name)
     height, width = image.shape[:2]

@@ -10,6 +10,7 @@ from cellfeat.batch_shift import FEATURES, Batch, Learnt, Shift
 
 SURE = 1e-3  # so seldom as many novel images come by chance that it is worth a remark
 LEAST_NOVEL = 3
+MANY = 0.25  # of the lone cells of photographs; of those of the laboratory learnt from fewer are novel
 LIGHT = ("background_lightness", "background_redness", "background_yellowness")
 STAIN = ("nucleus_density", "cytoplasm_density", "stain_blueness")
 DETAIL = ("sharpness", "noise", "blockiness", "pixels")
@@ -53,8 +54,8 @@ class Remedies:
 
 def remarks(batch: Batch, learnt: Learnt, remedies: Remedies) -> tuple[str, ...]:
     """Sentences, each by itself; none where the batch is as the laboratories learnt from."""
-    shifts = learnt.shifts(batch)
     many = _many(batch)
+    shifts = learnt.shifts(batch, by_fields=not many)
     said = [*_light(shifts, learnt), *_stain(shifts), *_detail(shifts), *_size(shifts)]
     if not said and not many and FEATURES not in shifts:
         return ()
@@ -72,11 +73,15 @@ def _many(batch: Batch) -> bool:
 
     if batch.novel < LEAST_NOVEL:
         return False
+    if batch.fields is not None:  # cells of one photograph are alike: no chance can be worked out
+        return batch.novel > MANY * len(batch)
     return bool(binom.sf(batch.novel - 1, len(batch), min(1.0, 2 * batch.false_alarm)) < SURE)
 
 
 def _count(batch: Batch) -> str:
     share = f"{100 * batch.novel / len(batch):.0f} %"
+    if batch.fields is not None:
+        return f"{batch.novel:,} of {len(batch):,} whole cells that touch no other ({share}) are"
     return f"{batch.novel:,} of {len(batch):,} images ({share}; {100 * batch.false_alarm:.1g} % would be by chance) are"
 
 

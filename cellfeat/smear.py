@@ -19,7 +19,7 @@ from cellfeat.fitted_pipelines import Opened, pipeline_folder
 from cellfeat.known_files import KnownFiles
 from cellfeat.labelled_targets import LabelledTargets
 from cellfeat.manifest import domain_problem, refuse_existing
-from cellfeat.novelty import Reference
+from cellfeat.novelty import CutOut, Reference
 from cellfeat.slots import DetectorRecord
 from cellfeat.smear_changes import Earlier
 from cellfeat.smear_detection import OPTIONS, Found, Scale, find_cells
@@ -127,7 +127,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         cells = sorted((cell for one in found for cell in one.cells), key=lambda cell: cell.id)
         dataset = _dataset(cells, asked.domain, folder)
         opened, pipeline, encoded, given = use.answering(opened, shown, dataset, asked.refit, work)
-        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted, given)
+        verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted, given, _cut_out(cells))
         untaught = tuple(pipeline.untaught)
         counts = _counts(photographs.patients, cells, verdicts, untaught, detector.record)
         moved = None if earlier is None else earlier.changes(photographs.fields, cells, verdicts.labels())
@@ -225,6 +225,11 @@ def _dataset(cells: Sequence[FoundCell], domain: str, folder: Path) -> datasets.
         source="cells of smear photographs",
     )
     return datasets.check_images(made)  # the folder's name is gone after the run: nothing is worth remembering of it
+
+
+def _cut_out(cells: Sequence[FoundCell]) -> CutOut:
+    alone = np.array([not (cell.touching or cell.cut) for cell in cells], bool)
+    return CutOut(alone, np.array([cell.field for cell in cells], dtype=str))
 
 
 def _counts(

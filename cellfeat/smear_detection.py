@@ -11,6 +11,7 @@ import numpy as np
 from cellfeat.decode import read_rgb
 from cellfeat.detecting import detected
 from cellfeat.errors import CellfeatError
+from cellfeat.illumination import evened, lit
 from cellfeat.smear_crops import box_diameter, cropped, cut_by_border, touching
 from cellfeat.smear_folder import FoundCell
 from cellfeat.smear_photographs import Photograph
@@ -119,7 +120,7 @@ def find_cells(
     if diameter is None or not len(boxes):
         return Found(one, [], diameter, origin, 0, 0)
     cut, near = cut_by_border(boxes, one.width, one.height, diameter), touching(boxes)
-    crops = cropped(image, boxes, diameter / scale.share)
+    crops = cropped(evened(lit(image)), boxes, diameter / scale.share)
     cells = [
         FoundCell(f"{one.name}/{number:04d}", one.patient, one.name, tuple(box), bool(touches), bool(is_cut))
         for number, (box, touches, is_cut) in enumerate(zip(boxes.tolist(), near, cut, strict=True), 1)

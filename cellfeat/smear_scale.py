@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cellfeat.illumination import illumination
+from cellfeat.illumination import illumination, lit, unlit
 from cellfeat.synthetic import RED_CELL_DIAMETER
 
 SIDES = (1024, 2560)  # px of the longer side that is looked at; the larger where cells are too small in the smaller
@@ -21,6 +21,7 @@ FEW = 3  # red cells of one size are needed
 SPREAD = 0.10  # of the logarithm of a diameter, among red cells of one photograph
 NUCLEAR = 0.2  # of a white cell is nucleus at least
 SPECK = 8.0  # px
+RANDOM = 0.25  # of the deviation is left after a blur; less is noise
 LEAST_NUCLEUS = 40  # px
 NUCLEUS = 0.66  # diameter of a disc with its area, in diameters of a white cell
 WIDER = (1.1, 2.5)  # a white cell than its nucleus
@@ -47,21 +48,28 @@ def typical_diameter(image: np.ndarray) -> float | None:
     ones, else among the maxima of depth inside clumps, is theirs. Nuclei, the darkest bodies in red light, check it,
     and stand in where there are no red cells. Of one white cell and few red ones the answer is rough.
 
-    None where it cannot tell: a blank photograph, one less than 32 px wide, or one in which fewer than three stained
-    bodies have one size and none is dark enough for a nucleus. Then the user must say the scale.
+    None where it cannot tell: a blank photograph or pure noise, one less than 32 px wide, or one in which fewer than
+    three stained bodies have one size and none is dark enough for a nucleus. Then the user must say the scale.
 
     Args:
         image: (H, W, 3) uint8 RGB.
     """
-    if min(image.shape[:2]) < LEAST_SIDE:
+    if min(image.shape[:2]) < LEAST_SIDE or _noise_alone(image):
         return None
+    seen, image = ~unlit(image), lit(image)
     found = None
     for side in SIDES:
         scale = min(1.0, side / max(image.shape[:2]))
-        found = _estimate(_resized(image, scale))
+        found = _estimate(_resized(image, scale), seen)
         if scale == 1.0 or (found is not None and found >= SMALL):
             return found and found / scale
     return found and found / scale
+
+
+def _noise_alone(image: np.ndarray) -> bool:
+    """Whether pixels have nothing to do with their neighbours: a blur of 2 px leaves a seventh of such noise."""
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return bool(cv2.GaussianBlur(grey, (0, 0), 2.0).std() < RANDOM * grey.std())
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:
@@ -69,12 +77,14 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA) if scale < 1 else image
 
 
-def _estimate(image: np.ndarray) -> float | None:
-    """The diameter at the scale at which the photograph comes."""
+def _estimate(image: np.ndarray, seen: np.ndarray) -> float | None:
+    """The diameter at the scale at which the photograph comes. seen: bool of any size, where light came."""
     density = np.log((illumination(image) + 1) / (image.astype(np.float32) + 1))
     density = cv2.GaussianBlur(density, (0, 0), 0.8)
     darkest, red = density.max(axis=2), density[..., 0]
-    thresholds = _thresholds(darkest)
+    thresholds = _thresholds(
+        darkest, cv2.resize(seen.astype(np.uint8), darkest.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    )
     stained = darkest > thresholds[0]
     if not stained.any():
         return None
@@ -130,16 +140,17 @@ def _least_of_nuclei(red: np.ndarray) -> float:
     return max(least, 2 * LEAST_DENSITY)
 
 
-def _thresholds(darkest: np.ndarray) -> list[float]:
+def _thresholds(darkest: np.ndarray, seen: np.ndarray) -> list[float]:
     """Densities, from the least that is no noise to Otsu's threshold: which one parts red cells best is not known.
 
     Where the empty field is noisy, or cells are dark and many, Otsu's lies between red cells and nuclei.
     """
-    low = darkest[darkest <= np.median(darkest)]  # empty, unless cells cover more than half
-    rough = np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 3.0))  # noise alone, unless cells are small
+    light = darkest[seen]
+    low = light[light <= np.median(light)]  # empty, unless cells cover more than half
+    rough = np.abs(darkest - cv2.GaussianBlur(darkest, (0, 0), 3.0))[seen]  # noise alone, unless cells are small
     noise = 1.48 * min(float(np.median(np.abs(low - np.median(low)))), float(np.median(rough)))
     least = max(NOISE * noise, LEAST_DENSITY)
-    grey = np.clip(255 * darkest / MOST_DENSITY, 0, 255).astype(np.uint8)
+    grey = np.clip(255 * light / MOST_DENSITY, 0, 255).astype(np.uint8)
     highest = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[0] / 255 * MOST_DENSITY
     return np.geomspace(least, max(highest, 1.01 * least), LADDER).tolist()
 

@@ -12,7 +12,7 @@ from cellfeat.confidence import CONFIDENCE, Confidence, check_coverage
 from cellfeat.datasets import Dataset
 from cellfeat.errors import CellfeatError
 from cellfeat.fitted_pipelines import Opened
-from cellfeat.novelty import Novelty, Reference
+from cellfeat.novelty import CutOut, Novelty, Reference
 from cellfeat.novelty_remarks import Remedies
 from cellfeat.pipeline import Pipeline
 from cellfeat.types import UNLABELED, Cells
@@ -132,10 +132,12 @@ def judged(
     cells: Cells,
     wanted: Wanted,
     given: np.ndarray | None = None,
+    cut_out: CutOut | None = None,
 ) -> Verdicts:
     """Classes, probabilities and doubts of encoded cells, by a pipeline of a run or one fitted again on it.
 
-    given: (N,) int64 labels that the pipeline was shown of these very cells, -1 of the others.
+    given: (N,) int64 labels that the pipeline was shown of these very cells, -1 of the others. cut_out: of cells of
+    whole photographs, where they are from.
 
     Says on stderr for which classes no coverage can be promised.
 
@@ -153,14 +155,14 @@ def judged(
         for remark in _remarks(confidence, wanted.coverage):
             opened.context.note(remark)
     told = raw if wanted.raw else proba
-    reference = Reference.read(opened.folder)
+    reference, can = Reference.read(opened.folder), remedies(opened, pipeline)
     return Verdicts(
         tuple(pipeline.classes),
         chosen,
         told,
         np.ones(len(chosen), bool) if wanted.abstain is None else told.max(axis=1) >= wanted.abstain,
         sets,
-        None if reference is None else reference.judge(dataset, cells, opened.encoder, remedies(opened, pipeline)),
+        None if reference is None else reference.judge(dataset, cells, opened.encoder, can, cut_out),
         wanted,
         confidence is not None and not wanted.raw,
         None if given is None else given != UNLABELED,

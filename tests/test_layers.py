@@ -33,7 +33,7 @@ LEVELS = {
     "labelled_scorer layouts plugin_sources smear_crops smear_scale synthetic_smears testing.toys undisturbed "
     "weights",
     4: "batch_shift batch_size data_figures demo encoding pictures prediction_figures registry rendering results "
-    "smear_photographs testing.subject unlabelled",
+    "smear_photographs testing.subject typical_share unlabelled",
     5: "conversion deferred detecting doctor exchange novelty_remarks plugin_names plugin_pages reliability_figures "
     "smear_scales testing.fresh testing.kit testing.used thumbnails writing",
     6: "completion extract grey_levels observation_files pytest_plugin scaffold smear_pictures testing "

@@ -20,7 +20,7 @@ from cellfeat.batch_shift import COMPARED, LEAST_SCALE, Batch, Learnt
 from cellfeat.feature_distance import FeatureCloud
 from cellfeat.given import Given
 from cellfeat.image_statistics import STATISTICS
-from cellfeat.novelty import COMPONENTS, Measured, Novelty, Reference, Typical
+from cellfeat.novelty import COMPONENTS, CutOut, Measured, Novelty, Reference, Typical
 from cellfeat.novelty_remarks import Remedies, remarks
 from cellfeat.reference_files import ABOUT, ARRAYS
 
@@ -369,3 +369,57 @@ def test_less_compression_than_learnt_is_not_novel():
 def test_a_typical_cell_is_far_from_nothing():
     cells = Measured(np.zeros((3, len(STATISTICS))), None)
     assert (Typical.fit(cells).distances(cells) == 0).all()
+
+
+def test_remarks_on_a_photograph_are_on_the_cells_that_lie_alone(finished):
+    reference = Reference.read(finished / "pipelines" / "lab-a")
+    assert reference is not None
+    assert reference.typical is not None
+    statistics = np.tile(reference.typical.middle, (40, 1))
+    statistics[:20, STATISTICS.index("background_yellowness")] += 60
+    alone, field = np.arange(40) >= 20, np.array(["one", "two"] * 20)
+    cells = Measured(statistics, None)
+    by_border = reference.judged(cells, Remedies(), CutOut(alone, field))
+    assert by_border.novel.tolist() == (~alone).tolist()
+    assert by_border.remarks == ()
+    said = reference.judged(cells, Remedies(), CutOut(~alone, field)).remarks
+    assert said[0] == "20 of 20 whole cells that touch no other (100 %) are unlike the cells learnt from"
+    assert "yellower" in said[1]
+    assert reference.judged(cells, Remedies(), CutOut(np.zeros(40, bool), field)).remarks == ()
+
+
+def test_crops_are_looked_at_in_the_size_of_the_training_images(laboratories):
+    from cellfeat.datasets import read_manifest
+    from cellfeat.novelty import measured
+
+    few = read_manifest(laboratories, domains=["lab-a"]).select(np.arange(2))
+    for side in (64, 300):
+        assert 2 ** measured(few, None, side).statistics[:, STATISTICS.index("pixels")] == pytest.approx([side] * 2)
+
+
+def test_the_false_alarm_counts_what_is_strange_in_any_component():
+    """Of few cells each limit is the largest distance, so that each component's farthest cell is beyond the others."""
+    from cellfeat.novelty import _false_alarm
+
+    null = np.zeros((50, 5))
+    null[range(5), range(5)] = 9
+    assert _false_alarm(null, np.arange(50).astype(str), 1) == pytest.approx(0.1)
+    assert _false_alarm(null, np.repeat("one", 50), 1) == pytest.approx(0.01)
+
+
+def test_a_typical_cell_is_a_neutrophil(laboratories):
+    from cellfeat.datasets import read_manifest
+    from cellfeat.typical_share import typical_share
+
+    known = read_manifest(laboratories, domains=["lab-a"])
+    nothing = np.full(len(known), np.nan)
+    share = typical_share(known, 1, lambda rows: nothing[rows])
+    assert share == pytest.approx(0.46, abs=0.03)
+    without = dataclasses.replace(known, mask_path=None)
+    given = np.where(np.array(known.classes)[known.label] == "neutrophil", 0.5, 0.3)
+    assert typical_share(without, 1, lambda rows: given[rows]) == 0.5
+    named = dataclasses.replace(
+        without, classes=tuple("Segmentkernige" if one == "neutrophil" else one for one in known.classes)
+    )
+    assert typical_share(named, 1, lambda rows: given[rows]) == 0.5
+    assert typical_share(without, 1, lambda rows: nothing[rows]) is None
