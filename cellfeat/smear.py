@@ -222,7 +222,7 @@ def _counts(
 ) -> list[Count]:
     whose = np.array([cell.patient for cell in cells], dtype=str)
     classified = (verdicts.chosen, verdicts.proba, verdicts.answered, verdicts.classes)
-    return differential(patients, whose, *classified, untaught, record, SEED, verdicts.prior)
+    return differential(patients, whose, *classified, untaught, record, SEED, verdicts.prior, verdicts.held)
 
 
 def _about(

@@ -78,7 +78,8 @@ class Verdicts:
     False where the method abstains. sets: (N, K) bool, the classes in each prediction set, None where none are wanted.
     novelty: how far the cells are from those that the run learnt from; None for a run that did not keep that. wanted:
     what was asked for. calibrated: whether `proba` is. prior: K shares of the classes for which `proba` is right, as
-    the run's held-out cells told; None for a run that did not keep that.
+    the run's held-out cells told; None for a run that did not keep that. held: how many (groups) of each
+    class these were.
     """
 
     classes: tuple[str, ...]
@@ -90,6 +91,7 @@ class Verdicts:
     wanted: Wanted = AS_EVER
     calibrated: bool = False
     prior: tuple[float, ...] | None = None
+    held: tuple[int, ...] | None = None
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
@@ -136,6 +138,7 @@ def judged(opened: Opened, pipeline: Pipeline, dataset: Dataset, cells: Cells, w
         wanted,
         confidence is not None and not wanted.raw,
         None if confidence is None else confidence.prior,
+        None if confidence is None else tuple(one.groups for one in confidence.by_class),
     )
 
 
