@@ -108,12 +108,13 @@ def simulated(scene: Scene, times: int, draws: int = DRAWS, seed: int = common.S
     rng = np.random.default_rng(seed)
     classifier = Classifier(scene, rng)
     prior = np.array(classifier.confidence.prior)
+    held = np.array([one.groups for one in classifier.confidence.by_class])
     found = []
     for _ in range(times):
         labels, record = patient(scene, rng)
         proba = classifier.proba(labels, rng)
         answered = proba.max(axis=1) >= scene.abstain
-        one = share_intervals(proba, answered, record, rng, draws, prior)
+        one = share_intervals(proba, answered, record, rng, draws, prior, held)
         counted = np.bincount(proba[answered].argmax(axis=1), minlength=len(CLASSES)) / max(answered.sum(), 1)
         holds = (one.low <= PATIENT) & (one.high >= PATIENT)
         outside = (counted < one.estimate_low) | (counted > one.estimate_high)

@@ -70,11 +70,18 @@ def drawn_counts(proba: np.ndarray, draws: int, rng: np.random.Generator) -> np.
 
 
 def shifted_counts(
-    proba: np.ndarray, prior: np.ndarray, answered: np.ndarray, draws: int, rng: np.random.Generator
+    proba: np.ndarray,
+    prior: np.ndarray,
+    answered: np.ndarray,
+    draws: int,
+    rng: np.random.Generator,
+    held: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(draws, K) cells by class of the answered, and of the others; the shares of the classes are left to the cells.
 
     proba: (n, K), right for shares `prior` (K,), above 0. answered: (n,) bool. All cells tell the shares.
+    held: (K,) cells of each class that told the prior; each chain then has one of its own, its part of a class times
+    Gamma(h + 1) / (h + 1), since h cells of a class tell its part to about 1 / sqrt(h) of itself. None: exact.
     """
     width, chains = proba.shape[1], min(CHAINS, draws)
     likelihood = proba / prior
@@ -85,10 +92,11 @@ def shifted_counts(
     if not len(doubtful):
         return np.tile(fixed[0], (draws, 1)), np.tile(fixed[1], (draws, 1))
     shares = np.tile(likeliest(likelihood), (chains, 1))
+    doubt = np.ones((chains, width)) if held is None else rng.standard_gamma(held + 1.0, (chains, width)) / (held + 1.0)
     steps = -(-draws // chains)
     kept = np.empty((2, steps, chains, width), np.int64)
     for step in range(-BURN_IN, steps):
-        counts = _classes(doubtful, there, shares, rng) + np.array(fixed)[:, None]
+        counts = _classes(doubtful, there, shares / doubt, rng) + np.array(fixed)[:, None]
         weights = rng.standard_gamma(counts.sum(axis=0) + JEFFREYS)
         shares = weights / weights.sum(axis=1, keepdims=True)
         if step >= 0:

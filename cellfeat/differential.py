@@ -23,7 +23,7 @@ Without doubtful cells and without a record it is the Jeffreys interval of each 
 10.1214/ss/1009213286). Beta(1/2, 1/2) is Jeffreys' prior of a share too for q and r. Bounds by the extremes of what is
 not known: Manski, Partial Identification of Probability Distributions, 2003; missing data: Gelman et al., Bayesian Data
 Analysis, 3rd ed., chapter 8. It does not carry: errors that many cells share, as those of a stain that the run has not
-seen, or cells of a class that look otherwise than the source's; how exact the source's calibration and prior are; cells
+seen, or cells of a class that look otherwise than the source's; how exact the source's calibration is; cells
 that lie in two photographs; a record that was made on other smears than these, as its recall is of the classes' shares
 there.
 """
@@ -112,20 +112,24 @@ def differential(
     record: DetectorRecord | None = None,
     seed: int = 0,
     prior: Sequence[float] | None = None,
+    held: Sequence[int] | None = None,
 ) -> list[Count]:
     """The counts of every patient and, where there are several, at the end of all together, the cells being the unit.
 
     patients: names in the order of the answer, also of those without a cell. patient: (n,) str. chosen: (n,) int64 into
     `classes`. proba: (n, K) float, calibrated. answered: (n,) bool. record: of the detector; None leaves its mistakes
     out of the intervals. prior: (K,), the shares for which proba is right, as `Confidence.prior`; None takes even ones,
-    as a training set has them that was drawn evenly. One seed gives one answer, whichever other patients there are.
+    as a training set has them that was drawn evenly. held: (K,) held-out cells that told it; None takes it as exact.
+    One seed gives one answer, whichever other patients there are.
     """
     found = []
     together: list[str | None] = [None] if len(patients) > 1 else []
     for name in [*patients, *together]:
         rows = np.arange(len(patient)) if name is None else np.flatnonzero(patient == name)
         rng = np.random.default_rng(seed)
-        found.append(_count(name, chosen[rows], proba[rows], answered[rows], classes, untaught, record, rng, prior))
+        found.append(
+            _count(name, chosen[rows], proba[rows], answered[rows], classes, untaught, record, rng, prior, held)
+        )
     return found
 
 
@@ -139,10 +143,11 @@ def _count(
     record: DetectorRecord | None,
     rng: np.random.Generator,
     prior: Sequence[float] | None,
+    held: Sequence[int] | None,
 ) -> Count:
     taught = [place for place, one in enumerate(classes) if one not in untaught]
-    shares = None if prior is None else np.asarray(prior)[taught]
-    found = share_intervals(proba[:, taught], answered, record, rng, prior=shares)
+    shares, told = (None if one is None else np.asarray(one)[taught] for one in (prior, held))
+    found = share_intervals(proba[:, taught], answered, record, rng, prior=shares, held=told)
     counts = np.bincount(chosen[answered], minlength=len(classes))
     total, lines = int(answered.sum()), []
     for place, one in enumerate(classes):
@@ -167,15 +172,17 @@ def share_intervals(
     rng: np.random.Generator,
     draws: int = DRAWS,
     prior: np.ndarray | None = None,
+    held: np.ndarray | None = None,
 ) -> Intervals:
     """By the module's model, for n boxes.
 
-    proba: (n, K), rows of sum 1 over the taught classes. answered: (n,) bool. prior: (K,), None for even shares.
+    proba: (n, K), rows of sum 1 over the taught classes. answered: (n,) bool. prior: (K,), None for even shares. held:
+    (K,), as `shifted_counts` has it.
     """
     boxes, width = proba.shape
     if prior is None:
         prior = np.full(width, 1 / width)
-    counts, others = shifted_counts(proba, prior, answered, draws, rng)
+    counts, others = shifted_counts(proba, prior, answered, draws, rng, held)
     kept, recall = np.ones(draws), np.ones(draws)
     if record is not None:
         kept = rng.beta(record.found + 0.5, record.wrong + 0.5, draws)

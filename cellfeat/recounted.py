@@ -60,7 +60,8 @@ class Recounted:
 @dataclass(frozen=True)
 class Recount:
     """A smear's cells as the method left them, N of K classes. patient: (N,) str. chosen: (N,) int64. proba: (N, K)
-    float64. answered: (N,) bool. prior: K shares for which `proba` is right, None where the run did not keep them."""
+    float64. answered: (N,) bool. prior: K shares for which `proba` is right; held: of how many held-out cells of each
+    class; None where the run did not keep them."""
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -73,6 +74,7 @@ class Recount:
     record: DetectorRecord | None
     seed: int
     prior: tuple[float, ...] | None
+    held: tuple[int, ...] | None
 
     @classmethod
     def of(cls, table: CellTable) -> Recount | None:
@@ -91,8 +93,9 @@ class Recount:
             said, seed, not_taught = about["detector"]["record"], int(about["seed"]), _not_taught(folder)
             np.random.default_rng(seed)  # takes no negative one
             record = None if said is None else checked_record(*(said[name] for name in DetectorRecord._fields))
-            shares = about.get("prior")
+            shares, cells = about.get("prior"), about.get("held")
             prior = None if shares is None else tuple(float(shares[name]) for name in table.classes)
+            held = None if cells is None else tuple(int(cells[name]) for name in table.classes)
         except (LookupError, TypeError, ValueError, ArithmeticError, CellfeatError) as error:
             raise CellfeatError(f"{folder / smear_folder.ABOUT} is damaged: {type(error).__name__}: {error}") from None
         return cls(
@@ -107,6 +110,7 @@ class Recount:
             record,
             seed,
             prior,
+            held,
         )
 
     def after(self, answers: Mapping[str, str]) -> Recounted:
@@ -129,7 +133,8 @@ class Recount:
         missing = tuple(name for name in self.not_taught if name not in answers.values())
         classified = (chosen[kept], proba[kept], answered[kept], self.classes)
         whose = self.patient[kept]
-        counts = differential(self.patients, whose, *classified, missing, self.record, self.seed, self.prior)
+        known = (self.record, self.seed, self.prior, self.held)
+        counts = differential(self.patients, whose, *classified, missing, *known)
         names = ("accepted", "corrected", "not_a_cell", UNSURE, "not_looked_at")
         return Recounted(tuple(counts), self.record, missing, {name: said[name] for name in names})
 

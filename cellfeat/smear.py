@@ -133,7 +133,8 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         moved = None if earlier is None else earlier.changes(photographs.fields, cells, verdicts.labels())
         made = Smear(out, tuple(counts), tuple(found), detector.record, untaught, moved)
         about = _about(run, saved, asked, detector, scale, photographs) | {"calibrated": verdicts.calibrated}
-        about |= {"prior": verdicts.prior and dict(zip(verdicts.classes, verdicts.prior, strict=True))}
+        for key, told in (("prior", verdicts.prior), ("held", verdicts.held)):
+            about[key] = told and dict(zip(verdicts.classes, told, strict=True))
         about |= {"classes": list(pipeline.classes), "recipe": pipeline.recipe.as_dict()}
         smear_output.write(folder, found, cells, verdicts, about, work.reporter.progress)
         smear_folder.write_counts(folder, counts, made.as_dict())
@@ -241,7 +242,7 @@ def _counts(
 ) -> list[Count]:
     whose = np.array([cell.patient for cell in cells], dtype=str)
     classified = (verdicts.chosen, verdicts.proba, verdicts.answered, verdicts.classes)
-    return differential(patients, whose, *classified, untaught, record, SEED, verdicts.prior)
+    return differential(patients, whose, *classified, untaught, record, SEED, verdicts.prior, verdicts.held)
 
 
 def _about(

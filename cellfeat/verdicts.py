@@ -92,7 +92,7 @@ class Verdicts:
     what was asked for. calibrated: whether `proba` is. given: (N,) bool, cells that were fitted on with their label,
     whose answer is this label with certainty, None where there are none: no method is asked what it was told. prior: K
     shares of the classes for which `proba` is right, as the run's held-out cells told; None for a run that did not
-    keep that.
+    keep that. held: how many (groups) of each class these were.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +105,7 @@ class Verdicts:
     calibrated: bool = False
     given: np.ndarray | None = None
     prior: tuple[float, ...] | None = None
+    held: tuple[int, ...] | None = None
 
     def columns(self) -> dict[str, Sequence[str]]:
         """{name: N texts} of a table, in the order of writing: after label and probability, before the classes' own."""
@@ -167,6 +168,7 @@ def judged(
         confidence is not None and not wanted.raw,
         None if given is None else given != UNLABELED,
         None if confidence is None else confidence.prior,
+        None if confidence is None else tuple(one.groups for one in confidence.by_class),
     )
 
 

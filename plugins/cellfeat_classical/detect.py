@@ -34,7 +34,9 @@ def detect_cells(image: np.ndarray) -> np.ndarray:
     least = DARKER * float(np.quantile(rest, 0.9)) if rest.size else 0.0
     boxes = []
     for number in range(1, int(groups.max()) + 1):
-        if np.median(density[..., 0][groups == number]) > least:
+        nucleus = groups == number
+        spans = max(np.ptp(places) for places in np.nonzero(nucleus))  # a frame or a clot is wider than any nucleus
+        if spans < WORKING_SIDE and np.median(density[..., 0][nucleus]) > least:
             boxes += [_box(image, field, density, groups, number)]
     return _single([box for box in boxes if _possible(box, image.shape[:2])])
 
