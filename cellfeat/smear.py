@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellfeat import datasets, differential_text, provenance, recipe, smear_folder, smear_notes, smear_output, use
+from cellfeat import datasets, differential_text, placing, provenance, recipe, smear_folder, smear_notes, smear_output
 from cellfeat.artifacts import atomic_folder
 from cellfeat.changes import Changes
 from cellfeat.detecting import detectors
@@ -126,7 +126,7 @@ def smear(run: Path, photographs: Photographs, out: Path, asked: Asked, work: Wo
         found = _found(photographs, detector, scale, folder, work)
         cells = sorted((cell for one in found for cell in one.cells), key=lambda cell: cell.id)
         dataset = _dataset(cells, asked.domain, folder)
-        opened, pipeline, encoded, given = use.answering(opened, shown, dataset, asked.refit, work)
+        opened, pipeline, encoded, given = placing.answering(opened, shown, dataset, asked.refit, work)
         verdicts = judged(opened, pipeline, dataset, encoded, asked.wanted, given, _cut_out(cells))
         untaught = tuple(pipeline.untaught)
         counts = _counts(photographs.patients, cells, verdicts, untaught, detector.record)
@@ -159,7 +159,7 @@ def _share(saved: Path, given: float | None) -> float:
 
 def _ready(saved: Path, asked: Asked, work: Workplace) -> tuple[Opened, LabelledTargets | None]:
     """The saved pipeline, which can answer for these cells or be fitted again: known before cells are looked for."""
-    opened, shown = use.ready(saved, [asked.domain], asked.refit, work, asked.labelled)
+    opened, shown = placing.ready(saved, [asked.domain], asked.refit, work, asked.labelled)
     if asked.refit or shown is not None:
         opened.source_cells(work)  # they are there, and as they were
     return opened, shown

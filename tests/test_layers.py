@@ -50,9 +50,9 @@ LEVELS = {
     "run_folder testing.align_fits testing.align_hard",
     14: "artifact_files bench estimator_files labelled_targets onnx_export plan_text run_facts sharing suite_results "
     "testing.align_resume testing.align_saving verdicts verification",
-    15: "artifact_info boards cell_estimator model_card row_comparison run_report smear_notes testing.align use",
+    15: "artifact_info boards cell_estimator model_card placing row_comparison run_report smear_notes testing.align",
     16: "api.working cell_classifier commands.check_plugin commands.correct commands.new_plugin commands.options "
-    "estimator hub leaderboard ranking smear submission",
+    "estimator hub leaderboard ranking smear submission use",
     17: "api.bench api.data api.files api.plugins api.runs api.sharing api.smears api.weights commands commands.bench "
     "commands.convert commands.data commands.doctor commands.hub commands.info commands.onnx commands.plugins "
     "commands.report commands.review commands.run commands.smear commands.use commands.weights loaded",
