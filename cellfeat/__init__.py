@@ -41,7 +41,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = [
-    "api", "detection", "distributed", "images", "metrics", "pictures",
+    "api", "detection", "differential", "distributed", "images", "metrics", "pictures",
     "synthetic", "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 

@@ -173,6 +173,7 @@ def test_a_terminal_that_closes_ends_tidily_too(tmp_path):
 
     process, terminal = pty.fork()
     if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run by nohup, which is heeded too
         os.execv(sys.executable, [sys.executable, "-c", HUNG_UP, str(tmp_path)])
     wait_for(tmp_path / "begun")
     os.close(terminal)
@@ -186,6 +187,7 @@ def test_a_terminal_that_closes_ends_tidily_too(tmp_path):
 def test_a_shell_that_hangs_up_too_does_not_cut_the_tidying_short():
     before = {one: signal.getsignal(one) for one in interruption.SIGNALS}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with heeded() as found:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGHUP)

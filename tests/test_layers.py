@@ -63,7 +63,7 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.spl
 
 IMPORTERS = ("import_module", "__import__")
 PUBLIC_MODULES = [
-    "detection", "distributed", "images", "metrics", "pictures", "synthetic",
+    "detection", "differential", "distributed", "images", "metrics", "pictures", "synthetic",
     "synthetic_smears", "testing", "training",
 ]  # fmt: skip
 HEAVY = (
